@@ -1,0 +1,96 @@
+# The verbs, the same by hand and in CI:
+#   make run           the quickstart on 127.0.0.1:8080 (Ctrl-C ends it)
+#   make test          everything that needs no GPU and no engine download
+#   make test-engines  the tests marked `engine`, against a real vLLM on the CPU
+#   make check         ruff, mypy --strict, import contracts, generated docs
+#   make fix           what ruff can mend, and the generated parts of the README
+#   make bench         direct against through: CPU a request and an event
+#   make lock          new lock files from pyproject.toml
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help run test test-engines engines check fix docs bench lock env dev clean
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+POLICY ?= policies/examples/quickstart.yaml
+# Options for pytest, e.g. make test PYTEST="tests/policies -x"
+PYTEST ?=
+
+# The environment is made again exactly when what it is made from has changed: the stamps carry the checksum in their name.
+RUN_SUM := $(shell cat pyproject.toml requirements.lock | cksum | cut -d' ' -f1)
+DEV_SUM := $(shell cat pyproject.toml requirements.lock requirements-dev.lock | cksum | cut -d' ' -f1)
+RUN_STAMP := $(VENV)/.run-$(RUN_SUM)
+DEV_STAMP := $(VENV)/.dev-$(DEV_SUM)
+
+UV := $(shell command -v uv 2>/dev/null)
+ifneq ($(UV),)
+INSTALL := $(UV) pip install --quiet --python $(PY)
+else
+INSTALL := $(PY) -m pip install -qq --disable-pip-version-check
+endif
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+$(PY):
+	@.ci/python "$(PYTHON)" "$(VENV)" "$(UV)"
+
+$(RUN_STAMP): | $(PY)
+	@echo "sluice: installing into $(VENV) (once) ..." >&2
+	@$(INSTALL) -r requirements.lock
+	@$(INSTALL) --no-deps -e .
+	@rm -f $(VENV)/.run-* && touch $@
+
+$(DEV_STAMP): $(RUN_STAMP)
+	@echo "sluice: installing the tools for tests and checks into $(VENV) (once) ..." >&2
+	@$(INSTALL) -r requirements-dev.lock
+	@rm -f $(VENV)/.dev-* && touch $@
+
+env: $(RUN_STAMP)
+
+dev: $(DEV_STAMP)
+
+# exec: make's only child is the gateway itself, so what ends make ends the gateway.
+run: $(RUN_STAMP)
+	@exec $(VENV)/bin/sluice serve $(POLICY)
+
+test: $(DEV_STAMP)
+	@.ci/need redis-server=redis-server nginx=nginx curl=curl
+	@$(PY) -m pytest -m "not engine" --cov --cov-report=term $(PYTEST)
+
+# Made from the registries into a cache outside the tree, keyed by versions: seconds when it is there.
+engines: $(DEV_STAMP)
+	@.ci/need curl=curl node=nodejs npm=npm
+	@$(PY) -m tests.engines.install
+
+test-engines: engines
+	@$(PY) -m pytest -m engine $(PYTEST)
+
+check: $(DEV_STAMP)
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+	@$(PY) -m tests.docs --check
+
+fix: $(DEV_STAMP)
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+	@$(PY) -m tests.docs --write
+
+docs: $(DEV_STAMP)
+	@$(PY) -m tests.docs --write
+
+bench: $(DEV_STAMP)
+	@$(PY) -m tests.bench
+
+# No --emit-index-url: a lock says what, not from where.
+lock: $(DEV_STAMP)
+	@$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command "make lock" \
+		pyproject.toml -o requirements.lock $(UPGRADE)
+	@$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command "make lock" \
+		pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock $(UPGRADE)
+
+clean:
+	@rm -rf $(VENV) dist build .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,1 @@
+"""What we call and look after: connections, endpoints, pools, engines, workers."""
