@@ -77,8 +77,8 @@ def decode(data: bytes | bytearray | memoryview | Raw | str) -> Any: ...
 @overload
 def decode(data: bytes | bytearray | memoryview | Raw | str, type: type[T]) -> T: ...
 def decode(data: bytes | bytearray | memoryview | Raw | str, type: Any = Any) -> Any:
-    """One value, of any or of the given type; raises `JSONError`. On a hot path keep a `Decoder`, it is 0.1 us
-    faster.""" try:
+    """One value, of any or of the given type; raises `JSONError`. On a hot path keep a `Decoder`: 0.1 us less."""
+    try:
         return msgspec.json.decode(data, type=type)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
         raise _ours(error) from None
