@@ -1,0 +1,281 @@
+"""Every metric of the gateway: its name, labels, buckets and help, and the narrow methods by which the parts count.
+
+The door of prometheus_client, which writes the exposition. It is imported at the first scrape: it takes 5 MB, and a
+gateway that nobody scrapes should not pay for it. No global registry, no `_created` series.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from gateway.observe.names import (
+    ATTEMPTS,
+    BUILD_INFO,
+    CLIENT_GONE,
+    CLIENT_GONE_PHASES,
+    ENDPOINT_IN_FLIGHT,
+    ENDPOINT_STATE,
+    ENDPOINT_STATES,
+    FIRST_BYTE,
+    GAP,
+    LOG_DROPPED,
+    LOOP_LAG,
+    METRICS,
+    OPEN_STREAMS,
+    OUTCOMES,
+    OUTPUT_TOKEN,
+    OVERHEAD,
+    POLICY_GENERATION,
+    POLICY_RELOAD_FAILURES,
+    PREFIX,
+    REQUEST_SECONDS,
+    REQUESTS,
+    STREAMS_BROKEN,
+    TOKENS,
+    UNFRAMED_ENDS,
+    WORKER_RESTARTS,
+    WORKER_START,
+    WORKER_STATE,
+    WORKER_STATES,
+)
+from gateway.observe.series import Budget, Family, Histogram, Metric, Number
+
+__all__ = ["METRICS", "EndpointMetrics", "Metrics", "WorkerMetrics"]
+
+Observe = Callable[[float], None]
+Pair = tuple[str, str]
+# Per metric, per series: its labels and its lines as (suffix, le, value).
+Snapshot = list[tuple[Metric, list[tuple[dict[str, str], list[tuple[str, str | None, float]]]]]]
+
+# What the policy may leave out of the labels.
+_OPTIONAL = frozenset({"tenant", "model", "pool"})
+
+
+class EndpointMetrics:
+    """What is counted of one endpoint. `in_flight` is a gauge: add to its `value` at dispatch, take off at the end."""
+
+    __slots__ = ("_attempts", "_names", "_states", "broken", "in_flight", "unframed")
+
+    def __init__(self, owner: Metrics, pool: str, endpoint: str) -> None:
+        self._names = (pool, endpoint)
+        self._attempts = owner.attempts
+        self.in_flight = owner.endpoint_in_flight.known(pool, endpoint)
+        self.broken = owner.streams_broken.known(pool, endpoint)
+        self.unframed = owner.unframed_ends.known(pool, endpoint)
+        self._states = {state: owner.endpoint_state.known(pool, endpoint, state) for state in ENDPOINT_STATES}
+        for outcome in OUTCOMES:
+            self._attempts.known(pool, endpoint, outcome)
+
+    def attempt(self, outcome: str) -> None:
+        """One attempt has ended: an outcome's word (`ok`, `not_sent` ...) or a status as text (`503`)."""
+        self._attempts.get(*self._names, outcome).value += 1
+
+    def state(self, name: str) -> None:
+        """The endpoint is in this state now, one of ENDPOINT_STATES; KeyError for another."""
+        _set_state(self._states, name)
+
+
+class WorkerMetrics:
+    """What is counted of one worker."""
+
+    __slots__ = ("_restarts", "_start", "_states")
+
+    def __init__(self, owner: Metrics, pool: str, worker: str) -> None:
+        self._states = {state: owner.worker_state.known(pool, worker, state) for state in WORKER_STATES}
+        self._restarts = owner.worker_restarts.known(pool, worker)
+        self._start = owner.worker_start.known(pool).observe
+
+    def state(self, name: str) -> None:
+        """The worker is in this state now, one of WORKER_STATES; KeyError for another."""
+        _set_state(self._states, name)
+
+    def restarted(self) -> None:
+        """The worker was started again."""
+        self._restarts.value += 1
+
+    def started(self, seconds: float) -> None:
+        """From the start of the process to its first good health check."""
+        self._start(seconds)
+
+
+class Metrics:
+    """All that one process counts. Every method is synchronous and for the event loop's thread only.
+
+    `labels` and `max_series` are POLICY's `observe.metrics`: of tenant, model and pool, a label that is not listed is
+    left out, save on what belongs to one endpoint, worker or pool; beyond `max_series` lines that traffic brought into
+    being, models and tenants not seen before are counted as `other`. What the policy names is never refused.
+    """
+
+    def __init__(
+        self, *, version: str, labels: Iterable[str] = ("tenant", "model", "pool"), max_series: int = 2000
+    ) -> None:
+        self._budget = Budget(max_series)
+        self._off = _OPTIONAL - frozenset(labels)
+        self._families: dict[str, Family[Any]] = {}
+        self._requests = self._numbers(REQUESTS)
+        self._request_seconds = self._histograms(REQUEST_SECONDS)
+        self._first_byte = self._histograms(FIRST_BYTE)
+        self._gap = self._histograms(GAP)
+        self._output_token = self._histograms(OUTPUT_TOKEN)
+        self._tokens = self._numbers(TOKENS)
+        self.attempts = self._numbers(ATTEMPTS)
+        self.endpoint_in_flight = self._numbers(ENDPOINT_IN_FLIGHT)
+        self.endpoint_state = self._numbers(ENDPOINT_STATE)
+        self.streams_broken = self._numbers(STREAMS_BROKEN)
+        self.unframed_ends = self._numbers(UNFRAMED_ENDS)
+        self.worker_state = self._numbers(WORKER_STATE)
+        self.worker_restarts = self._numbers(WORKER_RESTARTS)
+        self.worker_start = self._histograms(WORKER_START)
+        self._client_gone = {phase: self._numbers(CLIENT_GONE).known(phase) for phase in CLIENT_GONE_PHASES}
+        self.overhead: Observe = self._histograms(OVERHEAD).known().observe
+        self.loop_lag: Observe = self._histograms(LOOP_LAG).known().observe
+        self.open_streams = self._numbers(OPEN_STREAMS).known()
+        self._generation = self._numbers(POLICY_GENERATION).known()
+        self._reload_failures = self._numbers(POLICY_RELOAD_FAILURES).known()
+        self._log_dropped = self._numbers(LOG_DROPPED).known()
+        self._numbers(BUILD_INFO).known(version).value = 1
+        self._endpoints: dict[tuple[str, str], EndpointMetrics] = {}
+        self._workers: dict[tuple[str, str], WorkerMetrics] = {}
+
+    def finished(
+        self, route: str | None, model: str | None, pool: str | None, tenant: str | None, stream: bool, code: int,
+        seconds: float,
+    ) -> None:  # fmt: skip
+        """One client request is over: `code` is the HTTP status it got (499: it left), `seconds` from first byte in to
+        last byte out. What was refused before it was routed has None for what is not known."""
+        self._requests.get(route, model, pool, tenant, stream, code).value += 1
+        if pool is not None:
+            self._request_seconds.get(model, pool, stream).observe(seconds)
+
+    def first_byte(self, model: str, pool: str) -> Observe:
+        """Of a stream: from the request's dispatch to its first content, seconds."""
+        return self._first_byte.get(model, pool).observe
+
+    def gap(self, model: str, pool: str) -> Observe:
+        """Between two reads of a stream, seconds. To be taken once a stream and called per event."""
+        return self._gap.get(model, pool).observe
+
+    def output_token(self, model: str, pool: str) -> Observe:
+        """Of a stream: time after the first content divided by the tokens after the first, seconds."""
+        return self._output_token.get(model, pool).observe
+
+    def tokens(self, model: str | None, tenant: str | None, prompt: int, completion: int) -> None:
+        """Tokens of one finished exchange, by the engine's own usage."""
+        self._tokens.get(model, tenant, "prompt").value += prompt
+        self._tokens.get(model, tenant, "completion").value += completion
+
+    def client_gone(self, phase: str) -> None:
+        """The client left in this phase, one of CLIENT_GONE_PHASES; KeyError for another."""
+        self._client_gone[phase].value += 1
+
+    def policy_loaded(self, generation: int) -> None:
+        """This generation of the policy is in force."""
+        self._generation.value = generation
+
+    def reload_failed(self) -> None:
+        """A changed policy file was refused; the last good one stays."""
+        self._reload_failures.value += 1
+
+    def log_dropped(self, lines: int) -> None:
+        """Set (not add) how many access log lines were lost since the start."""
+        self._log_dropped.value = lines
+
+    def endpoint(self, pool: str, endpoint: str) -> EndpointMetrics:
+        """The counters of one endpoint; they exist, at 0, from the first call on. The same object each time."""
+        found = self._endpoints.get((pool, endpoint))
+        if found is None:
+            found = self._endpoints[pool, endpoint] = EndpointMetrics(self, pool, endpoint)
+        return found
+
+    def worker(self, pool: str, worker: str) -> WorkerMetrics:
+        """The counters of one worker; they exist, at 0, from the first call on. The same object each time."""
+        found = self._workers.get((pool, worker))
+        if found is None:
+            found = self._workers[pool, worker] = WorkerMetrics(self, pool, worker)
+        return found
+
+    def known(
+        self, *, pools: Iterable[str], routes: Iterable[Pair], endpoints: Iterable[Pair], workers: Iterable[Pair] = ()
+    ) -> None:
+        """What the table in force has: pools, named routes as (model, pool), (pool, endpoint), (pool, worker).
+
+        Their series exist from now on; those of pools, endpoints and workers that are gone go away."""
+        endpoints, workers, kept = set(endpoints), set(workers), frozenset(pools)
+        for family in self._families.values():
+            if "pool" in family.metric.labels:
+                family.keep("pool", kept)
+        self._forget(self._endpoints, endpoints, "endpoint")
+        self._forget(self._workers, workers, "worker")
+        for model, pool in routes:
+            self._request_seconds.known(model, pool, False)
+            self._request_seconds.known(model, pool, True)
+            for histograms in (self._first_byte, self._gap, self._output_token):
+                histograms.known(model, pool)
+        for pool, endpoint in endpoints:
+            self.endpoint(pool, endpoint)
+        for pool, worker in workers:
+            self.worker(pool, worker)
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The exposition and its content type, by the scraper's Accept header: text 0.0.4 or OpenMetrics 1.0.
+        5 us a line; inside the gateway use `scrape`, which leaves the loop alone."""
+        return _expose(self._snapshot(), accept)
+
+    async def scrape(self, accept: str = "") -> tuple[bytes, str]:
+        """The same, written in a thread: only the copy of the numbers (0.4 us a line) is made on the loop."""
+        return await asyncio.to_thread(_expose, self._snapshot(), accept)
+
+    def _forget(self, have: dict[Pair, Any], wanted: set[Pair], label: str) -> None:
+        for pool, name in [pair for pair in have if pair not in wanted]:
+            del have[pool, name]
+            for family in self._families.values():
+                if label in family.metric.labels:
+                    family.drop(pool=pool, **{label: name})
+
+    def _numbers(self, metric: Metric) -> Family[Number]:
+        family = Family(metric, Number, budget=self._budget, off=self._off)
+        self._families[metric.name] = family
+        return family
+
+    def _histograms(self, metric: Metric) -> Family[Histogram]:
+        family = Family(metric, Histogram, budget=self._budget, off=self._off)
+        self._families[metric.name] = family
+        return family
+
+    def _snapshot(self) -> Snapshot:
+        return [
+            (family.metric, [(labels, list(child.samples())) for labels, child in family.labelled()])
+            for family in self._families.values()
+        ]
+
+
+def _set_state(states: dict[str, Number], name: str) -> None:
+    now = states[name]
+    for number in states.values():
+        number.value = 0
+    now.value = 1
+
+
+def _expose(snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
+    from prometheus_client.exposition import choose_encoder
+    from prometheus_client.metrics_core import Metric as Exposed
+    from prometheus_client.registry import Collector
+    from prometheus_client.samples import Sample
+
+    class Collected(Collector):
+        def collect(self) -> Iterator[Exposed]:
+            for metric, children in snapshot:
+                name = PREFIX + metric.name
+                # The library adds these two itself, by the type.
+                exposed = Exposed(name.removesuffix("_total").removesuffix("_info"), metric.help, metric.type)
+                exposed.samples = [
+                    Sample(name + suffix, labels if le is None else {**labels, "le": le}, value)
+                    for labels, lines in children
+                    for suffix, le, value in lines
+                ]
+                yield exposed
+
+    encode, content_type = choose_encoder(accept)
+    return encode(Collected()), content_type

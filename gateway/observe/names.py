@@ -1,0 +1,128 @@
+"""The table of every metric: names, types, labels, buckets and help. README's table is generated from METRICS.
+
+Released names change only with a changelog line that says what to do: dashboards and alerts hang on them.
+"""
+
+from __future__ import annotations
+
+from gateway.observe.series import Metric
+
+PREFIX = "sluice_"
+
+# What may be said of an attempt, beside a status as a number.
+OUTCOMES = ("ok", "not_sent", "no_answer", "too_slow", "broken_off", "client_gone")
+# One at a time. `unknown` is an endpoint that no probe has looked at yet.
+ENDPOINT_STATES = ("unknown", "up", "suspect", "down", "paused", "ejected", "draining")
+WORKER_STATES = ("starting", "ready", "backoff", "stopping", "stopped", "quarantined")
+# Where in the order of policies a client was lost.
+CLIENT_GONE_PHASES = ("request", "queue", "connect", "first_byte", "stream", "retry")
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+_FIRST_BYTE = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+_GAP = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_OVERHEAD = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
+_LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_START = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+REQUESTS = Metric(
+    "requests_total",
+    "counter",
+    ("route", "model", "pool", "tenant", "stream", "code"),
+    "Client requests that are over, by the HTTP status they got (499: the client left).",
+)
+REQUEST_SECONDS = Metric(
+    "request_seconds",
+    "histogram",
+    ("model", "pool", "stream"),
+    "From the request's first byte in to the answer's last byte out, of requests that reached a pool.",
+    _SECONDS,
+)
+FIRST_BYTE = Metric(
+    "first_byte_seconds",
+    "histogram",
+    ("model", "pool"),
+    "Streams: from the dispatch to the engine to its first content.",
+    _FIRST_BYTE,
+)
+GAP = Metric("gap_seconds", "histogram", ("model", "pool"), "Streams: between two reads from the engine.", _GAP)
+OUTPUT_TOKEN = Metric(
+    "output_token_seconds",
+    "histogram",
+    ("model", "pool"),
+    "Streams: time after the first content, divided by the completion tokens after the first.",
+    _GAP,
+)
+OVERHEAD = Metric("overhead_seconds", "histogram", (), "What the gateway itself adds to a request.", _OVERHEAD)
+OPEN_STREAMS = Metric("open_streams", "gauge", (), "Streamed answers that are being relayed now.")
+TOKENS = Metric(
+    "tokens_total", "counter", ("model", "tenant", "kind"), "Tokens by the engines' own usage: prompt, completion."
+)
+ATTEMPTS = Metric(
+    "attempts_total",
+    "counter",
+    ("pool", "endpoint", "outcome"),
+    "Attempts that are over, by outcome: " + ", ".join(OUTCOMES) + " or a status.",
+)
+ENDPOINT_IN_FLIGHT = Metric("endpoint_in_flight", "gauge", ("pool", "endpoint"), "Attempts under way.")
+ENDPOINT_STATE = Metric(
+    "endpoint_state",
+    "gauge",
+    ("pool", "endpoint", "state"),
+    "1 for the state it is in: " + ", ".join(ENDPOINT_STATES) + ".",
+)
+WORKER_STATE = Metric(
+    "worker_state", "gauge", ("pool", "worker", "state"), "1 for the state it is in: " + ", ".join(WORKER_STATES) + "."
+)
+WORKER_RESTARTS = Metric("worker_restarts_total", "counter", ("pool", "worker"), "Times a worker was started again.")
+WORKER_START = Metric(
+    "worker_start_seconds", "histogram", ("pool",), "From a worker's start to its first good health check.", _START
+)
+POLICY_GENERATION = Metric("policy_generation", "gauge", (), "How many policies have been in force since the start.")
+POLICY_RELOAD_FAILURES = Metric(
+    "policy_reload_failures_total", "counter", (), "Changed policy files that were refused; the last good one stayed."
+)
+LOOP_LAG = Metric("loop_lag_seconds", "histogram", (), "How late the event loop ran a timer.", _LAG)
+CLIENT_GONE = Metric(
+    "client_gone_total",
+    "counter",
+    ("phase",),
+    "Clients that left before the end: " + ", ".join(CLIENT_GONE_PHASES) + ".",
+)
+STREAMS_BROKEN = Metric(
+    "streams_broken_total", "counter", ("pool", "endpoint"), "Answers that the engine broke off after the first byte."
+)
+UNFRAMED_ENDS = Metric(
+    "unframed_ends_total",
+    "counter",
+    ("pool", "endpoint"),
+    "Answers whose end was the closing of the connection, so that a cut can't be told from the end.",
+)
+LOG_DROPPED = Metric(
+    "access_log_dropped_total", "counter", (), "Access log lines lost to a full disk or a reader that stalls."
+)
+BUILD_INFO = Metric("build_info", "info", ("version",), "The gateway's version.")
+
+METRICS: tuple[Metric, ...] = (
+    REQUESTS,
+    REQUEST_SECONDS,
+    FIRST_BYTE,
+    GAP,
+    OUTPUT_TOKEN,
+    OVERHEAD,
+    OPEN_STREAMS,
+    TOKENS,
+    ATTEMPTS,
+    ENDPOINT_IN_FLIGHT,
+    ENDPOINT_STATE,
+    WORKER_STATE,
+    WORKER_RESTARTS,
+    WORKER_START,
+    POLICY_GENERATION,
+    POLICY_RELOAD_FAILURES,
+    LOOP_LAG,
+    CLIENT_GONE,
+    STREAMS_BROKEN,
+    UNFRAMED_ENDS,
+    LOG_DROPPED,
+    BUILD_INFO,
+)
