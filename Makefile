@@ -51,9 +51,8 @@ env: $(RUN_STAMP)
 
 dev: $(DEV_STAMP)
 
-# exec: make's only child is the gateway itself, so what ends make ends the gateway.
 run: $(RUN_STAMP)
-	@exec $(VENV)/bin/sluice serve $(POLICY)
+	@exec $(PY) -I -S .ci/serve $(VENV)/bin/sluice serve $(POLICY)
 
 test: $(DEV_STAMP)
 	@.ci/need redis-server=redis-server nginx=nginx curl=curl
