@@ -1,0 +1,117 @@
+"""The access log: one JSON line a request, whatever became of it.
+
+The line is made and written by a thread (`writer.LineWriter`): neither a full disk nor a stuck reader of our stdout can
+slow a request down or fail it. No credential ever gets here: keys are told by their ids, and paths lose their query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gateway.observe.text import Stamp, printable
+from gateway.observe.writer import Complain, LineWriter
+from policies import codec
+
+# The most that is logged of a value that a client chose.
+MAX_VALUE = 256
+
+
+class Entry(codec.Struct, gc=False):
+    """What is told of one request; the fields' order is the line's. Lengths of time are in milliseconds, sizes in bytes
+    of bodies; None is "there was none" or "it did not get that far"."""
+
+    time: float | str
+    """When its first byte came, seconds since the epoch; text in the line."""
+    request_id: str
+    client_request_id: str | None = None
+    """What the client called it, where its word for that is not taken."""
+    client: str | None = None
+    """The client's address."""
+    key: str | None = None
+    tenant: str | None = None
+    plan: str | None = None
+    method: str = ""
+    path: str = ""
+    model: str | None = None
+    route: str | None = None
+    pool: str | None = None
+    endpoint: str | None = None
+    status: int = 0
+    """The HTTP status that the client got; 499 if it left before."""
+    code: str | None = None
+    """Our error code, if the answer or its last event was ours."""
+    stream: bool = False
+    attempts: int = 0
+    outcome: str | None = None
+    """Of the last attempt."""
+    ms: float = 0.0
+    """From its first byte in to its last byte out."""
+    first_byte_ms: float | None = None
+    """To the first content of a stream, else to the first byte of the answer."""
+    overhead_ms: float | None = None
+    """Ours alone."""
+    bytes_in: int = 0
+    bytes_out: int = 0
+    events: int = 0
+    """Reads of a stream that were passed on."""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    client_gone: str | None = None
+    """The phase in which the client left."""
+
+
+class AccessLog:
+    """The access log of one process. `sample` is the share of requests that get a line, drawn by `chance` (0 to 1)."""
+
+    def __init__(
+        self, path: str, *, complain: Complain, chance: Callable[[], float], sample: float = 1.0, capacity: int = 8192
+    ) -> None:
+        self._writer = LineWriter(path, LineEncoder(), complain=complain, capacity=capacity)
+        self._chance = chance
+        self._sample = sample
+
+    @property
+    def dropped(self) -> int:
+        """Lines lost since the start, for `Metrics.log_dropped`."""
+        return self._writer.dropped
+
+    def write(self, entry: Entry) -> None:
+        """Take a request that is over; the entry is ours from now on. Never blocks and never raises."""
+        if self._sample >= 1.0 or self._chance() < self._sample:
+            self._writer.write(entry)
+
+    def reopen(self) -> None:
+        """SIGHUP: open the file again."""
+        self._writer.reopen()
+
+    def close(self, timeout: float = 2.0) -> None:
+        """Write what is left, in at most so many seconds. Blocks: to be called after the loop's last request."""
+        self._writer.close(timeout)
+
+
+class LineEncoder:
+    """An entry to its line. Changes the entry, which is why it runs once, in the writer's thread."""
+
+    def __init__(self) -> None:
+        self._stamp = Stamp()
+
+    def __call__(self, entry: Entry) -> bytes:
+        if isinstance(entry.time, float | int):
+            entry.time = self._stamp(entry.time)
+        entry.path = bounded(entry.path.partition("?")[0])
+        entry.method = bounded(entry.method)
+        if entry.model is not None:
+            entry.model = bounded(entry.model)
+        if entry.client_request_id is not None:
+            entry.client_request_id = bounded(entry.client_request_id)
+        entry.ms = round(entry.ms, 3)
+        if entry.first_byte_ms is not None:
+            entry.first_byte_ms = round(entry.first_byte_ms, 3)
+        if entry.overhead_ms is not None:
+            entry.overhead_ms = round(entry.overhead_ms, 3)
+        return codec.encode(entry) + b"\n"
+
+
+def bounded(text: str) -> str:
+    """A client's value, cut to MAX_VALUE characters."""
+    return printable(text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 1] + "…")
