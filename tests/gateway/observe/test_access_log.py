@@ -56,7 +56,7 @@ def test_a_line_is_one_json_object_with_every_field_in_order(tmp_path: Path, sai
     assert list(line) == list(Entry.__struct_fields__)
     assert line["time"] == "2025-11-20T14:47:37.123Z"
     assert line["request_id"] == f"{7:032x}"
-    assert (line["ms"], line["first_byte_ms"], line["overhead_ms"]) == (12.346, 1.0, None)
+    assert (line["ms"], line["first_byte_ms"], line["overhead_ms"]) == (12.345, 1.0, None)
     assert said == []
 
 
