@@ -71,6 +71,8 @@ class EndpointMetrics:
     def attempt(self, outcome: str) -> None:
         """One attempt has ended: an outcome's word (`ok`, `not_sent` ...) or a status as text (`503`)."""
         self._attempts.get(*self._names, outcome).value += 1
+        if outcome == "broken_off":
+            self.broken.value += 1
 
     def state(self, name: str) -> None:
         """The endpoint is in this state now, one of ENDPOINT_STATES; KeyError for another."""
@@ -111,8 +113,7 @@ class Metrics:
     def __init__(
         self, *, version: str, labels: Iterable[str] = ("tenant", "model", "pool"), max_series: int = 2000
     ) -> None:
-        self._budget = Budget(max_series)
-        self._off = _OPTIONAL - frozenset(labels)
+        self._budget = Budget(max_series, _OPTIONAL - frozenset(labels))
         self._families: dict[str, Family[Any]] = {}
         self._requests = self._numbers(REQUESTS)
         self._request_seconds = self._histograms(REQUEST_SECONDS)
@@ -139,6 +140,10 @@ class Metrics:
         self._endpoints: dict[tuple[str, str], EndpointMetrics] = {}
         self._workers: dict[tuple[str, str], WorkerMetrics] = {}
 
+    def limit_series(self, max_series: int, labels: Iterable[str] = ("tenant", "model", "pool")) -> None:
+        """What the policy says of `observe.metrics`; to be called before anything was counted."""
+        self._budget.left, self._budget.off = max_series, _OPTIONAL - frozenset(labels)
+
     def finished(
         self, route: str | None, model: str | None, pool: str | None, tenant: str | None, stream: bool, code: int,
         seconds: float,
@@ -149,15 +154,15 @@ class Metrics:
         if pool is not None:
             self._request_seconds.get(model, pool, stream).observe(seconds)
 
-    def first_byte(self, model: str, pool: str) -> Observe:
+    def first_byte(self, model: str | None, pool: str | None) -> Observe:
         """Of a stream: from the request's dispatch to its first content, seconds."""
         return self._first_byte.get(model, pool).observe
 
-    def gap(self, model: str, pool: str) -> Observe:
+    def gap(self, model: str | None, pool: str | None) -> Observe:
         """Between two reads of a stream, seconds. To be taken once a stream and called per event."""
         return self._gap.get(model, pool).observe
 
-    def output_token(self, model: str, pool: str) -> Observe:
+    def output_token(self, model: str | None, pool: str | None) -> Observe:
         """Of a stream: time after the first content divided by the tokens after the first, seconds."""
         return self._output_token.get(model, pool).observe
 
@@ -235,12 +240,12 @@ class Metrics:
                     family.drop(pool=pool, **{label: name})
 
     def _numbers(self, metric: Metric) -> Family[Number]:
-        family = Family(metric, Number, budget=self._budget, off=self._off)
+        family = Family(metric, Number, self._budget)
         self._families[metric.name] = family
         return family
 
     def _histograms(self, metric: Metric) -> Family[Histogram]:
-        family = Family(metric, Histogram, budget=self._budget, off=self._off)
+        family = Family(metric, Histogram, self._budget)
         self._families[metric.name] = family
         return family
 

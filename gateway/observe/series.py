@@ -74,30 +74,26 @@ class Histogram:
 
 
 class Budget:
-    """How many more series, in lines of the exposition, traffic may still bring into being."""
+    """What the policy allows all families together: how many more series, in lines of the exposition, traffic may bring
+    into being, and which labels are left out."""
 
-    __slots__ = ("left",)
+    __slots__ = ("left", "off")
 
-    def __init__(self, left: int) -> None:
+    def __init__(self, left: int, off: frozenset[str] = frozenset()) -> None:
         self.left = left
+        self.off = off
 
 
 Child = TypeVar("Child", bound=Number | Histogram)
 
 
 class Family(Generic[Child]):
-    """All series of one metric. `off` are labels that the policy leaves out (observe.metrics.labels); those that hold
-    words from outside become `other` once the budget is spent."""
+    """All series of one metric. Labels that hold words from outside become `other` once the budget is spent."""
 
-    def __init__(
-        self, metric: Metric, make: Callable[[Metric], Child], *, budget: Budget, off: frozenset[str] = frozenset()
-    ) -> None:
+    def __init__(self, metric: Metric, make: Callable[[Metric], Child], budget: Budget) -> None:
         self.metric = metric
         self._make = make
         self._budget = budget
-        # A pool's label stays where an endpoint's or a worker's name would mean nothing without it.
-        off = off if "model" in metric.labels else frozenset()
-        self._kept = tuple(label not in off for label in metric.labels)
         self._cost = len(metric.buckets) + 3 if metric.buckets else 1
         self._children: dict[tuple[str, ...], Child] = {}
         self._charged: set[tuple[str, ...]] = set()
@@ -168,7 +164,10 @@ class Family(Generic[Child]):
         return child
 
     def _labels(self, values: tuple[object, ...]) -> tuple[str, ...]:
-        return tuple(_text(value) if kept else "" for value, kept in zip(values, self._kept, strict=True))
+        names = self.metric.labels
+        # A pool's label stays where an endpoint's or a worker's name would mean nothing without it.
+        off = self._budget.off if "model" in names else ()
+        return tuple("" if name in off else _text(value) for name, value in zip(names, values, strict=True))
 
 
 # Labels whose values clients or tenants choose.
