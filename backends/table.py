@@ -1,0 +1,59 @@
+"""What the control side hands to the data plane: finished, frozen values that can be pickled, so that the two may live in different processes.
+
+A `Table` is the whole of what the data plane knows. It is never changed, only replaced: one reference is swapped, and exchanges under way keep the one
+they began with.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from policies.identity import Principal
+from policies.settings import Route
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSpec:
+    """One base URL. Two equal specs are the same endpoint: its connections and counts live on across tables."""
+
+    name: str
+    pool: str
+    host: str
+    port: int
+    base_path: str = ""
+    """What stands before the client's path, without a slash at its end."""
+    tls: bool = False
+    ca: str | None = None
+    """A file of certificate authorities; None is the system's."""
+    server_name: str | None = None
+    weight: float = 1.0
+    headers: tuple[tuple[str, str], ...] = ()
+    api_key: str | None = field(default=None, repr=False)
+    keep_alive: float = 4.0
+    """Seconds that an idle connection is kept."""
+    incarnation: int = 0
+    """Which start of a worker this is: a restarted worker is another endpoint behind the same name."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpec:
+    """A pool with the endpoints that may be tried now (`endpoints`) and those that exist (`known`, by name)."""
+
+    name: str
+    engine: str
+    balance: str
+    endpoints: tuple[EndpointSpec, ...]
+    known: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One finished state of the world. `generation` counts the policies in force since the start."""
+
+    generation: int
+    pools: Mapping[str, PoolSpec]
+    routes: tuple[Route, ...]
+    keys: Mapping[bytes, Principal] = field(repr=False)
+    """SHA-256 of a key -> whom it proves."""
+    anonymous: Principal | None
+    max_body: int
+    trusted_proxies: tuple[str, ...]

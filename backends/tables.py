@@ -1,0 +1,63 @@
+"""Makes a finished table of a policy, of the workers as they are now, and of the keys."""
+
+from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
+
+from backends.table import EndpointSpec, PoolSpec, Table
+from backends.workers.supervisor import WorkerView
+from policies.identity import KeyRecord, principal_for
+from policies.settings import Endpoint, Policy, Pool
+
+
+def build_table(policy: Policy, *, generation: int, workers: Sequence[WorkerView], keys: Mapping[bytes, KeyRecord]) -> Table:
+    """The table of one moment. A worker is a candidate while it is ready; a listed endpoint always is (probes come later)."""
+    anonymous = policy.auth.anonymous
+    return Table(
+        generation=generation,
+        pools={name: _pool(name, pool, workers) for name, pool in policy.pools.items()},
+        routes=policy.routes,
+        keys=keys,
+        anonymous=None if anonymous is None else principal_for(policy.plans[anonymous], plan_name=anonymous),
+        max_body=policy.server.max_body,
+        trusted_proxies=tuple(str(network) for network in policy.server.trusted_proxies),
+    )
+
+
+def _pool(name: str, pool: Pool, workers: Sequence[WorkerView]) -> PoolSpec:
+    mine = [view for view in workers if view.pool == name]
+    listed = [_listed(name, pool, endpoint) for endpoint in pool.endpoints]
+    ready = [_worker(pool, view) for view in mine if view.state == "ready" and view.url is not None]
+    known = tuple(spec.name for spec in listed) + tuple(view.name for view in mine)
+    return PoolSpec(name, pool.engine, pool.balance, (*listed, *ready), known)
+
+
+def _listed(pool_name: str, pool: Pool, endpoint: Endpoint) -> EndpointSpec:
+    url = urlsplit(endpoint.url)
+    secure = url.scheme == "https"
+    return EndpointSpec(
+        name=endpoint.name,
+        pool=pool_name,
+        host=url.hostname or "",
+        port=url.port or (443 if secure else 80),
+        base_path=url.path.rstrip("/"),
+        tls=secure,
+        ca=endpoint.tls.ca if endpoint.tls is not None else None,
+        server_name=endpoint.tls.server_name if endpoint.tls is not None else None,
+        weight=endpoint.weight,
+        headers=tuple(endpoint.headers.items()),
+        api_key=pool.api_key.value if pool.api_key is not None else None,
+        keep_alive=pool.keep_alive,
+    )
+
+
+def _worker(pool: Pool, view: WorkerView) -> EndpointSpec:
+    url = urlsplit(view.url or "")
+    return EndpointSpec(
+        name=view.name,
+        pool=view.pool,
+        host=url.hostname or "",
+        port=url.port or 80,
+        api_key=pool.api_key.value if pool.api_key is not None else None,
+        keep_alive=pool.keep_alive,
+        incarnation=view.starts,
+    )

@@ -1,0 +1,1 @@
+"""Control routes: health, readiness, metrics, the list of models. The door of starlette."""

@@ -1,0 +1,169 @@
+"""Wires every object once: `Gateway` is the whole program, `serve` runs it until a signal ends it. Nothing is fetched from a global."""
+
+import asyncio
+import functools
+import logging
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from backends.plane import DataPlane
+from backends.wheel import TimerWheel
+from backends.workers.launch import Launcher
+from backends.workers.supervisor import Supervisor, WorkerEvent
+from gateway import __version__
+from gateway.admin.routes import admin_routes, client_routes
+from gateway.banner import banner
+from gateway.control import Control, StartError
+from gateway.edge import Edge
+from gateway.observe.access_log import AccessLog
+from gateway.observe.lag import watch_lag
+from gateway.observe.log import Log
+from gateway.observe.metrics import Metrics
+from gateway.pipeline import Pipeline
+from gateway.server import Listener, WireSettings, run
+from gateway.status import GatewayStatus
+from policies.settings import Policy
+
+
+class Gateway:
+    """The program: `async with Gateway(path)` starts it and ends it. Raises StartError where it can't start."""
+
+    def __init__(self, policy_path: Path | str) -> None:
+        self._path = Path(policy_path)
+        self.settled: asyncio.Event
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Read the policy, listen, start the workers; serves from its return on."""
+        loop = asyncio.get_running_loop()
+        rng = random.Random()
+        self.metrics = Metrics(version=__version__)
+        self.control = control = Control(self._path, metrics=self.metrics, supervise=functools.partial(_supervise, loop=loop, rng=rng))
+        policy = control.policy
+        self.metrics.limit_series(policy.observe.metrics.max_series)
+        self.log = Log(policy.observe.log.path, level=policy.observe.log.level)
+        self._access = _access_log(policy, self.log, rng)
+        self.wheel = TimerWheel(loop)
+        self.plane = DataPlane(loop=loop, wheel=self.wheel, meters=self.metrics, rng=rng, emit=control.endpoint_failed)
+        status = GatewayStatus(self.plane, self.metrics, self._access, time.time())  # noqa: TID251  the clock of `created`
+        pipeline = Pipeline(plane=self.plane, metrics=self.metrics, access=self._access, wheel=self.wheel, loop=loop)
+        edge = Edge(plane=self.plane, pipeline=pipeline, routes=client_routes(status), loop=loop, rng=rng)
+        wire = WireSettings(max_head=policy.server.max_head, write_timeout=policy.server.write_timeout)
+        self._clients = Listener(edge, policy.server.listen, wheel=self.wheel, settings=wire)
+        self._admin = Listener(admin_routes(status), policy.server.admin, wheel=self.wheel, settings=wire)
+        await self._open()
+        self._lag = loop.create_task(watch_lag(self.metrics.loop_lag, loop), name="loop lag")
+
+    async def _open(self) -> None:
+        """Take the addresses before any worker is started: a busy port should cost nothing."""
+        try:
+            self._clients.bind()
+            self._admin.bind()
+        except OSError as error:
+            raise StartError(error.strerror or str(error)) from None
+        await self.control.start(self.plane)
+        await self._admin.start()
+        await self._clients.start()
+
+    @property
+    def address(self) -> str:
+        """Where clients connect: `host:port` or `unix:PATH`."""
+        return self._clients.address
+
+    @property
+    def admin_address(self) -> str:
+        """Where operators connect."""
+        return self._admin.address
+
+    @property
+    def client_connections(self) -> int:
+        """Client connections open now."""
+        return self._clients.connections
+
+    @property
+    def client_tasks(self) -> int:
+        """Client requests being answered now."""
+        return self._clients.tasks
+
+    async def reload(self) -> None:
+        """SIGHUP: read the files again, open the logs again."""
+        self.log.reopen()
+        if self._access is not None:
+            self._access.reopen()
+        await self.control.reload("SIGHUP")
+
+    async def stop(self) -> None:
+        """End: no new work, clients under way are told, workers' groups are ended, logs are written."""
+        self._lag.cancel()
+        await self._clients.stop()
+        await self._admin.stop()
+        await self.control.stop(hurry=True)
+        self.plane.close()
+        if self._access is not None:
+            await asyncio.to_thread(self._access.close)
+        await asyncio.to_thread(self.log.close)
+
+
+def _supervise(policy: Policy, changed, report, *, loop: asyncio.AbstractEventLoop, rng: random.Random) -> Supervisor:  # type: ignore[no-untyped-def]
+    launcher = Launcher(report=lambda text: report(WorkerEvent("guard", "", "", reason=text)), clock=loop.time)
+    return Supervisor(
+        policy.pools, launcher=launcher, changed=changed, report=report, line=_worker_line, clock=loop.time, chance=rng.random
+    )
+
+
+def _worker_line(worker: str, text: str) -> None:
+    """What a worker printed, under its name."""
+    logging.getLogger("sluice.worker").info(f"{worker}: {text}")  # noqa: G004  the text is the event: repeats are bounded by it
+
+
+def _access_log(policy: Policy, own: Log, rng: random.Random) -> AccessLog | None:
+    settings = policy.observe.access_log
+    return None if settings is None else AccessLog(settings.path, complain=own.complain, chance=rng.random)
+
+
+def serve(path: Path) -> int:
+    """Run the gateway until SIGINT or SIGTERM. The exit code: 0 after an orderly end, 1 when it could not start."""
+    return run(functools.partial(_serve, path))
+
+
+async def _serve(path: Path) -> int:
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, ended.set)
+    gateway = Gateway(path)
+    try:
+        await gateway.start()
+    except StartError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    reloads: set[asyncio.Task[None]] = set()
+
+    def reload() -> None:
+        task = loop.create_task(gateway.reload(), name="reload")
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    ready = loop.create_task(gateway.control.settled.wait(), name="first round")
+    stop = loop.create_task(ended.wait(), name="signal")
+    await asyncio.wait({ready, stop}, return_when=asyncio.FIRST_COMPLETED)
+    if not ended.is_set():
+        sys.stdout.write(banner(gateway.control.policy, gateway.address, gateway.admin_address))
+        sys.stdout.flush()
+        sys.stderr.write(f"ready on {gateway.address}\n")
+    await stop
+    ready.cancel()
+    await gateway.stop()
+    return 0

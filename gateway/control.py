@@ -1,0 +1,187 @@
+"""The control side: owns the policy file, the keys and the workers, and hands the data plane finished tables.
+
+A changed file or SIGHUP builds a whole new table and swaps one reference; a broken, truncated or vanished file keeps the last good one and says so
+(log line, metric). It meets the data plane only through `DataPlane.install` and the events that it emits.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from backends.keyfile import KeyFileError, load_keys
+from backends.plane import DataPlane, EndpointFailed
+from backends.tables import build_table
+from backends.workers.supervisor import Supervisor, WorkerEvent
+from gateway.observe.log import fields
+from gateway.observe.metrics import Metrics
+from policies.document import PolicyError, load
+from policies.identity import KeyRecord, records
+from policies.settings import Policy
+
+log = logging.getLogger("sluice.control")
+
+# How often the files are looked at, seconds: one stat call each. A revoked key must stop within 2 s.
+WATCH_EVERY = 0.5
+_WORKER_STATES = {"backing_off": "backoff"}
+
+Signature = tuple[int, int, int] | None
+
+
+class Supervise(Protocol):
+    """Makes the supervisor, given what it calls back."""
+
+    def __call__(self, policy: Policy, changed: Callable[[], None], report: Callable[[WorkerEvent], None]) -> Supervisor: ...
+
+
+class StartError(Exception):
+    """The gateway cannot start; the text is for the operator, every mistake on a line of its own."""
+
+
+class Control:
+    """The one owner of everything that is decided outside a request."""
+
+    def __init__(self, path: Path, *, metrics: Metrics, supervise: Supervise) -> None:
+        self._path = path
+        self._metrics = metrics
+        self._supervise = supervise
+        self._plane: DataPlane | None = None
+        self._supervisor: Supervisor | None = None
+        self._keys: Mapping[bytes, KeyRecord] = {}
+        self._generation = 0
+        self._seen: dict[str, Signature] = {}
+        self._watcher: asyncio.Task[None] | None = None
+        self._reloading = asyncio.Lock()
+        self._first_round: set[str] = set()
+        self.settled = asyncio.Event()
+        """Set once every worker was ready or failed once: from then on, waiting longer means waiting for a repair."""
+        self.policy = self._load_first()
+
+    # -- start and end
+
+    def _load_first(self) -> Policy:
+        try:
+            policy = load(str(self._path), secrets=True)
+            self._keys = _read_keys(policy)
+        except PolicyError as error:
+            raise StartError("\n".join(str(mistake) for mistake in error.mistakes)) from None
+        except KeyFileError as error:
+            raise StartError(f"{error}\nauth.api_keys.file: make a key with `sluice keys create --file FILE --tenant T --plan P`") from None
+        self._seen = {path: _signature(path) for path in self._files(policy)}
+        return policy
+
+    async def start(self, plane: DataPlane) -> None:
+        """Start the workers and install the first table; returns without waiting for them."""
+        self._plane = plane
+        self._generation = 1
+        self._supervisor = self._supervise(self.policy, self._changed, self._report)
+        await self._supervisor.start()
+        self._first_round = {view.name for view in self._supervisor.workers()}
+        self.install()
+        self._watcher = asyncio.get_running_loop().create_task(self._watch(), name="policy watch")
+
+    async def stop(self, *, hurry: bool) -> None:
+        """End the workers and the watching."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if self._supervisor is not None:
+            await self._supervisor.stop(hurry=hurry)
+
+    # -- tables out
+
+    def install(self) -> None:
+        """Build a table of what is true now and hand it over."""
+        assert self._plane is not None and self._supervisor is not None, "started"
+        views = self._supervisor.workers()
+        table = build_table(self.policy, generation=self._generation, workers=views, keys=self._keys)
+        self._metrics.policy_loaded(self._generation)
+        pairs = [(pool.name, name) for pool in table.pools.values() for name in pool.known]
+        named = [(route.model, route.pool) for route in table.routes if route.model is not None and not set("*?[") & set(route.model)]
+        self._metrics.known(pools=table.pools, routes=named, endpoints=pairs, workers=[(view.pool, view.name) for view in views])
+        up = {(pool.name, spec.name) for pool in table.pools.values() for spec in pool.endpoints}
+        for pair in pairs:
+            self._metrics.endpoint(*pair).state("up" if pair in up else "down")
+        for view in views:
+            self._metrics.worker(view.pool, view.name).state(_WORKER_STATES.get(view.state, view.state))
+        self._plane.install(table)
+        self._first_round -= {view.name for view in views if view.state == "ready" or view.reason}
+        if not self._first_round:
+            self.settled.set()
+
+    # -- events in
+
+    def endpoint_failed(self, event: EndpointFailed) -> None:
+        """The data plane found nobody at an endpoint. Until there are probes this is only told."""
+        log.warning("endpoint_failed", extra=fields(pool=event.pool, endpoint=event.endpoint, reason=event.reason))
+
+    def _changed(self) -> None:
+        if self._plane is not None and self._supervisor is not None:
+            self.install()
+
+    def _report(self, event: WorkerEvent) -> None:
+        worker = self._metrics.worker(event.pool, event.worker) if event.worker else None
+        if worker is not None and event.kind == "ready":
+            worker.started(event.seconds)
+        if worker is not None and event.kind == "died":
+            worker.restarted()
+        level = logging.WARNING if event.kind in ("died", "guard") else logging.INFO
+        what = fields(worker=event.worker, pool=event.pool, pid=event.pid, reason=event.reason or None, seconds=round(event.seconds, 3))
+        log.log(level, f"worker_{event.kind}", extra=what)
+
+    # -- the files
+
+    async def reload(self, why: str) -> None:
+        """Read policy and keys again and put them in force, or keep what is in force and say what is wrong."""
+        async with self._reloading:
+            try:
+                policy = await asyncio.to_thread(load, str(self._path), secrets=True)
+                keys = await asyncio.to_thread(_read_keys, policy)
+            except (PolicyError, KeyFileError) as error:
+                self._metrics.reload_failed()
+                mistakes = [str(one) for one in error.mistakes] if isinstance(error, PolicyError) else [str(error)]
+                for mistake in mistakes[:20]:
+                    log.error("policy_refused", extra=fields(mistake=mistake, kept=self._generation))
+                return
+            if policy.server != self.policy.server or policy.observe != self.policy.observe:
+                log.warning("restart_needed", extra=fields(reason="server and observe are read at start only"))
+            self._generation += 1
+            self.policy, self._keys = policy, keys
+            self._seen = {path: self._seen.get(path, _signature(path)) for path in self._files(policy)}
+            assert self._supervisor is not None, "started"
+            await self._supervisor.reconcile(policy.pools)
+            self.install()
+            log.info("policy_loaded", extra=fields(generation=self._generation, why=why, keys=len(keys)))
+
+    async def _watch(self) -> None:
+        """Look at the files' identities twice a second. A file that is half written now is looked at again once it changes."""
+        while True:
+            await asyncio.sleep(WATCH_EVERY)
+            now = {path: _signature(path) for path in self._seen}
+            if now != self._seen:
+                changed = [os.path.basename(path) for path in now if now[path] != self._seen[path]]
+                self._seen.update(now)
+                await self.reload(f"{', '.join(changed)} changed")
+
+    def _files(self, policy: Policy) -> list[str]:
+        keys = policy.auth.api_keys
+        return [str(self._path)] if keys is None or keys.file is None else [str(self._path), str(keys.file)]
+
+
+def _signature(path: str) -> Signature:
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+def _read_keys(policy: Policy) -> Mapping[bytes, KeyRecord]:
+    """The keys file's records; a key whose plan is gone is told and left out."""
+    if policy.auth.api_keys is None or policy.auth.api_keys.file is None:
+        return {}
+    found, problems = records(load_keys(policy.auth.api_keys.file), policy.plans)
+    for problem in problems[:20]:
+        log.warning("key_left_out", extra=fields(problem=problem))
+    return found

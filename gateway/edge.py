@@ -1,0 +1,105 @@
+"""The raw ASGI door of the client port: inference paths go straight to the pipeline, the rest to Starlette's routes."""
+
+import asyncio
+import ipaddress
+import random
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from backends.plane import DataPlane, View
+from gateway import errors
+from gateway.exchange import Exchange
+from gateway.pipeline import Pipeline
+from policies.paths import CONTROL, UNKNOWN, MethodRefused, PathKind, classify
+
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_PEERS_KEPT: Final = 4096
+
+
+class Edge:
+    """`app(scope, receive, send)` of the client port."""
+
+    def __init__(
+        self, *, plane: DataPlane, pipeline: Pipeline, routes: Callable[[Any, Any, Any], Awaitable[None]],
+        loop: asyncio.AbstractEventLoop, rng: random.Random,
+    ) -> None:  # fmt: skip
+        self._plane = plane
+        self._pipeline = pipeline
+        self._routes = routes
+        self._loop = loop
+        self._rng = rng
+        self._trust = TrustedProxies(())
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        view = self._plane.view
+        assert view is not None, "the data plane has a table before the door opens"
+        raw_path, method = scope["raw_path"], scope["method"]
+        refusal: errors.GatewayError | None = None
+        try:
+            kind = classify(raw_path, method) or view.routes.by_path(raw_path, method) or UNKNOWN
+        except MethodRefused as error:
+            kind = error.kind
+            refusal = errors.MethodNotAllowed(f"{method} is not allowed here; use {error.allow}.", allow=error.allow)
+        if kind is CONTROL:
+            await self._routes(scope, receive, send)
+            return
+        if kind is UNKNOWN:
+            refusal = errors.PathNotFound("This path is not served. See the README for the paths that are.")
+        exchange = self._exchange(scope, kind, view)
+        if refusal is not None:
+            self._pipeline.refuse(exchange, refusal)
+        else:
+            await self._pipeline.serve(exchange, view)
+
+    def _exchange(self, scope: Any, kind: PathKind, view: View) -> Exchange:
+        exchange = Exchange(scope, kind, f"{self._rng.getrandbits(128):032x}", self._loop.time())
+        if self._trust.networks != view.table.trusted_proxies:
+            self._trust = TrustedProxies(view.table.trusted_proxies)
+        sent = exchange.fields.get(b"x-request-id")
+        trusted = self._trust.trusts(exchange.client)
+        if sent is not None:
+            if trusted and _REQUEST_ID.fullmatch(sent):
+                exchange.request_id = sent.decode()
+            else:
+                exchange.client_request_id = sent[:64].decode("latin-1")
+        if trusted and b"x-forwarded-for" in exchange.fields:
+            exchange.client = self._trust.client(exchange.client, exchange.fields[b"x-forwarded-for"])
+        return exchange
+
+
+class TrustedProxies:
+    """Whose `X-Forwarded-For` and `X-Request-Id` are believed."""
+
+    def __init__(self, networks: tuple[str, ...]) -> None:
+        self.networks = networks
+        self._networks = [ipaddress.ip_network(network, strict=False) for network in networks]
+        self._known: dict[str, bool] = {}
+
+    def trusts(self, address: str) -> bool:
+        """Whether a peer is one of ours; a unix socket's always is."""
+        known = self._known.get(address)
+        if known is None:
+            known = address == "unix" or self._inside(address)
+            if len(self._known) < _PEERS_KEPT:
+                self._known[address] = known
+        return known
+
+    def client(self, peer: str, forwarded: bytes) -> str:
+        """The right-most hop of X-Forwarded-For that is not one of ours; the peer where all are, or where it is nonsense."""
+        for hop in reversed(forwarded.decode("latin-1").split(",")):
+            address = hop.strip()
+            try:
+                ipaddress.ip_address(address)
+            except ValueError:
+                return peer
+            if not self.trusts(address):
+                return address
+        return peer
+
+    def _inside(self, address: str) -> bool:
+        try:
+            ip = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(ip.version == network.version and ip in network for network in self._networks)

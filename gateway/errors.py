@@ -1,0 +1,154 @@
+"""Every error that a client can get: class -> status, code and body. This module is the only writer of error bodies.
+
+GatewayError
+ +- InvalidJson 400            invalid_json              +- BodyTooLarge 413         body_too_large
+ +- InvalidRequest 400         invalid_request           +- UnsupportedMediaType 415 unsupported_media_type
+ +- FieldNotAllowed 400        field_not_allowed         +- HeadersTooLarge 431      headers_too_large
+ +- InvalidApiKey 401          invalid_api_key           +- UpstreamUnreachable 502  upstream_unreachable
+ +- ModelNotAllowed 403        model_not_allowed         +- UpstreamFailed 502       upstream_error
+ +- ScopeNotAllowed 403        scope_not_allowed         +- NoEndpoint 503           no_endpoint_available
+ +- ModelNotFound 404          model_not_found           +- ShuttingDown 503         shutting_down
+ +- PathNotFound 404           path_not_found            +- ConnectTimeout 504       connect_timeout
+ +- MethodNotAllowed 405       method_not_allowed        +- DeadlineExceeded 504     deadline_exceeded
+                                                         +- StreamBroken             stream_broken (in a begun stream)
+                                                         +- InternalError 500        internal_error (a fault of ours)
+
+The body's shape is that of the path's family: OpenAI's, Anthropic's under /v1/messages, Triton's under /v2, TGI's on its own paths.
+"""
+
+from typing import ClassVar
+
+from policies import codec
+
+_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+# Anthropic's clients know two more words: https://docs.anthropic.com/en/api/errors
+_ANTHROPIC_TYPES = {413: "request_too_large", 503: "overloaded_error"}
+
+
+class GatewayError(Exception):
+    """An answer of ours that is not the engine's. `message` names the cause and the fix, never an address or a secret."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after: int | None = None, allow: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+        self.allow = allow
+
+    @property
+    def type(self) -> str:
+        """The OpenAI error type that belongs to the status."""
+        return _TYPES.get(self.status, "api_error" if self.status >= 500 else "invalid_request_error")
+
+
+class InvalidJson(GatewayError):
+    status, code = 400, "invalid_json"
+
+
+class InvalidRequest(GatewayError):
+    status, code = 400, "invalid_request"
+
+
+class FieldNotAllowed(GatewayError):
+    status, code = 400, "field_not_allowed"
+
+
+class InvalidApiKey(GatewayError):
+    status, code = 401, "invalid_api_key"
+
+
+class ModelNotAllowed(GatewayError):
+    status, code = 403, "model_not_allowed"
+
+
+class ScopeNotAllowed(GatewayError):
+    status, code = 403, "scope_not_allowed"
+
+
+class ModelNotFound(GatewayError):
+    status, code = 404, "model_not_found"
+
+
+class PathNotFound(GatewayError):
+    status, code = 404, "path_not_found"
+
+
+class MethodNotAllowed(GatewayError):
+    status, code = 405, "method_not_allowed"
+
+
+class BodyTooLarge(GatewayError):
+    status, code = 413, "body_too_large"
+
+
+class UnsupportedMediaType(GatewayError):
+    status, code = 415, "unsupported_media_type"
+
+
+class HeadersTooLarge(GatewayError):
+    status, code = 431, "headers_too_large"
+
+
+class InternalError(GatewayError):
+    """A fault of ours: logged with its traceback, told to the client without it."""
+
+
+class UpstreamUnreachable(GatewayError):
+    status, code = 502, "upstream_unreachable"
+
+
+class UpstreamFailed(GatewayError):
+    status, code = 502, "upstream_error"
+
+
+class NoEndpoint(GatewayError):
+    status, code = 503, "no_endpoint_available"
+
+
+class ShuttingDown(GatewayError):
+    status, code = 503, "shutting_down"
+
+
+class ConnectTimeout(GatewayError):
+    status, code = 504, "connect_timeout"
+
+
+class DeadlineExceeded(GatewayError):
+    status, code = 504, "deadline_exceeded"
+
+
+class StreamBroken(GatewayError):
+    """The stream had begun when it broke, so that no status can tell of it: an event in the stream does."""
+
+    status, code = 502, "stream_broken"
+
+
+def error_body(error: GatewayError, family: str) -> bytes:
+    """The JSON body of an error in the shape of a path's family: openai, anthropic, triton or tgi."""
+    return codec.encode(_shape(error, family))
+
+
+def error_event(error: GatewayError, family: str, *, named: bool) -> bytes:
+    """One SSE event that tells of an error in a begun stream, in the path's dialect.
+
+    `named` dialects (Anthropic's messages, OpenAI's responses) mark it with `event: error`. There is never a `[DONE]` after it.
+    """
+    body = codec.encode(_shape(error, family))
+    return b"event: error\ndata: " + body + b"\n\n" if named else b"data: " + body + b"\n\n"
+
+
+def _shape(error: GatewayError, family: str) -> dict[str, object]:
+    if family == "anthropic":
+        kind = _ANTHROPIC_TYPES.get(error.status, error.type)
+        return {"type": "error", "error": {"type": kind, "message": error.message}}
+    if family == "triton":
+        return {"error": error.message}
+    if family == "tgi":
+        return {"error": error.message, "error_type": error.code}
+    detail = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    return {"error": detail}

@@ -1,0 +1,49 @@
+"""What the control routes tell of the gateway: a narrow reading of the data plane."""
+
+from backends.plane import DataPlane, View
+from gateway.observe.access_log import AccessLog
+from gateway.observe.metrics import Metrics
+from policies.identity import Principal
+
+
+class GatewayStatus:
+    """Reads; changes nothing. `started_at` is in seconds since the epoch."""
+
+    def __init__(self, plane: DataPlane, metrics: Metrics, access: AccessLog | None, started_at: float) -> None:
+        self._plane = plane
+        self._metrics = metrics
+        self._access = access
+        self.started_at = started_at
+
+    @property
+    def _view(self) -> View:
+        view = self._plane.view
+        assert view is not None, "the listeners open after the first table"
+        return view
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether every pool has a candidate, and which has none."""
+        empty = [name for name, pool in self._view.pools.items() if not pool.candidates]
+        return (False, f"no candidate in: {', '.join(empty)}") if empty else (True, "ready")
+
+    def in_flight(self) -> int:
+        """Attempts under way."""
+        return self._plane.in_flight
+
+    def any_candidate(self) -> bool:
+        """Whether any model can be asked now."""
+        return any(pool.candidates for pool in self._view.pools.values())
+
+    def authenticate(self, authorization: bytes | None, x_api_key: bytes | None) -> Principal:
+        """Who a credential proves the client is; raises AuthenticationError."""
+        return self._view.authenticator.authenticate(authorization, x_api_key)
+
+    def models(self, principal: Principal) -> tuple[str, ...]:
+        """The model names that the routes have and the principal may use."""
+        return tuple(self._view.routes.models_for(principal))
+
+    async def scrape(self, accept: str) -> tuple[bytes, str]:
+        """The metrics' exposition and its content type."""
+        if self._access is not None:
+            self._metrics.log_dropped(self._access.dropped)
+        return await self._metrics.scrape(accept)

@@ -1,0 +1,96 @@
+"""Reads along what is relayed, and changes nothing: usage, events, errors inside a stream, and whether the last event was ended."""
+
+import re
+from typing import Final
+
+from policies import codec
+from policies.first_content import EVENT_END, Event, error_status
+
+# What an event may have before it is ended and still be read for errors: beyond it only its end is looked for.
+_OPEN_LIMIT: Final = 64 * 1024
+_OBJECT: Final = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
+
+
+class Tap:
+    """One body's side view. In JSON a `"` inside a string is escaped, so `"usage"` and `"error"` with bare quotes are keys or values, never content."""
+
+    __slots__ = ("_first", "_last", "_open", "_previous", "_stream", "error", "events", "size")
+
+    def __init__(self, *, stream: bool) -> None:
+        self._stream = stream
+        self._first = self._previous = self._last = self._open = b""
+        self.size = 0
+        """Body bytes so far."""
+        self.events = 0
+        """Events ended so far (streams only)."""
+        self.error: int | None = None
+        """The status that an error event under a 200 head stood for."""
+
+    def feed(self, data: bytes) -> None:
+        """Look at body bytes that go to the client."""
+        self.size += len(data)
+        if not self._first:
+            self._first = data
+        self._previous, self._last = self._last, data
+        if self._stream:
+            self._events(data)
+
+    @property
+    def between_events(self) -> bool:
+        """Whether the last bytes ended an event, so that another event may follow at once."""
+        return not self._open.strip(b"\r\n")
+
+    def _events(self, data: bytes) -> None:
+        if self._open:
+            data = self._open + data
+        if b"\r" in data:
+            self._slow_events(data)
+            return
+        if data.endswith(b"\n\n"):
+            self._open = b""
+        else:
+            cut = data.rfind(b"\n\n") + 2
+            data, self._open = (data[:cut], data[cut:]) if cut > 1 else (b"", data)
+            self._open = self._open[-_OPEN_LIMIT:]
+        self.events += data.count(b"\n\n")
+        if b'"error"' in data or b"event: error" in data:
+            self._find_error(data.split(b"\n\n"))
+
+    def _slow_events(self, data: bytes) -> None:
+        blocks = EVENT_END.split(data)
+        self._open = blocks.pop()[-_OPEN_LIMIT:]
+        self.events += len(blocks)
+        self._find_error(blocks)
+
+    def _find_error(self, blocks: list[bytes]) -> None:
+        for block in blocks:
+            status = error_status(Event.parse(block))
+            if status is not None:
+                self.error = status
+
+    def usage(self) -> tuple[int | None, int | None]:
+        """(prompt tokens, completion tokens) as the engine counted them, None where it did not say. Call it at the end."""
+        prompt, completion = _usage(self._previous + self._last)
+        if prompt is None and self._stream:
+            prompt, _ = _usage(self._first)
+        return prompt, completion
+
+
+def _usage(data: bytes) -> tuple[int | None, int | None]:
+    if b'"usage"' not in data:
+        return None, None
+    found = _OBJECT.findall(data)
+    if not found:
+        return None, None
+    try:
+        usage = codec.decode(found[-1])
+    except codec.JSONError:
+        return None, None
+    return (
+        _count(usage.get("prompt_tokens", usage.get("input_tokens"))),
+        _count(usage.get("completion_tokens", usage.get("output_tokens"))),
+    )
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and value >= 0 else None
