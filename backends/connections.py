@@ -1,0 +1,171 @@
+"""The upstream connections of one endpoint: kept ones newest first, new ones within a timeout."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from backends.http1 import READ_SIZE, Connection
+from backends.tls import client_context
+from backends.upstream import Origin, UpstreamError
+from backends.wheel import Timer, TimerWheel
+
+# The deadline of `connect` is what ends a slow handshake; asyncio wants a number of its own.
+_HANDSHAKE_TIMEOUT: Final = 3600.0
+
+
+def read_buffer() -> memoryview:
+    """A buffer to be shared by all pools of one event loop: 64 KiB instead of 64 KiB a connection."""
+    return memoryview(bytearray(READ_SIZE))
+
+
+class ConnectionPool:
+    """Keep-alive connections to one origin. The one that became idle last is taken first: it is the least likely to be
+    closed, and what a burst opened beyond need idles out.
+
+    `keep_alive`: seconds for which an idle connection is kept; a server's shorter `Keep-Alive: timeout=N` is obeyed.
+    Raises OSError when the CA file of `origin.tls` can't be loaded.
+    """
+
+    def __init__(
+        self, origin: Origin, *, keep_alive: float, wheel: TimerWheel, buffer: memoryview | None = None
+    ) -> None:
+        self.origin: Final = origin
+        self._keep_alive: Final = keep_alive
+        self._wheel: Final = wheel
+        self._buffer: Final = read_buffer() if buffer is None else buffer
+        self._tls: Final = None if origin.tls is None else client_context(origin.tls)
+        # In the order in which they became idle.
+        self._idle: dict[Connection, None] = {}
+        self._active: set[Connection] = set()
+        self._sweep_at = 0.0
+        self._sweeper: Timer | None = None
+        self._closed = False
+
+    @property
+    def active(self) -> int:
+        """Connections that are in the hands of a caller."""
+        return len(self._active)
+
+    @property
+    def idle(self) -> int:
+        return len(self._idle)
+
+    def take(self) -> Connection | None:
+        """The connection that became idle last, if it has not idled too long."""
+        if not self._idle:
+            return None
+        now = self._wheel.time()
+        while self._idle:
+            connection, _ = self._idle.popitem()
+            self._active.add(connection)
+            if connection.idle_until > now:
+                return connection
+            connection.abort()
+        return None
+
+    async def connect(self, timeout: float) -> Connection:
+        """A new connection, in `timeout` seconds for name, TCP and TLS together.
+
+        Raises UpstreamError (dns, refused, connect_timeout, tls). Cancelled at any point it leaves no socket behind.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        with _own_errors(self.origin):
+            async with asyncio.timeout_at(deadline):
+                addresses = await self._resolve(loop)
+                for left in range(len(addresses), 1, -1):
+                    # A dead address must leave time for the others.
+                    share = (deadline - loop.time()) / left
+                    try:
+                        async with asyncio.timeout(share):
+                            return await self._dial(loop, *addresses[-left])
+                    except OSError:
+                        continue
+                return await self._dial(loop, *addresses[-1])
+
+    def close(self) -> None:
+        """Close what is idle now, and what is in use when its exchange ends."""
+        self._closed = True
+        for connection in list(self._idle):
+            connection.abort()
+
+    async def _resolve(self, loop: asyncio.AbstractEventLoop) -> list[tuple[str, int]]:
+        infos = await loop.getaddrinfo(self.origin.host, self.origin.port, type=socket.SOCK_STREAM)
+        return list(dict.fromkeys((str(address[0]), int(address[1])) for *_, address in infos))
+
+    async def _dial(self, loop: asyncio.AbstractEventLoop, host: str, port: int) -> Connection:
+        connection = Connection(self, self._buffer)
+        options: dict[str, Any] = {}
+        tls = self.origin.tls
+        if self._tls is not None and tls is not None:
+            options = {
+                "ssl": self._tls,
+                "server_hostname": tls.server_name or self.origin.host,
+                "ssl_handshake_timeout": _HANDSHAKE_TIMEOUT,
+            }
+        try:
+            await loop.create_connection(lambda: connection, host, port, **options)
+        except BaseException:
+            connection.abort()
+            raise
+        return connection
+
+    # -- what connections tell us (http1.Owner)
+
+    def opened(self, connection: Connection) -> None:
+        self._active.add(connection)
+
+    def freed(self, connection: Connection) -> None:
+        limit = self._keep_alive if connection.idle_limit is None else min(self._keep_alive, connection.idle_limit)
+        if self._closed or limit <= 0:
+            connection.abort()
+            return
+        self._active.discard(connection)
+        until = connection.idle_until = self._wheel.time() + limit
+        self._idle[connection] = None
+        if self._sweeper is None or until < self._sweep_at:
+            self._sweep_in(limit, until)
+
+    def closed(self, connection: Connection) -> None:
+        self._active.discard(connection)
+        self._idle.pop(connection, None)
+
+    def _sweep_in(self, seconds: float, at: float) -> None:
+        self._sweep_at = at
+        if self._sweeper is None:
+            self._sweeper = self._wheel.arm(seconds, self._sweep)
+        else:
+            self._wheel.rearm(self._sweeper, seconds)
+
+    def _sweep(self) -> None:
+        """Close what has idled too long: one timer a pool, not one a connection, and none while all are in use."""
+        self._sweeper = None
+        now = self._wheel.time()
+        for connection in [connection for connection in self._idle if connection.idle_until <= now]:
+            connection.abort()
+        if self._idle:
+            until = min(connection.idle_until for connection in self._idle)
+            self._sweep_in(until - now, until)
+
+
+@contextmanager
+def _own_errors(origin: Origin) -> Iterator[None]:
+    """Foreign exceptions of connecting stop here."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise UpstreamError("connect_timeout", str(error) or "no connection in time") from error
+    except (socket.gaierror, UnicodeError) as error:
+        raise UpstreamError("dns", str(error)) from error
+    except ssl.SSLError as error:
+        raise UpstreamError("tls", str(error)) from error
+    except ConnectionRefusedError as error:
+        raise UpstreamError("refused", str(error)) from error
+    except ConnectionError as error:
+        # After TCP has connected only the handshake can be reset.
+        raise UpstreamError("refused" if origin.tls is None else "tls", str(error)) from error
+    except OSError as error:
+        raise UpstreamError("refused", str(error)) from error
