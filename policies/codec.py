@@ -62,6 +62,10 @@ class Decoder(Generic[T]):
     def __init__(self: Decoder[Any]) -> None: ...
     @overload
     def __init__(self, type: type[T], *, strict: bool = True) -> None: ...
+    @overload
+    def __init__(self, type: object, *, strict: bool = True) -> None:
+        """For what mypy does not call a type, as unions: ``kept: Decoder[str | None] = Decoder(str | None)``."""
+
     def __init__(self, type: Any = Any, *, strict: bool = True) -> None:
         self._decode = msgspec.json.Decoder(type, strict=strict).decode
 
