@@ -1,0 +1,50 @@
+"""What of the policy file's reference this version does: the one list that shrinks as mechanisms are built.
+
+A mechanism that is not built yet is accepted when it is off or at its default, and else refused with its path: a key is
+never ignored. In a path `*` is a name and `[]` a place in a list.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+NOT_BUILT: Final = frozenset(
+    """
+    server.admin_token server.header_timeout server.body_timeout server.lame_duck server.drain server.tls server.cors
+    store.password store.prefix store.timeout store.on_outage
+    auth.api_keys.store auth.jwt
+    plans.*.priority plans.*.weight plans.*.max_input_tokens plans.*.max_output_tokens plans.*.limits
+    pools.*.version pools.*.discover pools.*.hash_on pools.*.max_in_flight pools.*.queue pools.*.on_disconnect
+    pools.*.health pools.*.ejection pools.*.breaker pools.*.slow_start pools.*.scrape
+    pools.*.endpoints[].max_in_flight pools.*.endpoints[].tags
+    pools.*.workers.warm_up pools.*.workers.restart.crash_loop pools.*.workers.stop.drain pools.*.workers.autoscale
+    routes[].match routes[].retry routes[].hedge routes[].cache routes[].fallback routes[].canary routes[].shadow
+    routes[].timeouts.first_byte routes[].timeouts.first_byte_plain routes[].timeouts.idle routes[].timeouts.attempt
+    observe.access_log.format observe.access_log.sample observe.log.format observe.metrics.labels observe.tracing
+    """.split()
+)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int)
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+# Keys that are built for some of their values: what those values are called, and which they are.
+_PARTLY_BUILT: Final[Mapping[str, tuple[str, Any]]] = {
+    "server.processes": ("1", lambda value: value == 1),
+    "store.url": ("memory://", lambda value: value == "memory://"),
+    "pools.*.balance": ("least_requests, round_robin", lambda value: value in ("least_requests", "round_robin")),
+    "pools.*.workers.count": ("a number", _is_number),
+    "pools.*.workers.gpus": ("auto, none", _is_word),
+}
+
+
+def partly_built(path: str, value: Any) -> str | None:
+    """None when this version does `value` at `path`, else the values that it does."""
+    if path not in _PARTLY_BUILT:
+        return None
+    names, accepts = _PARTLY_BUILT[path]
+    return None if accepts(value) else names

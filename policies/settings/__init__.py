@@ -1,0 +1,101 @@
+"""What an operator decided, as frozen values; attribute names are the policy file's keys (`for` is `for_`).
+
+Durations are seconds, sizes bytes, `off` is None (of a list: empty), and every absent key has its default. The
+docstring of a class has a line for each of its keys: `sluice schema` and the docs show them.
+"""
+
+from policies.addresses import Address
+from policies.forms import Bound, Step
+from policies.settings.auth import ApiKeys, Auth, ClaimDefaults, Claims, Jwks, Jwt, Limit, Per, Plan, Scope
+from policies.settings.observe import AccessLog, Log, Metrics, Observe, Tracing
+from policies.settings.policy import Policy
+from policies.settings.pools import (
+    Balance,
+    Breaker,
+    Discover,
+    Ejection,
+    Endpoint,
+    EndpointTls,
+    Engine,
+    Health,
+    Pool,
+    Queue,
+    Scrape,
+)
+from policies.settings.routes import (
+    Cache,
+    Canary,
+    Fallback,
+    Hedge,
+    Judge,
+    Match,
+    Method,
+    Retry,
+    Route,
+    Shadow,
+    Timeouts,
+    Webhook,
+)
+from policies.settings.secret import Secret
+from policies.settings.server import Cors, Server, ServerTls, Store
+from policies.settings.workers import Autoscale, CrashLoop, Down, Restart, Scale, Stop, Up, Workers
+from policies.units import Rate
+
+__all__ = [
+    "AccessLog",
+    "Address",
+    "ApiKeys",
+    "Auth",
+    "Autoscale",
+    "Balance",
+    "Bound",
+    "Breaker",
+    "Cache",
+    "Canary",
+    "ClaimDefaults",
+    "Claims",
+    "Cors",
+    "CrashLoop",
+    "Discover",
+    "Down",
+    "Ejection",
+    "Endpoint",
+    "EndpointTls",
+    "Engine",
+    "Fallback",
+    "Health",
+    "Hedge",
+    "Judge",
+    "Jwks",
+    "Jwt",
+    "Limit",
+    "Log",
+    "Match",
+    "Method",
+    "Metrics",
+    "Observe",
+    "Per",
+    "Plan",
+    "Policy",
+    "Pool",
+    "Queue",
+    "Rate",
+    "Restart",
+    "Retry",
+    "Route",
+    "Scale",
+    "Scope",
+    "Scrape",
+    "Secret",
+    "Server",
+    "ServerTls",
+    "Shadow",
+    "Step",
+    "Stop",
+    "Store",
+    "Timeouts",
+    "Tracing",
+    "Up",
+    "Webhook",
+    "Workers",
+]

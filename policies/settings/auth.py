@@ -1,0 +1,187 @@
+"""Who may ask, and for how much (POLICY: `auth`, `plans`)."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from policies.addresses import URL
+from policies.forms import BOOL, GLOB, NAME, PATH, PLAN_NAME, TEXT
+from policies.kind import UNSET
+from policies.units import COUNT, COUNT_ABOVE_0, PRIORITY, RATE, SECONDS, SECONDS_ABOVE_0, WEIGHT, Rate
+
+Scope = Literal["chat", "completions", "embeddings", "rerank", "audio", "predict", "engine_fields"]
+Per = Literal["key", "tenant", "user", "ip", "model", "tenant+model", "all"]
+_Rsa = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"]
+_Curves = Literal["ES256", "ES384", "ES512", "EdDSA"]
+_SharedKey = Literal["HS256", "HS384", "HS512"]
+Algorithm = Literal[_Rsa, _Curves, _SharedKey]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKeys:
+    """Where the hashes of the keys are.
+
+    file: a keys file, written by `sluice keys` only and read again when it changes
+    store: true keeps them in the store instead
+    """
+
+    file: Annotated[str | None, PATH, UNSET] = None
+    store: Annotated[bool, BOOL] = False
+
+    def __post_init__(self) -> None:
+        if (self.file is not None) == self.store:
+            raise ValueError("api_keys is {file: PATH} or {store: true}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Jwks:
+    """An issuer's public keys.
+
+    url: where they are fetched
+    file: or a file that holds them
+    refresh: how often they are fetched
+    stale: for how long the last ones serve while they cannot be fetched
+    """
+
+    url: Annotated[str | None, URL, UNSET] = None
+    file: Annotated[str | None, PATH, UNSET] = None
+    refresh: Annotated[float, SECONDS_ABOVE_0] = 600.0
+    stale: Annotated[float, SECONDS] = 86400.0
+
+    def __post_init__(self) -> None:
+        if (self.url is None) == (self.file is None):
+            raise ValueError("jwks is {url: URL} or {file: PATH}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claims:
+    """Which claim of a token says what.
+
+    tenant: claim that names the tenant
+    plan: claim that names the plan
+    scopes: claim that lists the scopes
+    models: claim that lists the models
+    """
+
+    tenant: Annotated[str | None, TEXT, UNSET] = None
+    plan: Annotated[str | None, TEXT, UNSET] = None
+    scopes: Annotated[str | None, TEXT, UNSET] = None
+    models: Annotated[str | None, TEXT, UNSET] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimDefaults:
+    """What holds where a token does not say.
+
+    tenant: the tenant
+    plan: the plan's name
+    scopes: the scopes
+    models: names or globs
+    """
+
+    tenant: Annotated[str | None, NAME, UNSET] = None
+    plan: Annotated[str | None, PLAN_NAME, UNSET] = None
+    scopes: Annotated[tuple[Scope, ...] | None, UNSET] = None
+    models: Annotated[tuple[Annotated[str, GLOB], ...] | None, UNSET] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Jwt:
+    """One issuer of tokens.
+
+    name: what the gateway calls it
+    issuer: the token's `iss`
+    audience: the token's `aud`
+    algorithms: how tokens may be signed
+    jwks: {url} or {file} of the public keys
+    leeway: how far clocks may differ
+    max_lifetime: the longest a token may be valid
+    claims: which claim says what; one that is named and missing is 403 unless `default` gives it
+    default: what holds where a token does not say
+    """
+
+    name: Annotated[str, NAME]
+    issuer: Annotated[str, URL]
+    audience: Annotated[str, TEXT]
+    algorithms: tuple[Algorithm, ...] = ("RS256", "ES256", "EdDSA")
+    jwks: Jwks
+    leeway: Annotated[float, SECONDS] = 30.0
+    max_lifetime: Annotated[float, SECONDS_ABOVE_0] = 86400.0
+    claims: Claims = Claims()
+    default: ClaimDefaults = ClaimDefaults()
+
+    def __post_init__(self) -> None:
+        shared = [name for name in self.algorithms if name.startswith("HS")]
+        if shared and len(shared) < len(self.algorithms):
+            # Whoever knows the public key could sign with it as if it were the shared one.
+            raise ValueError(f"{shared[0]} cannot stand beside an algorithm with public keys")
+        if not self.algorithms:
+            raise ValueError("algorithms is empty")
+        if self.claims.plan is None and self.default.plan is None:
+            raise ValueError("a token gets its plan from claims.plan or default.plan: neither is there")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Auth:
+    """How clients prove who they are.
+
+    anonymous: a plan's name: for requests without a credential, and for a bearer that is neither our key nor a JWT
+    api_keys: {file: PATH} or {store: true}
+    jwt: issuers of tokens
+    """
+
+    anonymous: Annotated[str, PLAN_NAME] | None = None
+    api_keys: ApiKeys | None = ApiKeys(file="keys.yaml")
+    jwt: tuple[Jwt, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """One limit: exactly one of requests, tokens, output_tokens and concurrency.
+
+    requests: requests in a time, such as 60/minute
+    tokens: prompt and completion tokens in a time
+    output_tokens: completion tokens in a time
+    concurrency: open requests
+    burst: how much at once, with token_bucket; absent: the rate's count
+    strategy: how a time is measured
+    per: what is counted apart
+    on_outage: while the store is away; absent: the store's own
+    """
+
+    requests: Annotated[Rate | None, RATE, UNSET] = None
+    tokens: Annotated[Rate | None, RATE, UNSET] = None
+    output_tokens: Annotated[Rate | None, RATE, UNSET] = None
+    concurrency: Annotated[int | None, COUNT, UNSET] = None
+    burst: Annotated[int | None, COUNT_ABOVE_0, UNSET] = None
+    strategy: Literal["token_bucket", "fixed_window", "sliding_window", "moving_window"] = "token_bucket"
+    per: Per = "key"
+    on_outage: Annotated[Literal["local", "open", "closed"] | None, UNSET] = None
+
+    def __post_init__(self) -> None:
+        kinds = (self.requests, self.tokens, self.output_tokens, self.concurrency)
+        if sum(kind is not None for kind in kinds) != 1:
+            raise ValueError("a limit has exactly one of requests, tokens, output_tokens and concurrency")
+        if self.burst is not None and (self.concurrency is not None or self.strategy != "token_bucket"):
+            raise ValueError("burst belongs to strategy token_bucket")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a key or a token entitles to.
+
+    models: names or globs of the models; absent: all
+    scopes: kinds of requests
+    priority: higher goes first in the admission queue
+    weight: fair share among tenants of the same priority
+    max_input_tokens: longest prompt, estimated
+    max_output_tokens: caps max_tokens
+    limits: how much in what time
+    """
+
+    models: Annotated[tuple[Annotated[str, GLOB], ...] | None, UNSET] = None
+    scopes: tuple[Scope, ...] = ("chat", "completions", "embeddings", "rerank", "audio", "predict")
+    priority: Annotated[int, PRIORITY] = 0
+    weight: Annotated[float, WEIGHT] = 1.0
+    max_input_tokens: Annotated[int, COUNT_ABOVE_0] | None = None
+    max_output_tokens: Annotated[int, COUNT_ABOVE_0] | None = None
+    limits: tuple[Limit, ...] = ()

@@ -1,0 +1,81 @@
+"""What the gateway tells about itself (POLICY: `observe`)."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from policies.addresses import URL
+from policies.forms import LOG_PATH
+from policies.nodes import OFF
+from policies.units import COUNT_ABOVE_0, SHARE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessLog:
+    """One line a request.
+
+    path: a file, or "-" for stdout
+    format: how a line is written
+    sample: share of the requests that get a line
+    """
+
+    path: Annotated[str, LOG_PATH] = "-"
+    format: Literal["json", "text"] = "json"
+    sample: Annotated[float, SHARE] = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """What the gateway itself has to say.
+
+    path: stderr, stdout or a file
+    level: least weighty that is written
+    format: how a line is written
+    """
+
+    path: Annotated[str, LOG_PATH] = "stderr"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+    def __post_init__(self) -> None:
+        if self.path in OFF:
+            raise ValueError("the gateway's own log cannot be off; level: error says least")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """Prometheus metrics.
+
+    labels: labels that may be as many as there are tenants, models and pools
+    max_series: beyond so many series of a metric the rest is `other`
+    """
+
+    labels: tuple[Literal["tenant", "model", "pool"], ...] = ("tenant", "model", "pool")
+    max_series: Annotated[int, COUNT_ABOVE_0] = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tracing:
+    """Traces by OTLP.
+
+    otlp: where they are sent
+    sample: share of the requests that are traced
+    """
+
+    otlp: Annotated[str, URL]
+    sample: Annotated[float, SHARE] = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observe:
+    """Logs, metrics and traces.
+
+    access_log: one line a request
+    log: what the gateway itself has to say
+    metrics: Prometheus metrics
+    tracing: traces by OTLP
+    """
+
+    access_log: AccessLog | None = AccessLog()
+    log: Log = Log()
+    metrics: Metrics = Metrics()
+    tracing: Tracing | None = None
