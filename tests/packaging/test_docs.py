@@ -42,7 +42,7 @@ def test_readme_leads_from_nothing_to_an_answer_and_to_an_own_engine() -> None:
 def test_changelog_begins_with_what_is_not_released_yet() -> None:
     lines = (ROOT / "CHANGELOG.md").read_text().splitlines()
     assert lines[0] == "# Changelog"
-    assert [line for line in lines if line.startswith("## ")][0] == "## Unreleased"
+    assert next(line for line in lines if line.startswith("## ")) == "## Unreleased"
     entries = [line for line in lines if line and not line.startswith(("#", "- ", "  "))]
     assert entries == [], "every entry is a list item"
 
