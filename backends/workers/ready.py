@@ -1,0 +1,81 @@
+"""Waiting for a worker's engine: does it answer, and is it ours that answers?"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+
+from backends.workers.groups import Listener
+
+# A look costs 60 us while the port refuses. An engine that loads weights for minutes is looked at less often.
+PATIENCE = ((2.0, 0.02), (10.0, 0.05), (float("inf"), 0.25))
+LOOK = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Where an engine says that it is well. No path: an open port is enough."""
+
+    path: str | None = "/health"
+    well: Collection[int] = (200,)
+
+
+HEALTH = {
+    "triton": Health("/v2/health/ready"),
+    # Of these we know only that they speak HTTP: one without the path is as good as one that says yes.
+    "openai": Health("/health", (200, 404)),
+    "http": Health("/health", (200, 404)),
+}
+
+
+def health_of(engine: str, path: str) -> Health:
+    """The engine's own way, or 200 on a `path` that the operator names instead of `auto`."""
+    return HEALTH.get(engine, Health()) if path == "auto" else Health(path)
+
+
+async def until_well(
+    host: str,
+    port: int,
+    health: Health,
+    *,
+    listener: Callable[[], Awaitable[Listener]],
+    clock: Callable[[], float],
+) -> str | None:
+    """Returns None as soon as the engine is well, or why it must not be used. Has no end of its own: cancel it."""
+    began = clock()
+    while True:
+        if await _well(host, port, health):
+            owner = await listener()
+            if owner is Listener.STRANGER:
+                return f"port {port} belongs to a process outside the worker's group"
+            if owner is not Listener.NOBODY:
+                return None
+        waited = clock() - began
+        await asyncio.sleep(next(pause for until, pause in PATIENCE if waited < until))
+
+
+async def _well(host: str, port: int, health: Health) -> bool:
+    try:
+        async with asyncio.timeout(LOOK):
+            status = await get_status(host, port, health.path)
+    except (OSError, TimeoutError):
+        return False
+    return health.path is None or status in health.well
+
+
+async def get_status(host: str, port: int, path: str | None) -> int | None:
+    """The status of `GET path` over plain HTTP/1.1, None for what is not HTTP; no path only connects. Raises OSError.
+
+    Not httpx, which would add 13 MB to a gateway that otherwise needs no control-plane client, and 3 ms a look.
+    """
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        if path is None:
+            return None
+        writer.write(f"GET {path} HTTP/1.1\r\nhost: {host}:{port}\r\nconnection: close\r\n\r\n".encode("ascii"))
+        head = await reader.read(64)
+    finally:
+        writer.transport.abort()
+    version, _, rest = head.partition(b" ")
+    return int(rest[:3]) if version.startswith(b"HTTP/1.") and rest[:3].isdigit() else None

@@ -1,0 +1,39 @@
+"""The control plane's HTTP client."""
+
+import subprocess
+import sys
+
+import pytest
+
+from backends.http import HttpClient, HttpError
+from tests.backends.answering import answering
+
+
+@pytest.mark.parametrize("status", [200, 307, 404, 503])
+async def test_a_status_is_an_answer_whatever_it_is(status: int) -> None:
+    answer = f"HTTP/1.1 {status} X\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n".encode()
+    async with answering(answer) as port, HttpClient() as client:
+        assert await client.get_status(f"http://127.0.0.1:{port}/health", 5.0) == status
+
+
+async def test_a_body_without_end_is_not_read() -> None:
+    async with answering(b"HTTP/1.1 200 OK\r\n\r\nand on and on") as port, HttpClient() as client:
+        assert await client.get_status(f"http://127.0.0.1:{port}/health", 5.0) == 200
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\n", b"SSH-2.0-OpenSSH\r\n"])
+async def test_silence_half_a_head_and_nonsense_are_no_answer(answer: bytes) -> None:
+    async with answering(answer) as port, HttpClient() as client:
+        with pytest.raises(HttpError):
+            await client.get_status(f"http://127.0.0.1:{port}/health", 0.2)
+
+
+async def test_a_closed_port_is_no_answer() -> None:
+    async with HttpClient() as client:
+        with pytest.raises(HttpError):
+            await client.get_status("http://127.0.0.1:1/health", 1.0)
+
+
+def test_httpx_is_not_loaded_before_the_first_request() -> None:
+    script = "import sys, backends.http, backends.workers.supervisor; sys.exit('httpx' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], timeout=30).returncode == 0
