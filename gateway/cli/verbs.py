@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from gateway import __version__
-from gateway.cli import keys
 
 app = typer.Typer(
     name="sluice",
@@ -17,7 +16,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.add_typer(keys.app, name="keys")
+# A verb with words of its own gets them as they are, so that its module is imported only when it is called.
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 Policy = Annotated[Path, typer.Argument(metavar="POLICY", exists=True, dir_okay=False, help="The policy file (YAML).")]
 
@@ -39,7 +39,7 @@ def sluice(
 
 @app.command()
 def serve(policy: Policy) -> None:
-    """Serve clients by a policy file; SIGTERM drains, SIGINT (Ctrl-C) hurries, SIGHUP reads the file again."""
+    """Serve clients by a policy file; SIGHUP reads it again."""
     from gateway.cli import serve as verb
 
     raise typer.Exit(verb.run(policy))
@@ -47,7 +47,7 @@ def serve(policy: Policy) -> None:
 
 @app.command()
 def check(policy: Policy) -> None:
-    """Read a policy file: exit code 0, or 1 and every mistake with file:line:column."""
+    """Read a policy file; exit code 1 and every mistake in it."""
     from gateway.cli import check as verb
 
     raise typer.Exit(verb.run(policy))
@@ -59,3 +59,19 @@ def schema() -> None:
     from gateway.cli import schema as verb
 
     raise typer.Exit(verb.run())
+
+
+@app.command(add_help_option=False, context_settings=PASSED_ON)
+def keys(context: typer.Context) -> None:
+    """Create, list, rotate and revoke API keys."""
+    from gateway.cli import keys as verb
+
+    verb.app(args=context.args, prog_name="sluice keys")
+
+
+@app.command(add_help_option=False, context_settings=PASSED_ON)
+def simulate(context: typer.Context) -> None:
+    """Run the simulator by itself: an OpenAI-compatible engine without a model."""
+    from gateway.cli import simulate as verb
+
+    raise typer.Exit(verb.run(context.args))
