@@ -51,12 +51,15 @@ class DataPlane:
     """Connections, endpoints and their counts. `install` is its only way in, `emit` its only way out."""
 
     def __init__(
-        self, *, loop: asyncio.AbstractEventLoop, wheel: TimerWheel, meters: Meters, rng: random.Random, emit: Callable[[EndpointFailed], None]
-    ) -> None:
+        self, *, loop: asyncio.AbstractEventLoop, wheel: TimerWheel, meters: Meters, rng: random.Random,
+        now: Callable[[], float], emit: Callable[[EndpointFailed], None],
+    ) -> None:  # fmt: skip
+        """`now` is wall time in seconds since the epoch, for credentials that expire."""
         self._loop = loop
         self._wheel = wheel
         self._meters = meters
         self._rng = rng
+        self._now = now
         self._buffer = read_buffer()
         self._endpoints: dict[EndpointSpec, Endpoint] = {}
         self._retired: list[Endpoint] = []
@@ -88,7 +91,7 @@ class DataPlane:
             key = (spec.name, spec.balance)
             strategies[key] = self._strategies.get(key) or strategy(spec.balance, self._rng)
             pools[spec.name] = Pool(spec, tuple(endpoints[one] for one in spec.endpoints), strategies[key])
-        authenticator = Authenticator(table.keys, table.anonymous)
+        authenticator = Authenticator(table.keys, table.anonymous, self._now)
         view = View(table, pools, Routes(table.routes), authenticator)
         gone = [endpoint for spec, endpoint in self._endpoints.items() if spec not in endpoints]
         self.view, self._endpoints, self._strategies = view, endpoints, strategies

@@ -7,7 +7,7 @@ they began with.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from policies.identity import Principal
+from policies.identity import KeyRecord, Principal
 from policies.settings import Route
 
 
@@ -52,7 +52,7 @@ class Table:
     generation: int
     pools: Mapping[str, PoolSpec]
     routes: tuple[Route, ...]
-    keys: Mapping[bytes, Principal] = field(repr=False)
+    keys: Mapping[bytes, KeyRecord] = field(repr=False)
     """SHA-256 of a key -> whom it proves."""
     anonymous: Principal | None
     max_body: int

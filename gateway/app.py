@@ -14,7 +14,7 @@ from typing import Self
 from backends.plane import DataPlane
 from backends.wheel import TimerWheel
 from backends.workers.launch import Launcher
-from backends.workers.supervisor import Supervisor, WorkerEvent
+from backends.workers.supervisor import Supervisor
 from gateway import __version__
 from gateway.admin.routes import admin_routes, client_routes
 from gateway.banner import banner
@@ -55,13 +55,16 @@ class Gateway:
         self.log = Log(policy.observe.log.path, level=policy.observe.log.level)
         self._access = _access_log(policy, self.log, rng)
         self.wheel = TimerWheel(loop)
-        self.plane = DataPlane(loop=loop, wheel=self.wheel, meters=self.metrics, rng=rng, emit=control.endpoint_failed)
-        status = GatewayStatus(self.plane, self.metrics, self._access, time.time())  # noqa: TID251  the clock of `created`
-        pipeline = Pipeline(plane=self.plane, metrics=self.metrics, access=self._access, wheel=self.wheel, loop=loop)
-        edge = Edge(plane=self.plane, pipeline=pipeline, routes=client_routes(status), loop=loop, rng=rng)
-        wire = WireSettings(max_head=policy.server.max_head, write_timeout=policy.server.write_timeout)
-        self._clients = Listener(edge, policy.server.listen, wheel=self.wheel, settings=wire)
-        self._admin = Listener(admin_routes(status), policy.server.admin, wheel=self.wheel, settings=wire)
+        clock = time.time  # noqa: TID251  the wall clock: for what expires on a date, and for `created`
+        self.plane = DataPlane(
+            loop=loop, wheel=self.wheel, meters=self.metrics, rng=rng, now=clock, emit=control.endpoint_failed
+        )
+        status = GatewayStatus(self.plane, self.metrics, self._access, clock())
+        pipeline = Pipeline(plane=self.plane, metrics=self.metrics, access=self._access, wheel=self.wheel, loop=loop, clock=time.monotonic)
+        edge = Edge(plane=self.plane, pipeline=pipeline, routes=client_routes(status), clock=time.monotonic, rng=rng)
+        wire = WireSettings(clock=time.monotonic, max_head=policy.server.max_head, write_timeout=policy.server.write_timeout)
+        self._clients = Listener(edge, str(policy.server.listen), wheel=self.wheel, settings=wire)
+        self._admin = Listener(admin_routes(status), str(policy.server.admin), wheel=self.wheel, settings=wire)
         await self._open()
         self._lag = loop.create_task(watch_lag(self.metrics.loop_lag, loop), name="loop lag")
 
@@ -116,7 +119,7 @@ class Gateway:
 
 
 def _supervise(policy: Policy, changed, report, *, loop: asyncio.AbstractEventLoop, rng: random.Random) -> Supervisor:  # type: ignore[no-untyped-def]
-    launcher = Launcher(report=lambda text: report(WorkerEvent("guard", "", "", reason=text)), clock=loop.time)
+    launcher = Launcher(warn=lambda text: logging.getLogger("sluice.worker").warning(text), clock=loop.time)
     return Supervisor(
         policy.pools, launcher=launcher, changed=changed, report=report, line=_worker_line, clock=loop.time, chance=rng.random
     )
@@ -160,7 +163,7 @@ async def _serve(path: Path) -> int:
     stop = loop.create_task(ended.wait(), name="signal")
     await asyncio.wait({ready, stop}, return_when=asyncio.FIRST_COMPLETED)
     if not ended.is_set():
-        sys.stdout.write(banner(gateway.control.policy, gateway.address, gateway.admin_address))
+        sys.stdout.write(banner(gateway.control.policy, gateway.address, gateway.admin_address, gateway.control.demo_key))
         sys.stdout.flush()
         sys.stderr.write(f"ready on {gateway.address}\n")
     await stop

@@ -1,15 +1,12 @@
 """What `sluice serve` prints once it takes traffic: for a policy with a public demo key, everything needed for a first answer."""
 
-from collections.abc import Callable
-
 from policies.settings import Policy
 
 
-def banner(policy: Policy, address: str, admin: str, demo_key: Callable[[Policy], str | None]) -> str:
+def banner(policy: Policy, address: str, admin: str, key: str | None) -> str:
     """The lines for stdout. The curl and the Python snippet work as printed; no line before the curl begins with `curl`."""
     base = f"http://{address}/v1" if not address.startswith("unix:") else None
     lines = ["", f"Sluice is listening on {address}; admin on http://{admin} (/healthz /readyz /metrics)"]
-    key = demo_key(policy)
     model = next((route.model for route in policy.routes if route.model is not None and not set("*?[") & set(route.model)), None)
     if key is None or base is None or model is None:
         return "\n".join([*lines, "", ""])

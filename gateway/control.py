@@ -57,6 +57,8 @@ class Control:
         self._first_round: set[str] = set()
         self.settled = asyncio.Event()
         """Set once every worker was ready or failed once: from then on, waiting longer means waiting for a repair."""
+        self.demo_key: str | None = None
+        """The text of an example's public key."""
         self.policy = self._load_first()
 
     # -- start and end
@@ -64,7 +66,7 @@ class Control:
     def _load_first(self) -> Policy:
         try:
             policy = load(str(self._path), secrets=True)
-            self._keys = _read_keys(policy)
+            self._keys, self.demo_key = _read_keys(policy)
         except PolicyError as error:
             raise StartError("\n".join(str(mistake) for mistake in error.mistakes)) from None
         except KeyFileError as error:
@@ -121,12 +123,12 @@ class Control:
             self.install()
 
     def _report(self, event: WorkerEvent) -> None:
-        worker = self._metrics.worker(event.pool, event.worker) if event.worker else None
-        if worker is not None and event.kind == "ready":
+        worker = self._metrics.worker(event.pool, event.worker)
+        if event.kind == "ready":
             worker.started(event.seconds)
-        if worker is not None and event.kind == "died":
+        elif event.kind == "died":
             worker.restarted()
-        level = logging.WARNING if event.kind in ("died", "guard") else logging.INFO
+        level = logging.WARNING if event.kind == "died" else logging.INFO
         what = fields(worker=event.worker, pool=event.pool, pid=event.pid, reason=event.reason or None, seconds=round(event.seconds, 3))
         log.log(level, f"worker_{event.kind}", extra=what)
 
@@ -137,7 +139,7 @@ class Control:
         async with self._reloading:
             try:
                 policy = await asyncio.to_thread(load, str(self._path), secrets=True)
-                keys = await asyncio.to_thread(_read_keys, policy)
+                keys, self.demo_key = await asyncio.to_thread(_read_keys, policy)
             except (PolicyError, KeyFileError) as error:
                 self._metrics.reload_failed()
                 mistakes = [str(one) for one in error.mistakes] if isinstance(error, PolicyError) else [str(error)]
@@ -177,11 +179,12 @@ def _signature(path: str) -> Signature:
     return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
-def _read_keys(policy: Policy) -> Mapping[bytes, KeyRecord]:
-    """The keys file's records; a key whose plan is gone is told and left out."""
+def _read_keys(policy: Policy) -> tuple[Mapping[bytes, KeyRecord], str | None]:
+    """The keys file's records, and the text of a public demo key where an example has one. A key whose plan is gone is told and left out."""
     if policy.auth.api_keys is None or policy.auth.api_keys.file is None:
-        return {}
-    found, problems = records(load_keys(policy.auth.api_keys.file), policy.plans)
+        return {}, None
+    entries = load_keys(Path(policy.auth.api_keys.file))
+    found, problems = records(entries, policy.plans)
     for problem in problems[:20]:
         log.warning("key_left_out", extra=fields(problem=problem))
-    return found
+    return found, next((entry.labels["demo_key"] for entry in entries if "demo_key" in entry.labels), None)

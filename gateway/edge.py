@@ -1,6 +1,5 @@
 """The raw ASGI door of the client port: inference paths go straight to the pipeline, the rest to Starlette's routes."""
 
-import asyncio
 import ipaddress
 import random
 import re
@@ -11,7 +10,7 @@ from backends.plane import DataPlane, View
 from gateway import errors
 from gateway.exchange import Exchange
 from gateway.pipeline import Pipeline
-from policies.paths import CONTROL, UNKNOWN, MethodRefused, PathKind, classify
+from policies.paths import CONTROL, MethodRefused, PathKind, classify, unknown
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _PEERS_KEPT: Final = 4096
@@ -22,12 +21,12 @@ class Edge:
 
     def __init__(
         self, *, plane: DataPlane, pipeline: Pipeline, routes: Callable[[Any, Any, Any], Awaitable[None]],
-        loop: asyncio.AbstractEventLoop, rng: random.Random,
+        clock: Callable[[], float], rng: random.Random,
     ) -> None:  # fmt: skip
         self._plane = plane
         self._pipeline = pipeline
         self._routes = routes
-        self._loop = loop
+        self._clock = clock
         self._rng = rng
         self._trust = TrustedProxies(())
 
@@ -37,14 +36,14 @@ class Edge:
         raw_path, method = scope["raw_path"], scope["method"]
         refusal: errors.GatewayError | None = None
         try:
-            kind = classify(raw_path, method) or view.routes.by_path(raw_path, method) or UNKNOWN
+            kind = classify(raw_path, method) or view.routes.by_path(raw_path, method) or unknown(raw_path)
         except MethodRefused as error:
             kind = error.kind
             refusal = errors.MethodNotAllowed(f"{method} is not allowed here; use {error.allow}.", allow=error.allow)
         if kind is CONTROL:
             await self._routes(scope, receive, send)
             return
-        if kind is UNKNOWN:
+        if refusal is None and not kind.methods:
             refusal = errors.PathNotFound("This path is not served. See the README for the paths that are.")
         exchange = self._exchange(scope, kind, view)
         if refusal is not None:
@@ -53,7 +52,7 @@ class Edge:
             await self._pipeline.serve(exchange, view)
 
     def _exchange(self, scope: Any, kind: PathKind, view: View) -> Exchange:
-        exchange = Exchange(scope, kind, f"{self._rng.getrandbits(128):032x}", self._loop.time())
+        exchange = Exchange(scope, kind, f"{self._rng.getrandbits(128):032x}", self._clock())
         if self._trust.networks != view.table.trusted_proxies:
             self._trust = TrustedProxies(view.table.trusted_proxies)
         sent = exchange.fields.get(b"x-request-id")

@@ -14,7 +14,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Exchange:
-    """Filled in by the pipeline, read by the access log and the metrics. Times are the loop's, in seconds."""
+    """Filled in by the pipeline, read by the access log and the metrics. Times are those of one monotonic clock, in seconds."""
 
     __slots__ = (
         "attempts", "body", "client", "client_request_id", "cycle", "dispatched", "endpoint", "error", "events", "expired", "fields",

@@ -4,7 +4,9 @@
 """
 
 import asyncio
+import functools
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from backends.endpoint import Endpoint
@@ -19,9 +21,10 @@ from gateway.observe.access_log import AccessLog
 from gateway.observe.metrics import Metrics
 from gateway.relay import Relay
 from policies import outcome as outcomes
-from policies.describe import Call, RequestRefused, describe, rewrite_model
+from policies.describe import Call, Refused, describe, refuse_engine_fields, rewrite_model
 from policies.identity import AuthenticationError, Principal
 from policies.outcome import Outcome
+from policies.paths import with_model
 from policies.routing import Routed, RouteRefused
 
 log = logging.getLogger("sluice.pipeline")
@@ -35,13 +38,15 @@ class Pipeline:
 
     def __init__(
         self, *, plane: DataPlane, metrics: Metrics, access: AccessLog | None, wheel: TimerWheel,
-        loop: asyncio.AbstractEventLoop,
+        loop: asyncio.AbstractEventLoop, clock: Callable[[], float],
     ) -> None:  # fmt: skip
+        """`clock` is monotonic, in seconds, and finer than the loop's, which uvloop rounds to milliseconds."""
         self._plane = plane
         self._metrics = metrics
         self._access = access
         self._wheel = wheel
         self._loop = loop
+        self._clock = clock
         self._up = upstream_filter()
         self._down = downstream_filter()
 
@@ -51,6 +56,8 @@ class Pipeline:
         assert task is not None, "a request is answered in a task of its own"
         exchange.cycle.on_gone = task.cancel
         try:
+            if exchange.cycle.disconnected:
+                raise asyncio.CancelledError
             await self._answer(exchange, view)
         except errors.GatewayError as error:
             self._fail(exchange, error)
@@ -116,7 +123,7 @@ class Pipeline:
                 if not message.get("more_body"):
                     break
             exchange.body = b"".join(parts)
-            exchange.received = self._loop.time()
+            exchange.received = self._clock()
         elif cycle.body:
             exchange.body = bytes(cycle.body)
         if fields.get(b"content-encoding", b"identity").lower() != b"identity":
@@ -124,20 +131,14 @@ class Pipeline:
 
     async def _describe(self, exchange: Exchange, principal: Principal) -> Call:
         kind, body = exchange.kind, exchange.body
-        content_type = exchange.fields.get(b"content-type", b"")
+        read = functools.partial(
+            describe, body, kind.model_in, content_type=exchange.fields.get(b"content-type"), model=kind.model, streams=kind.streams
+        )
         try:
-            if len(body) > SCAN_ON_LOOP:
-                call = await asyncio.to_thread(describe, body, kind, content_type)
-            else:
-                call = describe(body, kind, content_type)
-        except RequestRefused as error:
-            refusal = errors.InvalidJson if error.code == "invalid_json" else errors.InvalidRequest
-            raise refusal(str(error), param=error.param) from None
-        if call.engine_fields and "engine_fields" not in principal.scopes:
-            names = ", ".join(sorted(call.engine_fields))
-            raise errors.FieldNotAllowed(
-                f"These fields steer what tenants share and need the scope engine_fields: {names}.", param=sorted(call.engine_fields)[0]
-            )
+            call = read() if len(body) <= SCAN_ON_LOOP else await asyncio.to_thread(read)
+            refuse_engine_fields(call, principal.scopes)
+        except Refused as error:
+            raise _REFUSALS[error.code](str(error), param=error.param) from None
         exchange.stream = call.stream
         return call
 
@@ -169,7 +170,7 @@ class Pipeline:
     async def _attempt(self, exchange: Exchange, endpoint: Endpoint, routed: Routed) -> None:
         """One attempt, settled once with its outcome. The free repeat after a reset of a reused connection is part of it."""
         exchange.attempts += 1
-        relay = exchange.relay = Relay(exchange.cycle, self._loop, exchange.broken)
+        relay = exchange.relay = Relay(exchange.cycle, self._loop, self._clock, exchange.broken)
         outcome = outcomes.CLIENT_GONE
         try:
             await self._send(exchange, endpoint, routed, relay)
@@ -190,17 +191,17 @@ class Pipeline:
             endpoint.settle(outcome)
 
     async def _send(self, exchange: Exchange, endpoint: Endpoint, routed: Routed, relay: Relay) -> None:
-        body = exchange.body
-        if routed.upstream_model is not None and routed.upstream_model != exchange.model:
-            body = rewrite_model(body, routed.upstream_model, exchange.kind, exchange.fields.get(b"content-type", b""))
+        body, target = exchange.body, exchange.target
+        if routed.upstream_model != exchange.model and routed.upstream_model is not None:
+            body, target = _renamed(exchange, routed.upstream_model)
         kept = self._up.kept(exchange.wire_headers, exchange.fields.get(b"connection"))
         length = len(body) if body or exchange.method == "POST" else None
-        head = upstream_head(endpoint.request_head(exchange.method, exchange.target), kept, exchange.request_id, length)
+        head = upstream_head(endpoint.request_head(exchange.method, target), kept, exchange.request_id, length)
         head_request = exchange.method == "HEAD"
         connect = routed.route.timeouts.connect
         exchange.phase = "connect"
         connection = endpoint.take() or await endpoint.connect(connect)
-        exchange.phase, exchange.dispatched = "first_byte", self._loop.time()
+        exchange.phase, exchange.dispatched = "first_byte", self._clock()
         relay.attach(connection)
         connection.send(head, body, relay, head_request=head_request)
         await relay.begun()
@@ -221,7 +222,7 @@ class Pipeline:
             gap = self._metrics.gap(exchange.model, exchange.pool)
             self._metrics.open_streams.value += 1
         relay.release(headers, length_known=length_known, gap=gap)
-        exchange.released = self._loop.time()
+        exchange.released = self._clock()
 
     def _reply_headers(self, exchange: Exchange, endpoint: Endpoint, relay: Relay) -> tuple[Headers, bool]:
         names = dict(relay.headers)
@@ -259,7 +260,7 @@ class Pipeline:
 
     def _settle(self, exchange: Exchange) -> None:
         """One log line and one count a request; everything taken was given back before."""
-        now = self._loop.time()
+        now = self._clock()
         metrics, relay = self._metrics, exchange.relay
         if relay is not None and relay.tap is not None:
             self._settle_relay(exchange, relay)
@@ -287,6 +288,17 @@ class Pipeline:
                 metrics.output_token(exchange.model, exchange.pool)((relay.last_at - relay.began_at) / (completion - 1))
 
 
+def _renamed(exchange: Exchange, model: str) -> tuple[bytes, bytes]:
+    """Body and target with the model's name at the engine: rule 8's declared edit, which leaves every other byte as it came."""
+    if exchange.kind.model_in == "path":
+        path, mark, query = exchange.target.partition(b"?")
+        return exchange.body, with_model(path, model) + mark + query
+    return rewrite_model(exchange.body, model, exchange.kind.model_in, exchange.fields.get(b"content-type")), exchange.target
+
+
+_REFUSALS: Final = {
+    "invalid_json": errors.InvalidJson, "invalid_request": errors.InvalidRequest, "field_not_allowed": errors.FieldNotAllowed,
+}  # fmt: skip
 _NOT_SENT: Final = frozenset({"refused", "connect_timeout", "tls", "dns"})
 
 

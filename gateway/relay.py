@@ -22,13 +22,14 @@ class Relay:
     """One attempt's answer: the sink of an upstream connection and the pump of the client's reply."""
 
     __slots__ = (
-        "_connection", "_cycle", "_done", "_first", "_gap", "_held", "_held_size", "_loop", "_on_break", "_passing", "_ready",
+        "_clock", "_connection", "_cycle", "_done", "_first", "_gap", "_held", "_held_size", "_loop", "_on_break", "_passing", "_ready",
         "began_at", "ended", "error", "first_event_error", "headers", "last_at", "released", "status", "stream", "tap",
     )  # fmt: skip
 
-    def __init__(self, cycle: ClientCycle, loop: asyncio.AbstractEventLoop, on_break: Callable[["Relay"], bytes]) -> None:
+    def __init__(self, cycle: ClientCycle, loop: asyncio.AbstractEventLoop, clock: Callable[[], float], on_break: Callable[["Relay"], bytes]) -> None:
         self._cycle = cycle
         self._loop = loop
+        self._clock = clock
         self._on_break = on_break
         self._connection: Connection | None = None
         self._gap: Callable[[float], None] | None = None
@@ -53,7 +54,7 @@ class Relay:
         self.error: UpstreamError | None = None
         self.first_event_error: int | None = None
         self.began_at: float | None = None
-        """Loop time of the first content of a stream, or of the first body byte or the end of any other answer."""
+        """Clock time of the first content of a stream, or of the first body byte or the end of any other answer."""
         self.last_at = 0.0
 
     # -- the coroutine's side
@@ -124,7 +125,7 @@ class Relay:
 
     def on_data(self, data: bytes) -> None:
         if self._passing:
-            now = self._loop.time()
+            now = self._clock()
             if self._gap is not None:
                 self._gap(now - self.last_at)
             self.last_at = now
@@ -161,7 +162,7 @@ class Relay:
             _wake(self._ready)
 
     def _begin(self) -> None:
-        self.began_at = self.last_at = self._loop.time()
+        self.began_at = self.last_at = self._clock()
         _wake(self._ready)
 
     def _break(self) -> None:

@@ -44,6 +44,8 @@ class Pump(Protocol):
 class WireSettings:
     """Limits of a client connection: sizes in bytes, times in seconds."""
 
+    clock: Callable[[], float]
+    """Monotonic, in seconds."""
     max_head: int = 32 * 1024
     write_timeout: float | None = 60.0
     keep_alive: float = CLIENT_KEEP_ALIVE
@@ -245,7 +247,7 @@ class ClientProtocol(ZttpProtocol):
             on_response=self.on_response_complete,
         )
         cycle.protocol = self
-        cycle.head_started = self.loop.time()
+        cycle.head_started = self._settings.clock()
         cycle.more_body = not event.end_stream
         self.scope["extensions"] = {"sluice": cycle}
         head_bytes, self._head_bytes = self._head_bytes, 0
