@@ -106,9 +106,14 @@ def refuse_engine_fields(call: Call, scopes: frozenset[str]) -> None:
 
 
 def rewrite_model(body: bytes, new: str, model_in: ModelIn = "body", content_type: bytes | None = None) -> bytes:
-    """The body with another model's name; every other byte is as it came. The body must have been described before."""
+    """The body with another model's name; every other byte is as it came, all of it where the path has the name.
+
+    The body must have been described before.
+    """
     if model_in == "form":
         return replace_field(body, content_type, "model", new)
+    if model_in == "path" or model_in == "none":
+        return body
     return replace(body, "model", new)
 
 
