@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -12,8 +12,17 @@ from backends.tls import client_context
 from backends.upstream import Origin, UpstreamError
 from backends.wheel import Timer, TimerWheel
 
+Address = tuple[str, int]
+Resolver = Callable[[str, int], Awaitable[list[Address]]]
+
 # The deadline of `connect` is what ends a slow handshake; asyncio wants a number of its own.
 _HANDSHAKE_TIMEOUT: Final = 3600.0
+
+
+async def system_resolver(host: str, port: int) -> list[Address]:
+    """The addresses of a name in the system's order, asked off the loop. Raises socket.gaierror, UnicodeError."""
+    infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys((str(address[0]), int(address[1])) for *_, address in infos))
 
 
 def read_buffer() -> memoryview:
@@ -30,12 +39,19 @@ class ConnectionPool:
     """
 
     def __init__(
-        self, origin: Origin, *, keep_alive: float, wheel: TimerWheel, buffer: memoryview | None = None
+        self,
+        origin: Origin,
+        *,
+        keep_alive: float,
+        wheel: TimerWheel,
+        buffer: memoryview | None = None,
+        resolve: Resolver = system_resolver,
     ) -> None:
         self.origin: Final = origin
         self._keep_alive: Final = keep_alive
         self._wheel: Final = wheel
         self._buffer: Final = read_buffer() if buffer is None else buffer
+        self._resolve: Final = resolve
         self._tls: Final = None if origin.tls is None else client_context(origin.tls)
         # In the order in which they became idle.
         self._idle: dict[Connection, None] = {}
@@ -75,7 +91,9 @@ class ConnectionPool:
         deadline = loop.time() + timeout
         with _own_errors(self.origin):
             async with asyncio.timeout_at(deadline):
-                addresses = await self._resolve(loop)
+                addresses = await self._resolve(self.origin.host, self.origin.port)
+                if not addresses:
+                    raise socket.gaierror(socket.EAI_NONAME, "the name has no address")
                 for left in range(len(addresses), 1, -1):
                     # A dead address must leave time for the others.
                     share = (deadline - loop.time()) / left
@@ -91,10 +109,6 @@ class ConnectionPool:
         self._closed = True
         for connection in list(self._idle):
             connection.abort()
-
-    async def _resolve(self, loop: asyncio.AbstractEventLoop) -> list[tuple[str, int]]:
-        infos = await loop.getaddrinfo(self.origin.host, self.origin.port, type=socket.SOCK_STREAM)
-        return list(dict.fromkeys((str(address[0]), int(address[1])) for *_, address in infos))
 
     async def _dial(self, loop: asyncio.AbstractEventLoop, host: str, port: int) -> Connection:
         connection = Connection(self, self._buffer)

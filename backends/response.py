@@ -1,9 +1,10 @@
 """What a response must look like beyond what llhttp checks, and what the connection needs to know of it.
 
 llhttp accepts, and this refuses: a Transfer-Encoding other than `chunked` (taking off the framing would lose the
-coding), or one in HTTP/1.0; versions other than 1.0 and 1.1; a status below 100 or above 599; an unasked 101; interim responses
-without end or with a body. What else RFC 9112 forbids (bare CR and LF, folded lines, control characters, names that are
-no tokens, conflicting lengths, chunk sizes that are not plain hexadecimal) llhttp refuses; the tests hold it to that.
+coding), or one in HTTP/1.0; versions other than 1.0 and 1.1; a status below 100 or above 599; an unasked 101; interim
+responses without end or with a body. What else RFC 9112 forbids (bare CR and LF, folded lines, control characters,
+names that are no tokens, conflicting lengths, chunk sizes that are not plain hexadecimal) llhttp refuses; the tests
+it to that.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """One timer wheel for every timeout that is nearly always cancelled: idle connections, gaps, write stalls, deadlines.
 
 A loop timer costs about 1 us to set and as much to cancel, and a stream would set one for every chunk. Here the loop
-has one timer, however many are armed, and none while nothing is; moving a timer to a later time writes one attribute. The
-price is precision: a timer fires at most one tick late, and never early.
+has one timer, however many are armed, and none while nothing is; moving a timer to a later time writes one attribute.
+The price is precision: a timer fires at most one tick late, and never early.
 """
 
 import asyncio
