@@ -1,0 +1,113 @@
+"""One vLLM as a child process, on one core, with everything below it ended by `stop`."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.engines.install import Entry
+
+MODEL = "tiny"
+API_KEY = "engine-key-that-no-client-may-see"
+CONTEXT = 8192
+# Tokens a prefill step: an abort is heeded between steps, and one of these takes a core about 0.1 s.
+STEP = 128
+READY_WITHIN = 150.0
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def _environment(root: Path, core: int) -> dict[str, str]:
+    return os.environ | {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        # Unasked, every worker binds its computing to core 0.
+        "VLLM_CPU_OMP_THREADS_BIND": str(core),
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_HOME": str(root / "state" / "huggingface"),
+        "VLLM_CACHE_ROOT": str(root / "state" / "vllm"),
+        "VLLM_CONFIG_ROOT": str(root / "state" / "vllm-config"),
+    }
+
+
+@dataclass(slots=True)
+class Worker:
+    """A vLLM that serves the cache's model at 127.0.0.1:`port`; what it says goes to `log`."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+
+    @classmethod
+    def start(cls, entry: Entry, number: int) -> "Worker":
+        """Start it and return at once; `wait_ready` waits for the answer to /health."""
+        port = free_port()
+        log = entry.logs / f"vllm-{number}.log"
+        cores = sorted(os.sched_getaffinity(0))
+        options = f"--host 127.0.0.1 --port {port} --served-model-name {MODEL} --api-key {API_KEY} --load-format dummy"
+        options += f" --dtype float32 --max-model-len {CONTEXT} --max-num-batched-tokens {STEP} --max-num-seqs 16"
+        options += " --enforce-eager --enable-auto-tool-choice --tool-call-parser hermes"
+        # Should the tests be killed, the kernel tells vLLM, which ends its own children.
+        command = ["setpriv", "--pdeathsig", "TERM", str(entry.vllm), "serve", str(entry.model), *options.split()]
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env=_environment(entry.root, cores[number % len(cores)]),
+                start_new_session=True,
+            )
+        return cls(process, port, log)
+
+    def wait_ready(self) -> None:
+        """Until /health is 200. Raises AssertionError with the end of the log where that does not come."""
+        end = time.monotonic() + READY_WITHIN
+        while self.process.poll() is None and time.monotonic() < end:
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=2) as answer:
+                if answer.status == 200:
+                    return
+            time.sleep(0.25)
+        tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-30:])
+        raise AssertionError(f"vLLM was not ready (exit status {self.process.poll()}); the end of {self.log}:\n{tail}")
+
+    def busy(self) -> int:
+        """Requests that run or wait in the engine, by its own /metrics."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        wanted = ("vllm:num_requests_running{", "vllm:num_requests_waiting{")
+        values = [float(line.rpartition(" ")[2]) for line in lines if line.startswith(wanted)]
+        assert len(values) == 2, f"vLLM's gauges are not as expected: {values}"
+        return int(sum(values))
+
+    def pid_of(self, title: str) -> int:
+        """The process of this worker whose command line begins with `title`."""
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                line = (folder / "cmdline").read_bytes()
+                session = int((folder / "stat").read_text().rpartition(")")[2].split()[3])
+                if session == self.process.pid and line.startswith(title.encode()):
+                    return int(folder.name)
+        raise AssertionError(f"vLLM has no process {title}")
+
+    def stop(self) -> None:
+        """End it and everything in its group: politely, so that it removes its shared memory, and then for certain."""
+        with suppress(subprocess.TimeoutExpired):
+            if self.process.poll() is None:
+                self.process.terminate()
+            self.process.wait(5)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(10)
