@@ -18,7 +18,7 @@ _TEXT_SCHEMA: Final = {"type": ["string", "number", "boolean"]}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_VISIBLE = re.compile(r"[\x20-\x7e\x80-\U0010ffff\t]*")
+_VISIBLE = re.compile(r"[\x20-\x7e\t]*")
 _HASH_HEADER = re.compile(r"header:[A-Za-z0-9!#$%&'*+.^_`|~-]+|body:[A-Za-z0-9_]+")
 _BOUND = re.compile(r"(<=|>=|<|>)\s*([0-9]+[kM]?)")
 _LONGEST_MODEL: Final = 256
@@ -110,7 +110,7 @@ def _read_header_name(text: str) -> str:
 
 
 def _read_header_value(text: str) -> str:
-    return _matching(_VISIBLE, "a header's value without control characters")(text).strip(" \t")
+    return _matching(_VISIBLE, "a header's value in printable ASCII")(text).strip(" \t")
 
 
 def _read_bound(text: str) -> Bound:

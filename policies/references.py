@@ -118,7 +118,8 @@ def _dead_routes(root: Cursor) -> _Found:
     models: list[tuple[str, str]] = []
     paths: list[tuple[str, str, frozenset[str]]] = []
     for route in root.listed("routes"):
-        free = route.get("match") is None
+        match = route.get("match")
+        free = match is None or is_off(match.node)
         names = [at for at in (route.get("model"), *route.listed("aliases")) if at is not None and at.text is not None]
         for at in names:
             first = next((where for pattern, where in models if _covers(pattern, at.text or "")), None)

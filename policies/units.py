@@ -65,7 +65,7 @@ def write_seconds(seconds: float) -> str:
     if seconds == 0:
         return "0s"
     if seconds % 1:
-        return f"{seconds * 1000:g}ms"
+        return f"{round(seconds * 1000)}ms" if round(seconds * 1000) / 1000 == seconds else f"{seconds:.9f}s"
     for unit in ("d", "h", "m"):
         if seconds > 120 and seconds % _DURATION_UNITS[unit] == 0:
             return f"{seconds / _DURATION_UNITS[unit]:g}{unit}"

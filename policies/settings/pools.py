@@ -211,5 +211,7 @@ class Pool:
     def __post_init__(self) -> None:
         if not self.endpoints and self.discover is None and self.workers is None:
             raise ValueError("a pool needs endpoints, discover or workers")
+        if self.api_key is not None and self.api_key.value is not None and not self.api_key.value.isascii():
+            raise ValueError("api_key is sent in a header and must be ASCII")
         if self.workers is not None:
             self.workers.check(self.engine)

@@ -1,0 +1,89 @@
+"""Names that lead somewhere, unique names, live routes."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.policies.policy_files import POOLS, loaded, mistakes
+
+
+@pytest.mark.parametrize(
+    ("pools", "message"),
+    [
+        (
+            "a: {endpoints: [{url: 'http://h', name: x}, {url: 'http://h', name: x}]}",
+            'policy.yaml:2:71 pools.a.endpoints[1].name: endpoint name "x" is taken by pools.a.endpoints[0].name',
+        ),
+        (
+            "a: {endpoints: [{url: 'http://h'}]}\n  b: {endpoints: [{url: 'http://h', name: a-0}]}",
+            'policy.yaml:3:43 pools.b.endpoints[0].name: endpoint name "a-0" is taken by pools.a.endpoints[0]',
+        ),
+        (
+            "a: {endpoints: [{url: 'http://h', name: b-w1}]}\n  b: {engine: simulator, workers: {count: 2}}",
+            'policy.yaml:3:35 pools.b.workers: endpoint name "b-w1" is taken by pools.a.endpoints[0].name',
+        ),
+        (
+            "a: {endpoints: [{url: 'http://h', name: b-w1}]}\n  b: {engine: simulator, workers: {}}",
+            'policy.yaml:3:35 pools.b.workers: endpoint name "b-w1" is taken by pools.a.endpoints[0].name',
+        ),
+    ],
+)
+def test_endpoint_names_are_unique_in_the_file(tmp_path: Path, pools: str, message: str) -> None:
+    assert mistakes(tmp_path, f"pools:\n  {pools}\nroutes: [{{model: m, pool: a}}]\n") == [message]
+
+
+def routes(*lines: str) -> str:
+    return POOLS + "routes:\n" + "".join(f"- {{{line}, pool: p}}\n" for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("lines", "path", "taken"),
+    [
+        (["model: a", "model: a"], "routes[1].model", "a"),
+        (["model: a, aliases: [b]", "model: b"], "routes[1].model", "b"),
+        (["model: a, aliases: [b]", "model: c, aliases: [b]"], "routes[1].aliases[0]", "b"),
+        (['model: "*"', "model: a"], "routes[1].model", "a"),
+        (['model: "qwen*"', 'model: "qwen2-*"'], "routes[1].model", "qwen2-*"),
+        (['model: "qwen*"', 'model: "qwen?"'], "routes[1].model", "qwen?"),
+        (["path: /a", "path: /a"], "routes[1].path", "/a"),
+        (['path: "/a/*"', "path: /a/b"], "routes[1].path", "/a/b"),
+        (["path: /a, methods: [GET, POST]", "path: /a, methods: [GET]"], "routes[1].path", "/a"),
+    ],
+)
+def test_route_that_can_never_match_is_a_mistake(tmp_path: Path, lines: list[str], path: str, taken: str) -> None:
+    (found,) = mistakes(tmp_path, routes(*lines))
+    assert found.split(" ", 1)[1] == f'{path}: can never match: routes[0] takes "{taken}" first'
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["model: a", "model: b"],
+        ["model: a", 'model: "*"'],
+        ['model: "qwen2-*"', 'model: "qwen*"'],
+        ['model: "a?c"', 'model: "a*c"'],
+        ['model: "a*"', 'model: "*a"'],
+        ['model: "[ab]"', 'model: "[ac]"'],
+        ["path: /a, methods: [GET]", "path: /a, methods: [POST]"],
+        ["path: /a, methods: [GET]", "path: /a"],
+        ['path: "/a/*"', 'path: "/*"'],
+        ["model: a, match: off", "model: b"],
+    ],
+)
+def test_route_that_can_match_is_none(tmp_path: Path, lines: list[str]) -> None:
+    assert len(loaded(tmp_path, routes(*lines)).routes) == 2
+
+
+def test_route_with_conditions_takes_nothing_whole(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, routes("model: a, match: {stream: true}", "model: a"))
+    assert [line.split(" ", 1)[1] for line in found] == ["routes[0].match: not available in this version"]
+
+
+def test_route_with_match_off_takes_its_names(tmp_path: Path) -> None:
+    assert "can never match" in mistakes(tmp_path, routes("model: a, match: off", "model: a"))[0]
+
+
+def test_issuers_have_names_of_their_own(tmp_path: Path) -> None:
+    issuer = "{name: n, issuer: 'https://i', audience: a, jwks: {file: j}, claims: {plan: p}}"
+    found = mistakes(tmp_path, f"auth:\n  jwt:\n  - {issuer}\n  - {issuer}\n{routes('model: a')}")
+    assert 'policy.yaml:4:12 auth.jwt[1].name: name "n" is taken by auth.jwt[0].name' in found
