@@ -75,13 +75,14 @@ class KeyEntry:
     plan: str
     created: float
     expires: float | None = None
-    revoked: bool = False
+    revoked: float | None = None
+    """When it was revoked."""
     models: tuple[str, ...] | None = None
     scopes: frozenset[str] | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
 
     def state(self, now: float) -> Literal["active", "expired", "revoked"]:
-        if self.revoked:
+        if self.revoked is not None:
             return "revoked"
         return "expired" if self.expires is not None and now >= self.expires else "active"
 
@@ -165,7 +166,7 @@ def records(entries: Iterable[KeyEntry], plans: Mapping[str, PlanRights]) -> tup
             problems.append(f'key {entry.id}: no plan "{entry.plan}" (known: {", ".join(plans) or "none"})')
             continue
         principal = principal_for(plan, key=entry.id, tenant=entry.tenant, plan_name=entry.plan, entry=entry)
-        found[entry.sha256] = KeyRecord(entry.sha256, principal, entry.expires, entry.revoked)
+        found[entry.sha256] = KeyRecord(entry.sha256, principal, entry.expires, entry.revoked is not None)
     return found, problems
 
 

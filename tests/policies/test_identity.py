@@ -162,7 +162,7 @@ def test_an_expired_key_is_refused_from_its_second_on() -> None:
 
 
 def test_a_revoked_key_is_refused_and_said_to_be_revoked_even_when_expired() -> None:
-    gate = door(replace(ENTRY, revoked=True, expires=1.0), anonymous=ANONYMOUS)
+    gate = door(replace(ENTRY, revoked=0.0, expires=1.0), anonymous=ANONYMOUS)
     assert refusal(gate, bearer(KEY)).reason == "revoked"
 
 

@@ -1,0 +1,135 @@
+"""`sluice keys`: the verbs as an operator and a script use them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from backends.keyfile import load_keys
+from gateway.cli.keys import app
+from policies.identity import AuthenticationError, Authenticator, digest, looks_like_ours, records
+
+
+class Plan:
+    models = None
+    scopes = None
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "keys.yaml"
+
+
+def sluice_keys(path: Path, *words: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, [*words, "--file", str(path)])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def create(path: Path, *words: str) -> str:
+    return sluice_keys(path, "create", "--tenant", "acme", "--plan", "free", *words).stdout
+
+
+def works(path: Path, key: str, now: float = 0.0) -> bool:
+    found, _ = records(load_keys(path), {"free": Plan()})
+    try:
+        Authenticator(found, None, lambda: now).authenticate(b"Bearer " + key.encode(), None)
+    except AuthenticationError:
+        return False
+    return True
+
+
+def test_create_makes_a_missing_file_and_prints_the_key_alone(path: Path) -> None:
+    out = create(path)
+    key = out.splitlines()[-1]
+    assert out == key + "\n" and looks_like_ours(key)
+    (entry,) = load_keys(path)
+    assert (entry.tenant, entry.plan, entry.expires, entry.models) == ("acme", "free", None, None)
+    assert entry.sha256 == digest(key)
+    assert works(path, key)
+
+
+def test_create_takes_a_lifetime_models_and_an_id(path: Path) -> None:
+    create(path, "--expires", "90d", "--models", "qwen2-*", "--models", "llama", "--id", "k1")
+    (entry,) = load_keys(path)
+    assert (entry.id, entry.models) == ("k1", ("qwen2-*", "llama"))
+    assert entry.expires == entry.created + 90 * 86400
+
+
+def test_list_shows_ids_and_states_and_never_a_hash_or_a_key(path: Path) -> None:
+    keys = [create(path, "--id", name).strip() for name in ("k1", "k2")]
+    create(path, "--id", "k3", "--expires", "0")
+    sluice_keys(path, "revoke", "k2")
+    out = sluice_keys(path, "list").output
+    rows = [line.split() for line in out.splitlines()]
+    assert [row[:4] for row in rows] == [
+        ["ID", "TENANT", "PLAN", "STATE"],
+        ["k1", "acme", "free", "active"],
+        ["k2", "acme", "free", "revoked"],
+        ["k3", "acme", "free", "expired"],
+    ]
+    for secret in (*keys, *(json.loads(line)["sha256"] for line in path.read_text().splitlines())):
+        assert secret not in out and secret[-12:] not in out
+
+
+def test_rotate_gives_a_new_key_and_lets_the_old_one_overlap(path: Path) -> None:
+    old = create(path, "--id", "k1").strip()
+    new = sluice_keys(path, "rotate", "k1", "--overlap", "1h").stdout.splitlines()[-1]
+    first, second = load_keys(path)
+    assert works(path, new, second.created + 1e9)
+    assert works(path, old, second.created + 3599) and not works(path, old, second.created + 3600)
+    assert first.id == second.id == "k1"
+
+
+def test_rotate_overlaps_a_day_unless_told(path: Path) -> None:
+    create(path, "--id", "k1")
+    sluice_keys(path, "rotate", "k1")
+    first, second = load_keys(path)
+    assert first.expires == second.created + 86400
+
+
+def test_revoke_ends_a_key_at_once(path: Path) -> None:
+    key = create(path, "--id", "k1").strip()
+    assert sluice_keys(path, "revoke", "k1").stdout == ""
+    assert not works(path, key)
+
+
+@pytest.mark.parametrize("verb", ["rotate", "revoke"])
+def test_an_unknown_id_exits_1_with_the_known_ones(path: Path, verb: str) -> None:
+    create(path, "--id", "k1")
+    result = sluice_keys(path, verb, "k9", code=1)
+    assert result.stderr == 'no key "k9" (known: k1)\n' and result.stdout == ""
+
+
+@pytest.mark.parametrize("words", [("list",), ("rotate", "k1"), ("revoke", "k1")])
+def test_a_missing_file_exits_1_and_is_not_made(path: Path, words: tuple[str, ...]) -> None:
+    assert "No such file" in sluice_keys(path, *words, code=1).stderr
+    assert not path.exists()
+
+
+def test_a_broken_file_exits_1_with_the_line_and_stays(path: Path) -> None:
+    path.write_text("{}\n")
+    assert "keys.yaml:1: " in sluice_keys(path, "list", code=1).stderr
+    sluice_keys(path, "create", "--tenant", "t", "--plan", "p", code=1)
+    assert path.read_text() == "{}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("create", "--tenant", "t"), 2, "--plan"),
+        (("create", "--tenant", "t", "--plan", "p", "--expires", "soon"), 2, "duration such as"),
+        (("create", "--tenant", "a b", "--plan", "p"), 1, "tenant must be"),
+        (("create", "--tenant", "t", "--plan", "p", "--id", "k1"), 1, "k1 already"),
+        (("rotate", "k1", "--overlap", "-1s"), 2, "duration"),
+        (("rotate",), 2, "ID"),
+    ],
+)
+def test_bad_input_is_told_and_changes_nothing(path: Path, words: tuple[str, ...], code: int, says: str) -> None:
+    create(path, "--id", "k1")
+    before = path.read_bytes()
+    assert says in sluice_keys(path, *words, code=code).stderr
+    assert path.read_bytes() == before
