@@ -129,7 +129,8 @@ class Metrics:
         self.worker_state = self._numbers(WORKER_STATE)
         self.worker_restarts = self._numbers(WORKER_RESTARTS)
         self.worker_start = self._histograms(WORKER_START)
-        self._client_gone = {phase: self._numbers(CLIENT_GONE).known(phase) for phase in CLIENT_GONE_PHASES}
+        client_gone = self._numbers(CLIENT_GONE)
+        self._client_gone = {phase: client_gone.known(phase) for phase in CLIENT_GONE_PHASES}
         self.overhead: Observe = self._histograms(OVERHEAD).known().observe
         self.loop_lag: Observe = self._histograms(LOOP_LAG).known().observe
         self.open_streams = self._numbers(OPEN_STREAMS).known()
@@ -240,11 +241,13 @@ class Metrics:
                     family.drop(pool=pool, **{label: name})
 
     def _numbers(self, metric: Metric) -> Family[Number]:
+        assert metric.name not in self._families, "one family a name"
         family = Family(metric, Number, self._budget)
         self._families[metric.name] = family
         return family
 
     def _histograms(self, metric: Metric) -> Family[Histogram]:
+        assert metric.name not in self._families, "one family a name"
         family = Family(metric, Histogram, self._budget)
         self._families[metric.name] = family
         return family

@@ -9,7 +9,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from gateway.observe.metrics import METRICS, Metrics
-from gateway.observe.names import ENDPOINT_STATES, OUTCOMES
+from gateway.observe.names import CLIENT_GONE_PHASES, ENDPOINT_STATES, OUTCOMES
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -49,6 +49,14 @@ def test_every_series_of_a_known_endpoint_exists_from_the_start_at_zero() -> Non
     assert value(found, "worker_restarts_total", pool="p", worker="p-w0") == 0
     assert value(found, "gap_seconds_count", model="m", pool="p") == 0
     assert value(found, "request_seconds_bucket", model="m", pool="p", stream="true", le="600.0") == 0
+
+
+def test_a_leaving_client_is_counted_in_its_phase() -> None:
+    metrics = metrics_with_a_pool()
+    for phase in CLIENT_GONE_PHASES:
+        assert value(series(metrics), "client_gone_total", phase=phase) == 0
+        metrics.client_gone(phase)
+        assert value(series(metrics), "client_gone_total", phase=phase) == 1
 
 
 def test_series_go_away_with_their_endpoint_and_their_pool() -> None:
