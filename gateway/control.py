@@ -66,7 +66,7 @@ class Control:
     def _load_first(self) -> Policy:
         try:
             policy = load(str(self._path), secrets=True)
-            self._keys, self.demo_key = _read_keys(policy)
+            self._keys, self.demo_key = _read_keys(policy, first=True)
         except PolicyError as error:
             raise StartError("\n".join(str(mistake) for mistake in error.mistakes)) from None
         except KeyFileError as error:
@@ -139,7 +139,7 @@ class Control:
         async with self._reloading:
             try:
                 policy = await asyncio.to_thread(load, str(self._path), secrets=True)
-                keys, self.demo_key = await asyncio.to_thread(_read_keys, policy)
+                keys, self.demo_key = await asyncio.to_thread(_read_keys, policy, first=not self._keys)
             except (PolicyError, KeyFileError) as error:
                 self._metrics.reload_failed()
                 mistakes = [str(one) for one in error.mistakes] if isinstance(error, PolicyError) else [str(error)]
@@ -179,11 +179,15 @@ def _signature(path: str) -> Signature:
     return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
-def _read_keys(policy: Policy) -> tuple[Mapping[bytes, KeyRecord], str | None]:
+def _read_keys(policy: Policy, *, first: bool) -> tuple[Mapping[bytes, KeyRecord], str | None]:
     """The keys file's records, and the text of a public demo key where an example has one. A key whose plan is gone is told and left out."""
     if policy.auth.api_keys is None or policy.auth.api_keys.file is None:
         return {}, None
-    entries = load_keys(Path(policy.auth.api_keys.file))
+    path = Path(policy.auth.api_keys.file)
+    if first and policy.auth.anonymous is not None and not path.exists():
+        log.warning("keys_file_missing", extra=fields(file=str(path), so="only anonymous requests are served until it is there"))
+        return {}, None
+    entries = load_keys(path)
     found, problems = records(entries, policy.plans)
     for problem in problems[:20]:
         log.warning("key_left_out", extra=fields(problem=problem))
