@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from secrets import token_hex
 
 SCRIPT = Path(__file__).with_name("guard_process.py")
 AGAIN = 1.0
@@ -22,7 +21,7 @@ class Guard:
     """
 
     def __init__(self, warn: Callable[[str], None]) -> None:
-        self.mark = ("SLUICE_WORKERS", token_hex(16))
+        self.mark = ("SLUICE_WORKERS", os.urandom(16).hex())
         self._warn = warn
         self._groups: set[int] = set()
         self._process: subprocess.Popen[bytes] | None = None
@@ -52,12 +51,16 @@ class Guard:
                 stderr=subprocess.DEVNULL,
                 # Neither Ctrl-C in the terminal nor a kill of the gateway's group reaches it.
                 start_new_session=True,
-                env={},
             )
+            self._watch = os.pidfd_open(self._process.pid)
+        except OSError:
+            # A guard that was started reads the end of its pipe and goes.
+            self._close_pipe()
+            self._process = None
+            raise
         finally:
             os.close(reader)
         os.set_blocking(self._pipe, False)
-        self._watch = os.pidfd_open(self._process.pid)
         loop.add_reader(self._watch, self._died)
         for group in self._groups:
             self._tell(f"+{group}\n")
@@ -111,8 +114,13 @@ class Guard:
             self._loop.call_later(AGAIN, self._again)
 
     def _again(self) -> None:
-        if not self._stopping and self._loop is not None:
+        if self._stopping or self._loop is None:
+            return
+        try:
             self.start(self._loop)
+        except OSError as error:
+            self._warn(f"no guard for the workers: {error.strerror}; trying again")
+            self._loop.call_later(AGAIN, self._again)
 
     def _close_pipe(self) -> None:
         if self._pipe >= 0:

@@ -5,33 +5,30 @@ of the gateway, however it came: then every group in the book is killed, and eve
 mark (a worker that the gateway had no time to name, a helper that made a session of its own). 10 MB, and asleep.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
+import time
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    # The real one would cost as much memory as the rest of this.
-    from collections.abc import Callable
-
-ROUNDS = 5
+ROUNDS = 40
+PAUSE = 0.025
+TRACKER = b"multiprocessing.resource_tracker"
 
 
-def environment(pid: str) -> bytes:
+def read(pid: str, what: str) -> bytes:
     try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
+        with open(f"/proc/{pid}/{what}", "rb") as file:
             return file.read()
     except OSError:
         return b""
 
 
-def marked(mark: bytes) -> list[int]:
-    """Processes whose environment holds the mark; ourselves never."""
-    me = str(os.getpid())
-    pids = (name for name in os.listdir("/proc") if name.isdigit() and name != me)
-    return [int(pid) for pid in pids if mark in environment(pid).split(b"\0")]
+def ours(pid: str, mark: bytes, groups: set[int]) -> bool:
+    """Whether a live process is in a group of the book or bears the mark."""
+    stat = read(pid, "stat").rpartition(b")")[2].split()
+    if not stat or stat[0] in (b"Z", b"X"):
+        return False
+    return int(stat[2]) in groups or mark in read(pid, "environ").split(b"\0")
 
 
 def read_book() -> set[int]:
@@ -46,9 +43,9 @@ def read_book() -> set[int]:
     return groups
 
 
-def kill(send: Callable[[int, int], None], number: int) -> None:
+def kill(pid: str) -> None:
     try:
-        send(number, signal.SIGKILL)
+        os.kill(int(pid), signal.SIGKILL)
     except OSError:
         pass
 
@@ -57,15 +54,18 @@ def main(mark: bytes) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     os.chdir("/")
-    for group in read_book():
-        kill(os.killpg, group)
-    # A process may be forking while it is killed: look until a look finds nobody.
-    for _ in range(ROUNDS):
-        rest = marked(mark)
+    groups = read_book()
+    me = str(os.getpid())
+    # Round after round, for a process may be forking while it is killed. Resource trackers (groups.is_tracker) have
+    # half of the time to clean up after the others.
+    for turn in range(ROUNDS):
+        rest = [pid for pid in os.listdir("/proc") if pid.isdigit() and pid != me and ours(pid, mark, groups)]
         if not rest:
             return
         for pid in rest:
-            kill(os.kill, pid)
+            if turn > ROUNDS // 2 or TRACKER not in read(pid, "cmdline"):
+                kill(pid)
+        time.sleep(PAUSE)
 
 
 if __name__ == "__main__":

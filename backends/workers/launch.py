@@ -1,34 +1,28 @@
-"""Starting, signalling and reaping: each worker in a session and process group of its own (setsid(2)).
+"""Starting workers: each in a session and process group of its own (setsid(2)), on ports of its own, under the guard.
 
-A child is waited for through a pidfd, so that its death is an event of the loop, within a millisecond, on uvloop as on
-asyncio; it stays a zombie, which keeps its group's number from being given to anyone else, until the group is empty.
 Linux only (pidfd_open(2), /proc, PR_SET_PDEATHSIG).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backends.workers import groups
+from backends.workers.child import Calls, Child
 from backends.workers.command import fill, ports_wanted
 from backends.workers.guard import Guard
 from backends.workers.output import Lines, Pipe
 from backends.workers.ports import HOST, Ports
 
 LEASH = Path(__file__).with_name("leash.py")
-# What helpers of a child that has ended get to end by themselves: Python's resource tracker then unlinks the shared
-# memory that a killed one leaves in /dev/shm.
-HELPERS = 1.0
-# A process that SIGKILL does not end by then hangs in the kernel; waiting on would not help.
-KILLED = 10.0
 
 
 class LaunchError(Exception):
@@ -44,15 +38,6 @@ class Order:
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     secrets: tuple[str, ...] = field(default=(), repr=False)
     hold_ports: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Calls:
-    """Whom a child tells; all called from the loop. `exited` comes once, with the reason; then `gone`, once."""
-
-    exited: Callable[[str], None]
-    gone: Callable[[], None]
-    line: Callable[[str], None]
 
 
 class Launcher:
@@ -75,6 +60,9 @@ class Launcher:
         """Starts the guard. Call it, and `spawn`, in the thread that lives as long as the gateway: the kernel
         takes the end of the thread that started a child for the end of its parent."""
         self._loop = asyncio.get_running_loop()
+        if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+            # Inherited from whoever started us; the kernel would reap our children before we know how they ended.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self.guard.start(self._loop)
 
     async def stop(self) -> None:
@@ -85,16 +73,20 @@ class Launcher:
         """A started child. Raises LaunchError."""
         assert self._loop is not None, "start() comes first"
         ports = self._ports(order)
-        try:
-            process, output = self._popen(order, ports)
-        except OSError as error:
-            ports.release()
-            raise LaunchError(f"{order.argv[0]}: {error.strerror or error}") from error
+        with contextlib.ExitStack() as undo:
+            undo.callback(ports.release)
+            try:
+                process, output = self._popen(order, ports)
+                undo.callback(_discard, process, output)
+                watch = os.pidfd_open(process.pid)
+            except OSError as error:
+                raise LaunchError(f"{order.argv[0]}: {error.strerror or error}") from error
+            undo.pop_all()
         self.guard.add(process.pid)
         if not order.hold_ports:
             ports.release()
         pipe = Pipe(self._loop, output, Lines(calls.line, self._clock, order.secrets))
-        return Child(self._loop, process, ports, pipe, calls, self.guard, self._warn)
+        return Child(self._loop, process, watch, ports, pipe, calls, self.guard, self._warn)
 
     def _ports(self, order: Order) -> Ports:
         try:
@@ -124,135 +116,17 @@ class Launcher:
         return process, reader
 
 
-class Child:
-    """One started child with its group, ports and output."""
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        process: subprocess.Popen[bytes],
-        ports: Ports,
-        pipe: Pipe,
-        calls: Calls,
-        guard: Guard,
-        warn: Callable[[str], None],
-    ) -> None:
-        self.pid = process.pid
-        self.ports = ports.numbers
-        self._loop = loop
-        self._process = process
-        self._held = ports
-        self._pipe = pipe
-        self._calls = calls
-        self._guard = guard
-        self._warn = warn
-        self._killed = asyncio.Event()
-        self._ending: asyncio.Task[None] | None = None
-        self._watch = os.pidfd_open(process.pid)
-        loop.add_reader(self._watch, self._exited)
-
-    @property
-    def url(self) -> str:
-        """Where its engine will answer."""
-        return f"http://{HOST}:{self.ports[0]}"
-
-    async def listener(self) -> groups.Listener:
-        """Whose socket gets what is sent to the child's port."""
-        return await asyncio.to_thread(groups.listener, HOST, self.ports[0], self.pid)
-
-    def terminate(self) -> None:
-        """Asks the first process to end. It alone: an engine that drains needs its helpers for that."""
-        if self._ending is None:
-            os.kill(self.pid, signal.SIGTERM)
-
-    def kill(self) -> None:
-        """Ends the whole group at once."""
-        self._killed.set()
-        self._signal(signal.SIGKILL)
-
-    def _exited(self) -> None:
-        self._loop.remove_reader(self._watch)
-        os.close(self._watch)
-        self._pipe.take()
-        status = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
-        self._ending = self._loop.create_task(self._end(), name=f"end of process group {self.pid}")
-        self._calls.exited(_reason(status, self._pipe.last_words))
-
-    async def _end(self) -> None:
-        empty = False
-        try:
-            await self._end_helpers()
-            self._killed.set()
-            self._signal(signal.SIGKILL)
-            empty = await self._empty_within(KILLED)
-        finally:
-            self._bury(empty)
-
-    async def _end_helpers(self) -> None:
-        if self._killed.is_set() or not await self._members():
-            return
-        self._signal(signal.SIGTERM)
-        await self._empty_within(HELPERS, until=self._killed)
-
-    async def _empty_within(self, seconds: float, until: asyncio.Event | None = None) -> bool:
-        deadline = self._loop.time() + seconds
-        pause = 0.005
-        while await self._members():
-            if self._loop.time() > deadline or (until is not None and until.is_set()):
-                return False
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, 0.1)
-        return True
-
-    async def _members(self) -> list[int]:
-        return await asyncio.to_thread(groups.members, self.pid)
-
-    def _bury(self, empty: bool) -> None:
-        """The order counts: the number of the group is free for others as soon as its zombie is reaped."""
-        if empty:
-            self._guard.remove(self.pid)
-        else:
-            self._warn(f"processes of group {self.pid} outlive SIGKILL")
-        self._process.wait()
-        self._reap_adopted()
-        self._pipe.close()
-        self._held.release()
-        self._calls.gone()
-
-    def _reap_adopted(self) -> None:
-        """Orphans of the group are ours where we are process 1 of a container."""
-        try:
-            while os.waitid(os.P_PGID, self.pid, os.WEXITED | os.WNOHANG) is not None:
-                pass
-        except ChildProcessError:
-            return
-
-    def _signal(self, number: signal.Signals) -> None:
-        if self._process.returncode is None:
-            try:
-                os.killpg(self.pid, number)
-            except ProcessLookupError:
-                return
-
-
 def _find(program: str, env: Mapping[str, str]) -> str:
     """The program's path. Engines installed beside us are found though their environment is not on the PATH."""
-    path = os.pathsep.join((env.get("PATH", os.defpath), os.path.dirname(sys.executable)))
-    found = shutil.which(program, path=path)
-    if found is None:
-        raise FileNotFoundError(2, "no such program", program)
-    return found
+    # Not shutil.which: shutil brings three compression libraries, 1 MB, for it.
+    folders = [*env.get("PATH", os.defpath).split(os.pathsep), os.path.dirname(sys.executable)]
+    for path in [program] if os.sep in program else [os.path.join(folder, program) for folder in folders]:
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    raise FileNotFoundError(errno.ENOENT, "no such program", program)
 
 
-def _reason(status: os.waitid_result | None, last: Sequence[str]) -> str:
-    said = f": {last[-1][:200]}" if last else ""
-    if status is None:
-        return f"ended{said}"
-    if status.si_code == os.CLD_EXITED:
-        return f"exit code {status.si_status}{said}"
-    try:
-        name = signal.Signals(status.si_status).name
-    except ValueError:
-        name = f"signal {status.si_status}"
-    # Only a kill from outside looks like this, most often by the kernel when memory runs out.
-    return f"killed by {name}{said}"
+def _discard(process: subprocess.Popen[bytes], output: int) -> None:
+    process.kill()
+    process.wait()
+    os.close(output)

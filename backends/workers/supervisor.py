@@ -9,7 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Self
 
-from backends.workers.launch import Calls, LaunchError, Order
+from backends.workers.child import Calls
+from backends.workers.launch import LaunchError, Order
 from backends.workers.process import Do, Process, State
 from backends.workers.ready import until_well
 from backends.workers.spec import WorkerSpec, workers_of
@@ -78,6 +79,8 @@ class Supervisor:
         New ones start, surplus ones drain and stop, one whose command line or environment changed stops and starts;
         the rest are not touched: other settings of theirs hold from now on.
         """
+        if self._closing:
+            return
         wanted = {spec.name: spec for spec in workers_of(pools)}
         if wanted and not self._guarded:
             self._launcher.start()
@@ -102,13 +105,12 @@ class Supervisor:
         while self._workers:
             self._settled.clear()
             await self._settled.wait()
+        self._tasks.cancel()
         if self._guarded:
             self._guarded = False
             await self._launcher.stop()
 
     def _want(self, worker: Worker, spec: WorkerSpec | None) -> None:
-        if self._closing:
-            return
         worker.wanted = spec
         if spec is not None and spec.runs_like(worker.spec):
             worker.spec = spec

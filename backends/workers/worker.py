@@ -7,8 +7,9 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from backends.workers.child import Calls
 from backends.workers.groups import Listener
-from backends.workers.launch import Calls, Order
+from backends.workers.launch import Order
 from backends.workers.process import Process, State
 from backends.workers.spec import WorkerSpec
 
@@ -49,7 +50,7 @@ class WorkerView:
 
 
 class Child(Protocol):
-    """A started child, as far as decisions need it (`launch.Child`)."""
+    """A started child, as far as decisions need it (`child.Child`)."""
 
     pid: int
     ports: tuple[int, ...]
@@ -108,6 +109,10 @@ class Tasks:
         self._running.add(task)
         task.add_done_callback(self._done)
         return task
+
+    def cancel(self) -> None:
+        for task in self._running:
+            task.cancel()
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)

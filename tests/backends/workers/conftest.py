@@ -61,6 +61,9 @@ class House:
     def kinds(self, worker: str = "p-w0") -> list[str]:
         return [event.kind for event in self.events if event.worker == worker]
 
+    def segments(self) -> list[Path]:
+        return [Path("/dev/shm", line.split()[1]) for _, line in self.lines if line.startswith("segment")]
+
     def helpers(self) -> list[int]:
         return [int(line.split()[1]) for _, line in self.lines if line.startswith("helper")]
 

@@ -2,7 +2,8 @@
 
 Habits: crash, zero (ends with status 0 at once), unwell (503 for ever), silent (never listens), late (listens after
 0.4 s), ignore_term, fork (a helper in its group that ignores SIGTERM), session (a helper in a session of its own),
-exclusive (binds without SO_REUSEADDR), flood (prints without end), stranger (another process takes its port).
+exclusive (binds without SO_REUSEADDR), flood (prints without end), shared
+(has shared memory), stranger (another process takes its port).
 """
 
 import os
@@ -34,6 +35,12 @@ def flood() -> None:
             say("x" * 100)
 
 
+def shared_memory() -> None:
+    from multiprocessing.shared_memory import SharedMemory
+
+    say(f"segment {SharedMemory(create=True, size=64).name}")
+
+
 def stranger() -> None:
     if os.fork() == 0:
         os.setsid()
@@ -49,6 +56,7 @@ HABITS = {
     "session": lambda: helper(own_session=True),
     "late": lambda: time.sleep(0.4),
     "silent": lambda: time.sleep(600),
+    "shared": shared_memory,
     "stranger": stranger,
     "flood": flood,
 }

@@ -45,10 +45,11 @@ def gateway(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 async def test_all_groups_go_with_a_gateway_that_is_killed(loop: str) -> None:
-    with gateway(loop, "ignore_term", "fork", "session") as (process, told):
+    with gateway(loop, "ignore_term", "fork", "session", "shared") as (process, told):
         assert len(told["worker"]) == 2 and len(told["helper"]) == 4
         process.kill()
         await gone(*told["worker"], *told["helper"], *told["guard"])
+        assert _segments(told["segment"]) == []
 
 
 async def test_a_kill_of_the_gateways_whole_group_does_not_reach_the_guard_first() -> None:
@@ -74,6 +75,11 @@ async def test_a_gateway_killed_while_it_starts_its_workers_leaves_none() -> Non
             await asyncio.sleep(delay)
             process.kill()
         await become(lambda: not _with_environment(f"AT_START={mark}"))
+
+
+def _segments(numbers: list[int]) -> list[Path]:
+    paths = [Path(f"/dev/shm/psm_{number:08x}") for number in numbers]
+    return [path for path in paths if path.exists()]
 
 
 def _with_environment(entry: str) -> list[str]:

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from policies.settings import Pool, Workers
 from policies.settings.workers import Restart, Stop
 from tests.backends.workers.conftest import alive, become, gone, house, pool
 
@@ -60,9 +61,9 @@ async def test_a_command_that_is_not_there_is_a_reason_not_a_crash() -> None:
 
 
 async def test_a_slow_start_is_ended_at_its_timeout() -> None:
-    async with house(p=pool("fork", "silent", start_timeout=0.3)) as run:
+    async with house(p=pool("fork", "silent", start_timeout=1.5)) as run:
         await run.until(lambda: "died" in run.kinds())
-        assert run.supervisor.workers()[0].reason == "not healthy within 0.3 s"
+        assert run.supervisor.workers()[0].reason == "not healthy within 1.5 s"
         await run.until(lambda: run.kinds().count("starting") == 2)
         assert not alive(run.helpers()[0])
 
@@ -93,6 +94,20 @@ async def test_helpers_of_a_dead_worker_are_ended_with_it() -> None:
         os.kill(view.pid, signal.SIGKILL)
         await run.until(lambda: run.kinds().count("starting") == 2)
         assert not alive(run.helpers()[0])
+
+
+async def test_shared_memory_of_a_killed_worker_is_cleaned_up() -> None:
+    async with house(p=pool("shared")) as run:
+        [view] = await run.ready()
+        await run.until(run.segments)
+        [segment] = run.segments()
+        assert segment.exists()
+        os.kill(view.pid or 0, signal.SIGKILL)
+        await run.until(lambda: len(run.segments()) == 2)
+        assert not segment.exists()
+        await run.ready()
+        await run.supervisor.stop(hurry=True)
+        assert not run.segments()[-1].exists()
 
 
 async def test_a_stop_asks_first_and_kills_who_does_not_listen() -> None:
@@ -193,3 +208,28 @@ async def test_a_guard_that_is_killed_is_replaced_and_told_of_every_group() -> N
         # It goes when we let it, and takes with it what is in its book or bears its mark.
         await run.launcher.stop()
         await gone(view.pid, *run.helpers())
+
+
+async def test_deaths_leave_no_descriptor_behind() -> None:
+    async def descriptors() -> int:
+        # The first thread for /proc takes none, but let it start before we count.
+        await asyncio.to_thread(int)
+        return len(os.listdir("/proc/self/fd"))
+
+    before = await descriptors()
+    quick = Restart(backoff=0.0, max=0.0)
+    async with house(p=pool(restart=quick), q=pool("crash", restart=quick)) as run:
+        for start in range(1, 6):
+            await run.until(lambda start=start: run.kinds().count("ready") == start)  # type: ignore[misc]
+            os.kill(run.now("ready")[0].pid or 0, signal.SIGKILL)
+        await run.until(lambda: run.kinds("q-w0").count("died") >= 5)
+        await run.supervisor.stop(hurry=True)
+        assert await descriptors() == before
+
+
+async def test_two_simulators_are_ready_in_a_blink() -> None:
+    began = time.monotonic()
+    async with house(p=Pool(engine="simulator", workers=Workers(count=2))) as run:
+        await run.ready(2)
+        # 0.15 s on two idle cores.
+        assert time.monotonic() - began < 2.0
