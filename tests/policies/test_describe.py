@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.describe import ENGINE_FIELDS, MAX_NAME, Call, Refused, describe, refuse_engine_fields, rewrite_model
+from policies.describe import (
+    ENGINE_FIELDS,
+    MAX_NAME,
+    Call,
+    ModelIn,
+    Refused,
+    describe,
+    refuse_engine_fields,
+    rewrite_model,
+)
 
 
 def body_of(**fields: Any) -> bytes:
@@ -165,3 +174,8 @@ def test_whatever_comes_is_described_or_refused(body: bytes) -> None:
         describe(body)
     except Refused as refused:
         assert refused.message.endswith(".")
+
+
+@pytest.mark.parametrize("model_in", ["path", "none"])
+def test_a_body_without_a_model_is_left_as_it_is(model_in: ModelIn) -> None:
+    assert rewrite_model(b'{"model":"x"}\xff', "y", model_in) == b'{"model":"x"}\xff'
