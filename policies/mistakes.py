@@ -29,7 +29,7 @@ class Mistake:
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.mark.line}:{self.mark.column}"
-        return f"{where} {self.path}: {self.message}" if self.path else f"{where}: {self.message}"
+        return _printable(f"{where} {self.path}: {self.message}" if self.path else f"{where}: {self.message}")
 
 
 class PolicyError(Exception):
@@ -41,11 +41,15 @@ class PolicyError(Exception):
         super().__init__("\n".join(map(str, self.mistakes)))
 
 
+def _printable(text: str) -> str:
+    """One line that no terminal obeys: keys and foreign messages come from the file, whoever wrote it."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def quoted(text: str) -> str:
     """Text from the file as it may stand in a message: one line, printable, not endless."""
     shown = text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "..."
-    escaped = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown)
-    return f'"{escaped}"'
+    return f'"{_printable(shown)}"'
 
 
 def joined(path: str, key: str | int) -> str:

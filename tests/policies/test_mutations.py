@@ -12,9 +12,9 @@ from tests.policies.policy_files import DATA, EXAMPLES
 
 SEEDS = [path.read_text() for path in [*sorted(EXAMPLES.glob("*.yaml")), DATA / "policy_example.yaml"]]
 PIECES = [
-    "off", "false", "no", "012", "1e3", "", "~", "[]", "{}", "- ", ": ", "? ", "&a ", "*a", "!t ", "<<: ", "auto", "10s",
-    "%YAML 1.1\n", "---\n", "...\n", "'", '"', "|\n", ">\n", "\t", "\0", "\u2028", "ÿ", "{env: X}", "\ufeff", "#", "[[",
-    "}}", "\r", "\x85",
+    "off", "false", "no", "012", "1e3", "", "~", "[]", "{}", "- ", ": ", "? ", "&a ", "*a", "!t ", "<<: ", "auto",
+    "10s", "%YAML 1.1\n", "---\n", "...\n", "'", '"', "|\n", ">\n", "\t", "\0", "\u2028", "ÿ", "{env: X}", "\ufeff",
+    "#", "[[", "}}", "\r", "\x85",
 ]  # fmt: skip
 
 

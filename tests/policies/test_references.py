@@ -87,3 +87,9 @@ def test_issuers_have_names_of_their_own(tmp_path: Path) -> None:
     issuer = "{name: n, issuer: 'https://i', audience: a, jwks: {file: j}, claims: {plan: p}}"
     found = mistakes(tmp_path, f"auth:\n  jwt:\n  - {issuer}\n  - {issuer}\n{routes('model: a')}")
     assert 'policy.yaml:4:12 auth.jwt[1].name: name "n" is taken by auth.jwt[0].name' in found
+
+
+def test_names_of_the_file_are_shown_printable(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, 'pools: {"\\e[31mq": {endpoints: [{url: "http://h"}]}}\nroutes: [{model: m, pool: p}]\n')
+    assert all(line.isprintable() for line in found)
+    assert found[-1].endswith(r'routes[0].pool: no pool "p" (known: \x1b[31mq)')
