@@ -133,7 +133,10 @@ class ConnectionPool:
         self._active.add(connection)
 
     def freed(self, connection: Connection) -> None:
-        limit = self._keep_alive if connection.idle_limit is None else min(self._keep_alive, connection.idle_limit)
+        limit = self._keep_alive
+        told = connection.idle_limit
+        if told is not None and told < limit:
+            limit = told
         if self._closed or limit <= 0:
             connection.abort()
             return

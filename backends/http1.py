@@ -10,9 +10,7 @@ from typing import Final, Protocol, cast
 from httptools import HttpParserError, HttpResponseParser
 
 from backends.response import ResponseReader
-from backends.upstream import Headers, Kind, Origin, Sink, UpstreamError
-
-__all__ = ["HEAD_LIMIT", "READ_SIZE", "Connection", "Headers", "Kind", "Origin", "Owner", "Sink", "UpstreamError"]
+from backends.upstream import Kind, Sink, UpstreamError
 
 READ_SIZE: Final = 64 * 1024
 """Bytes of the read buffer: no more than this arrives after `pause()`."""

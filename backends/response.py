@@ -102,7 +102,7 @@ class ResponseReader:
         if len(headers) >= HEADERS_LIMIT:
             raise Malformed(f"more than {HEADERS_LIMIT} header lines")
         name = name.lower()
-        value = value.rstrip(b" \t")
+        value = value.rstrip()
         if name in _NOTED:
             self._note(name, value)
         headers.append((name, value))

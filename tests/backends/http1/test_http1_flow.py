@@ -1,20 +1,27 @@
 """Back-pressure, leaving early, and a sink that does things from inside its own calls."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from backends.connections import ConnectionPool
 from backends.http1 import READ_SIZE, Connection
+from backends.tls import TlsSettings
 from tests.backends.http1.rig import BODY, HEAD, OK, Answer, Peer, Server, ask, pool_to, ready, says
+from tests.fakes.certificates import Authority
 
 START = b"HTTP/1.1 200 OK\r\n"
 MUCH = b"0123456789abcdef" * (1 << 16)
 
 
-async def test_pause_lets_one_read_more_through_and_resume_loses_nothing() -> None:
-    async with Server(says(START + b"content-length: %d\r\n\r\n" % len(MUCH) + MUCH)) as server:
-        async with pool_to(server.port) as pool:
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_pause_lets_one_read_more_through_and_resume_loses_nothing(tls: bool, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    settings = TlsSettings(ca=str(authority.ca)) if tls else None
+    raw = START + b"content-length: %d\r\n\r\n" % len(MUCH) + MUCH
+    async with Server(says(raw), authority.server() if tls else None) as server:
+        async with pool_to(server.port, tls=settings) as pool:
             connection = await ready(pool)
             answer = Answer(lambda call: connection.pause() if call == "data" and len(answer.reads) == 1 else None)
             connection.send(HEAD, BODY, answer)
@@ -74,13 +81,18 @@ async def test_abort_inside_a_call_is_the_last_that_the_sink_hears(at: str) -> N
         connection.resume()
 
 
-async def test_abort_closes_the_socket_within_100_ms_in_every_phase() -> None:
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_abort_closes_the_socket_within_100_ms_in_every_phase(tls: bool, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    settings = TlsSettings(ca=str(authority.ca)) if tls else None
+
     async def slow(peer: Peer) -> None:
         await peer.request()
         await peer.say(START + b"content-length: 9\r\n\r\n")
         await peer.gone()
 
-    async with Server(slow) as server, pool_to(server.port) as pool:
+    server_tls = authority.server() if tls else None
+    async with Server(slow, server_tls) as server, pool_to(server.port, tls=settings) as pool:
         loop = asyncio.get_running_loop()
         for wait in (0, 0.0005, 0.05):
             connection = await ready(pool)
