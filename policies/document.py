@@ -7,7 +7,7 @@ costs more than all of the loading. Nothing of pydantic is in what comes out.
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,15 @@ from pydantic_core import (
 from pydantic_core import core_schema as cs
 
 from policies import references
-from policies.addresses import Address
 from policies.available import NOT_BUILT, partly_built
+from policies.finishing import Finisher, Place
 from policies.kind import Kind
 from policies.mistakes import NOT_AVAILABLE, Mistake, PolicyError, unknown
-from policies.nodes import OFF, Node, Scalar, is_off, locate
 from policies.nodes import Mapping as MappingNode
+from policies.nodes import Node, Scalar, is_off, locate
 from policies.nodes import Sequence as SequenceNode
 from policies.secrets import SecretSource
-from policies.settings import Auth, Policy, Pool, Secret
-from policies.settings.workers import VLLM
+from policies.settings import Policy, Secret
 from policies.shapes import Either, Key, ListOf, NamesOf, Section, Shape, keys
 from policies.source import read
 
@@ -47,7 +46,7 @@ def load(path: str | Path, *, secrets: bool, environ: Mapping[str, str] = os.env
     """
     file = Path(path)
     tree = read(file)
-    place = _Place(file.absolute().parent, SecretSource(environ) if secrets else None)
+    place = Place(file.absolute().parent, SecretSource(environ) if secrets else None)
     mistakes = references.mistakes(str(path), tree)
     try:
         policy: Policy = SchemaValidator(_Compiler(place).section(Section(Policy), "")).validate_python(tree)
@@ -57,29 +56,13 @@ def load(path: str | Path, *, secrets: bool, environ: Mapping[str, str] = os.env
         ]
     if mistakes:
         raise PolicyError(mistakes)
-    return _Finisher(place).policy(policy, str(path))
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where the file stands, and where its secrets come from (None: they are left alone)."""
-
-    folder: Path
-    secrets: SecretSource | None
-
-    def path(self, kind: Kind, text: str) -> str:
-        if text in kind.not_paths:
-            return text
-        return str(self.folder / text)
-
-    def address(self, address: Address) -> Address:
-        return address if address.unix is None else replace(address, unix=str(self.folder / address.unix))
+    return Finisher(place).policy(policy, str(path))
 
 
 class _Compiler:
     """Shapes -> the schema by which pydantic-core walks a tree. A `path` is a pattern, as in `policies.available`."""
 
-    def __init__(self, place: _Place) -> None:
+    def __init__(self, place: Place) -> None:
         self._place = place
 
     def of(self, shape: Shape, path: str, also: str = "") -> CoreSchema:
@@ -246,35 +229,3 @@ def _mistake(file: str, tree: MappingNode, detail: ErrorDetails) -> Mistake:
     if detail["type"] == "at_key":
         return Mistake(file, place.key_mark, place.path, context["message"])
     return Mistake(file, place.mark, place.path, str(context.get("error") or context.get("message") or detail["msg"]))
-
-
-class _Finisher:
-    """Fills in what hangs on more than one key, or on where the file stands."""
-
-    def __init__(self, place: _Place) -> None:
-        self._place = place
-
-    def policy(self, policy: Policy, path: str) -> Policy:
-        pools = {name: self._pool(name, pool) for name, pool in policy.pools.items()}
-        log = policy.observe.access_log
-        observe = replace(policy.observe, access_log=None) if log is not None and log.path in OFF else policy.observe
-        listen, admin = self._place.address(policy.server.listen), self._place.address(policy.server.admin)
-        server = replace(policy.server, listen=listen, admin=admin)
-        return replace(policy, server=server, auth=self._auth(policy.auth), pools=pools, observe=observe, path=path)
-
-    def _auth(self, auth: Auth) -> Auth:
-        """The default keys file lies beside the policy file, as a written one would."""
-        keys_file = auth.api_keys
-        if keys_file is None or keys_file.file is None:
-            return auth
-        return replace(auth, api_keys=replace(keys_file, file=str(self._place.folder / keys_file.file)))
-
-    def _pool(self, name: str, pool: Pool) -> Pool:
-        endpoints = tuple(
-            endpoint if endpoint.name else replace(endpoint, name=references.endpoint_name(name, index))
-            for index, endpoint in enumerate(pool.endpoints)
-        )
-        workers = pool.workers
-        if workers is not None and pool.engine == "simulator" and workers.command == VLLM:
-            workers = replace(workers, command=None)
-        return replace(pool, endpoints=endpoints, workers=workers)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from policies.globs import is_glob
 from policies.kind import Kind
 from policies.mistakes import quoted, unknown
 from policies.nodes import OFF
@@ -79,12 +78,6 @@ def _read_glob(text: str) -> str:
     """A model's name, which may hold `*`, `?` and `[seq]` (policies/globs.py)."""
     if text.rfind("[") > text.rfind("]"):
         raise ValueError(f"a [ without its ] in {quoted(text)}")
-    return _read_model(text)
-
-
-def _read_alias(text: str) -> str:
-    if is_glob(text):
-        raise ValueError(f"an alias is a name; the glob {quoted(text)} wants a route of its own")
     return _read_model(text)
 
 
@@ -187,7 +180,6 @@ NAME: Final = Kind(
 PLAN_NAME: Final = Kind("a plan's name", _read_plan_name, NAME.schema)
 MODEL: Final = Kind("a model's name", _read_model, {**_TEXT_SCHEMA, "minLength": 1})
 GLOB: Final = Kind("a model's name or a glob", _read_glob, {**_TEXT_SCHEMA, "minLength": 1})
-ALIAS: Final = Kind("a model's name", _read_alias, MODEL.schema)
 PATH_GLOB: Final = Kind("a path such as /predict/*", _read_path_glob, {"type": "string", "pattern": "^/"})
 URL_PATH: Final = Kind("auto or a path such as /health", _read_url_path, {"type": "string"})
 AUTO_PORT: Final = _word_or("auto", PORT)

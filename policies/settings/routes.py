@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 from policies.addresses import URL
 from policies.forms import (
-    ALIAS,
     BOOL,
     BOUND,
     GLOB,
@@ -225,7 +224,7 @@ class Route:
     """What a client may ask for, and who answers it; the first match wins. Exactly one of model and path.
 
     model: a name or a glob in the request's body
-    aliases: other names for it
+    aliases: other names or globs for it
     path: or a path, for what names no model
     methods: methods of that path
     match: further conditions
@@ -241,7 +240,7 @@ class Route:
     """
 
     model: Annotated[str | None, GLOB, UNSET] = None
-    aliases: tuple[Annotated[str, ALIAS], ...] = ()
+    aliases: tuple[Annotated[str, GLOB], ...] = ()
     path: Annotated[str | None, PATH_GLOB, UNSET] = None
     methods: tuple[Method, ...] = ("POST",)
     match: Match | None = None

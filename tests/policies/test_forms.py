@@ -151,7 +151,6 @@ def test_form(kind: Kind, text: str, value: Any) -> None:
         (forms.MODEL, "", "expected a model's name"),
         (forms.MODEL, "a\nb", "expected a model's name"),
         (forms.GLOB, "qwen[2", 'a [ without its ] in "qwen[2"'),
-        (forms.ALIAS, "gpt-*", 'an alias is a name; the glob "gpt-*" wants a route of its own'),
         (forms.PATH_GLOB, "predict", "expected a path such as /predict/*"),
         (forms.PATH_GLOB, "/a?b", "expected a path such as /predict/*"),
         (forms.PATH_GLOB, "/a/../b", "a path here has no .."),
