@@ -34,7 +34,7 @@ routes:
   - model: {model}
     pool: real
 observe:
-  access_log: {{path: access.log}}
+  access_log: {{path: {access}}}
 """
 
 
@@ -63,7 +63,9 @@ class Gateway:
         port, admin = free_port(), free_port()
         listed = "\n".join(f'      - {{name: e{i}, url: "http://127.0.0.1:{p}"}}' for i, p in enumerate(endpoints))
         policy = folder / "policy.yaml"
-        policy.write_text(_POLICY.format(port=port, admin=admin, endpoints=listed, model=MODEL))
+        access = log.with_name("access.log")
+        access.unlink(missing_ok=True)
+        policy.write_text(_POLICY.format(port=port, admin=admin, endpoints=listed, model=MODEL, access=access))
         with log.open("wb") as out:
             process = subprocess.Popen(
                 [SLUICE, "serve", policy.name],

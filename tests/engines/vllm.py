@@ -1,13 +1,15 @@
 """One vLLM as a child process, on one core, with everything below it ended by `stop`."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import time
 import urllib.request
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.engines.install import Entry
@@ -18,6 +20,7 @@ CONTEXT = 8192
 # Tokens a prefill step: an abort is heeded between steps, and one of these takes a core about 0.1 s.
 STEP = 128
 READY_WITHIN = 150.0
+_SHARED = re.compile(r"/dev/shm/(psm_[0-9a-z]+)")
 
 
 def free_port() -> int:
@@ -49,6 +52,7 @@ class Worker:
     process: subprocess.Popen[bytes]
     port: int
     log: Path
+    shared: set[str] = field(default_factory=set)
 
     @classmethod
     def start(cls, entry: Entry, number: int) -> "Worker":
@@ -78,6 +82,7 @@ class Worker:
         while self.process.poll() is None and time.monotonic() < end:
             with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=2) as answer:
                 if answer.status == 200:
+                    self._note_shared_memory()
                     return
             time.sleep(0.25)
         tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-30:])
@@ -92,18 +97,28 @@ class Worker:
         assert len(values) == 2, f"vLLM's gauges are not as expected: {values}"
         return int(sum(values))
 
-    def pid_of(self, title: str) -> int:
-        """The process of this worker whose command line begins with `title`."""
+    def _processes(self) -> Iterator[Path]:
+        """Folders in /proc of the processes in this worker's session."""
         for folder in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
-                line = (folder / "cmdline").read_bytes()
-                session = int((folder / "stat").read_text().rpartition(")")[2].split()[3])
-                if session == self.process.pid and line.startswith(title.encode()):
+                if int((folder / "stat").read_text().rpartition(")")[2].split()[3]) == self.process.pid:
+                    yield folder
+
+    def _note_shared_memory(self) -> None:
+        for folder in self._processes():
+            with suppress(OSError):
+                self.shared |= set(_SHARED.findall((folder / "maps").read_text()))
+
+    def pid_of(self, title: str) -> int:
+        """The process of this worker whose command line begins with `title`."""
+        for folder in self._processes():
+            with suppress(OSError):
+                if (folder / "cmdline").read_bytes().startswith(title.encode()):
                     return int(folder.name)
         raise AssertionError(f"vLLM has no process {title}")
 
     def stop(self) -> None:
-        """End it and everything in its group: politely, so that it removes its shared memory, and then for certain."""
+        """End it and everything in its group: politely, then for certain; remove the shared memory that leaves."""
         with suppress(subprocess.TimeoutExpired):
             if self.process.poll() is None:
                 self.process.terminate()
@@ -111,3 +126,5 @@ class Worker:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(10)
+        for name in self.shared:
+            Path("/dev/shm", name).unlink(missing_ok=True)
