@@ -16,7 +16,7 @@ import struct
 import termios
 import time
 from collections import deque
-from typing import Protocol
+from typing import Protocol, cast
 
 import httptools
 
@@ -114,8 +114,8 @@ class Connection(asyncio.Protocol):
     # -- asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # A cast, because uvloop's transports are not asyncio's by descent.
+        self._transport = cast(asyncio.Transport, transport)
         self.wire.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
