@@ -25,7 +25,8 @@ from gateway.observe.lag import watch_lag
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
 from gateway.pipeline import Pipeline
-from gateway.server import Listener, WireSettings, run
+from gateway.protocol import WireSettings
+from gateway.server import Listener, run
 from gateway.status import GatewayStatus
 from policies.settings import Policy
 
@@ -61,10 +62,10 @@ class Gateway:
         )
         status = GatewayStatus(self.plane, self.metrics, self._access, clock())
         pipeline = Pipeline(plane=self.plane, metrics=self.metrics, access=self._access, wheel=self.wheel, loop=loop, clock=time.monotonic)
-        edge = Edge(plane=self.plane, pipeline=pipeline, routes=client_routes(status), clock=time.monotonic, rng=rng)
+        edge = Edge(plane=self.plane, pipeline=pipeline, rng=rng)
         wire = WireSettings(clock=time.monotonic, max_head=policy.server.max_head, write_timeout=policy.server.write_timeout)
-        self._clients = Listener(edge, str(policy.server.listen), wheel=self.wheel, settings=wire)
-        self._admin = Listener(admin_routes(status), str(policy.server.admin), wheel=self.wheel, settings=wire)
+        self._clients = Listener(client_routes(status), str(policy.server.listen), door=edge, wheel=self.wheel, settings=wire)
+        self._admin = Listener(admin_routes(status), str(policy.server.admin), door=None, wheel=self.wheel, settings=wire)
         await self._open()
         self._lag = loop.create_task(watch_lag(self.metrics.loop_lag, loop), name="loop lag")
 
@@ -95,9 +96,9 @@ class Gateway:
         return self._clients.connections
 
     @property
-    def client_tasks(self) -> int:
+    def client_requests(self) -> int:
         """Client requests being answered now."""
-        return self._clients.tasks
+        return self._clients.requests
 
     async def reload(self) -> None:
         """SIGHUP: read the files again, open the logs again."""

@@ -1,13 +1,14 @@
-"""The raw ASGI door of the client port: inference paths go straight to the pipeline, the rest to Starlette's routes."""
+"""The door of the client port: inference paths go straight to the pipeline, the rest to Starlette's routes (ASGI)."""
 
 import ipaddress
 import random
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Coroutine
 from typing import Any, Final
 
 from backends.plane import DataPlane, View
 from gateway import errors
+from gateway.client import ClientCycle
 from gateway.exchange import Exchange
 from gateway.pipeline import Pipeline
 from policies.paths import CONTROL, MethodRefused, PathKind, classify, unknown
@@ -17,42 +18,33 @@ _PEERS_KEPT: Final = 4096
 
 
 class Edge:
-    """`app(scope, receive, send)` of the client port."""
+    """Says who answers: the pipeline, or the control routes."""
 
-    def __init__(
-        self, *, plane: DataPlane, pipeline: Pipeline, routes: Callable[[Any, Any, Any], Awaitable[None]],
-        clock: Callable[[], float], rng: random.Random,
-    ) -> None:  # fmt: skip
+    def __init__(self, *, plane: DataPlane, pipeline: Pipeline, rng: random.Random) -> None:
         self._plane = plane
         self._pipeline = pipeline
-        self._routes = routes
-        self._clock = clock
         self._rng = rng
         self._trust = TrustedProxies(())
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    def open(self, cycle: ClientCycle) -> Coroutine[Any, Any, None] | None:
+        """The coroutine that answers a request, or None where Starlette's routes do."""
         view = self._plane.view
         assert view is not None, "the data plane has a table before the door opens"
-        raw_path, method = scope["raw_path"], scope["method"]
-        refusal: errors.GatewayError | None = None
+        raw_path, method = cycle.raw_path, cycle.method
         try:
             kind = classify(raw_path, method) or view.routes.by_path(raw_path, method) or unknown(raw_path)
         except MethodRefused as error:
-            kind = error.kind
             refusal = errors.MethodNotAllowed(f"{method} is not allowed here; use {error.allow}.", allow=error.allow)
+            return self._pipeline.refuse(self._exchange(cycle, error.kind, view), refusal)
         if kind is CONTROL:
-            await self._routes(scope, receive, send)
-            return
-        if refusal is None and not kind.methods:
-            refusal = errors.PathNotFound("This path is not served. See the README for the paths that are.")
-        exchange = self._exchange(scope, kind, view)
-        if refusal is not None:
-            self._pipeline.refuse(exchange, refusal)
-        else:
-            await self._pipeline.serve(exchange, view)
+            return None
+        exchange = self._exchange(cycle, kind, view)
+        if not kind.methods:
+            return self._pipeline.refuse(exchange, errors.PathNotFound("This path is not served. See the README for those that are."))
+        return self._pipeline.serve(exchange, view)
 
-    def _exchange(self, scope: Any, kind: PathKind, view: View) -> Exchange:
-        exchange = Exchange(scope, kind, f"{self._rng.getrandbits(128):032x}", self._clock())
+    def _exchange(self, cycle: ClientCycle, kind: PathKind, view: View) -> Exchange:
+        exchange = Exchange(cycle, kind, f"{self._rng.getrandbits(128):032x}")
         if self._trust.networks != view.table.trusted_proxies:
             self._trust = TrustedProxies(view.table.trusted_proxies)
         sent = exchange.fields.get(b"x-request-id")

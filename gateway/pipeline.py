@@ -10,11 +10,13 @@ from collections.abc import Callable
 from typing import Final
 
 from backends.endpoint import Endpoint
+from backends.http1 import Connection
 from backends.upstream import UpstreamError
 from backends.plane import DataPlane, EndpointFailed, View
 from backends.pool import Pool
 from backends.wheel import TimerWheel
 from gateway import errors
+from gateway.client import ClientGone
 from gateway.exchange import Exchange
 from gateway.headers import Headers, downstream_filter, upstream_filter, upstream_head
 from gateway.observe.access_log import AccessLog
@@ -52,25 +54,20 @@ class Pipeline:
 
     async def serve(self, exchange: Exchange, view: View) -> None:
         """Answer one request, whatever happens. Never raises."""
-        task = asyncio.current_task()
-        assert task is not None, "a request is answered in a task of its own"
-        exchange.cycle.on_gone = task.cancel
         try:
-            if exchange.cycle.disconnected:
-                raise asyncio.CancelledError
             await self._answer(exchange, view)
         except errors.GatewayError as error:
             self._fail(exchange, error)
-        except asyncio.CancelledError:
-            self._interrupted(exchange)
+        except ClientGone:
+            exchange.gone = True
+            self._metrics.client_gone(exchange.phase)
         except Exception:
             log.exception("fault of ours request_id=%s", exchange.request_id)
             self._fail(exchange, errors.InternalError("The gateway failed. The operator can find the cause by the request id."))
         finally:
-            exchange.cycle.on_gone = None
             self._settle(exchange)
 
-    def refuse(self, exchange: Exchange, error: errors.GatewayError) -> None:
+    async def refuse(self, exchange: Exchange, error: errors.GatewayError) -> None:
         """Answer a request that has no way through the gateway; it is counted and logged like any other."""
         self._fail(exchange, error)
         self._settle(exchange)
@@ -81,14 +78,10 @@ class Pipeline:
         call = await self._describe(exchange, principal)
         routed = self._route(exchange, view, principal, call)
         # Later issues: limit, cache and admit stand here.
-        pool = view.pools[routed.route.pool]
-        endpoint = self._choose(exchange, pool)
-        deadline = self._deadline(exchange, routed)
-        try:
-            with endpoint.slot:
-                await self._attempt(exchange, endpoint, routed)
-        finally:
-            self._wheel.cancel(deadline)
+        endpoint = self._choose(exchange, view.pools[routed.route.pool])
+        exchange.cycle.wire.limit(routed.route.timeouts.total)
+        with endpoint.slot:
+            await self._attempt(exchange, endpoint, routed)
 
     # -- the steps, in their order
 
@@ -112,20 +105,10 @@ class Pipeline:
             raise errors.InvalidRequest("Only the transfer coding chunked is understood.")
         if int(fields.get(b"content-length", b"0")) > limit:
             raise errors.BodyTooLarge(f"The body is over the limit of {limit} bytes (server.max_body).")
-        if cycle.more_body:
-            parts, size = [], 0
-            while True:
-                message = await cycle.receive()
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                if size > limit:
-                    raise errors.BodyTooLarge(f"The body is over the limit of {limit} bytes (server.max_body).")
-                if not message.get("more_body"):
-                    break
-            exchange.body = b"".join(parts)
+        whole = not cycle.more_body
+        exchange.body = await cycle.read_body(limit)
+        if not whole:
             exchange.received = self._clock()
-        elif cycle.body:
-            exchange.body = bytes(cycle.body)
         if fields.get(b"content-encoding", b"identity").lower() != b"identity":
             raise errors.UnsupportedMediaType("Send the body without a content coding.")
 
@@ -163,14 +146,10 @@ class Pipeline:
         exchange.endpoint = endpoint.name
         return endpoint
 
-    def _deadline(self, exchange: Exchange, routed: Routed) -> object:
-        total = routed.route.timeouts.total
-        return None if total is None else self._wheel.arm(total, exchange.expire)
-
     async def _attempt(self, exchange: Exchange, endpoint: Endpoint, routed: Routed) -> None:
         """One attempt, settled once with its outcome. The free repeat after a reset of a reused connection is part of it."""
         exchange.attempts += 1
-        relay = exchange.relay = Relay(exchange.cycle, self._loop, self._clock, exchange.broken)
+        relay = exchange.relay = Relay(exchange.cycle, self._clock, exchange.broken)
         outcome = outcomes.CLIENT_GONE
         try:
             await self._send(exchange, endpoint, routed, relay)
@@ -200,17 +179,27 @@ class Pipeline:
         head_request = exchange.method == "HEAD"
         connect = routed.route.timeouts.connect
         exchange.phase = "connect"
-        connection = endpoint.take() or await endpoint.connect(connect)
+        connection = endpoint.take() or await self._connect(endpoint, connect)
         exchange.phase, exchange.dispatched = "first_byte", self._clock()
         relay.attach(connection)
         connection.send(head, body, relay, head_request=head_request)
         await relay.begun()
         if relay.error is not None and relay.error.kind == "reset_reused":
             relay.reset()
-            connection = await endpoint.connect(connect)
+            connection = await self._connect(endpoint, connect)
             relay.attach(connection)
             connection.send(head, body, relay, head_request=head_request)
             await relay.begun()
+
+    async def _connect(self, endpoint: Endpoint, timeout: float) -> Connection:
+        """A fresh connection. It is made in a task of its own, which is given up with the request."""
+        task = self._loop.create_task(endpoint.connect(timeout), name=f"connect {endpoint.name}")
+        try:
+            return await task
+        except BaseException:
+            if not task.cancel() and not task.cancelled() and task.exception() is None:
+                task.result().abort()
+            raise
 
     def _release(self, exchange: Exchange, endpoint: Endpoint, relay: Relay) -> None:
         """The answer has begun: from here on it belongs to the client."""
@@ -242,21 +231,11 @@ class Pipeline:
     def _fail(self, exchange: Exchange, error: errors.GatewayError) -> None:
         """Tell the client: as a status while nothing was sent, else by breaking the stream off honestly."""
         relay = exchange.relay
-        if not exchange.cycle.response_started:
+        if not exchange.cycle.begun:
             exchange.refuse(error)
-        elif relay is not None and not exchange.cycle.response_complete:
+        elif relay is not None and not exchange.cycle.complete:
             exchange.error = error.code
             relay.interrupt(errors.error_event(error, exchange.kind.family, named=exchange.kind.named_events))
-
-    def _interrupted(self, exchange: Exchange) -> None:
-        """The task was cancelled: the client left, the deadline passed, or we are shutting down."""
-        if exchange.cycle.disconnected:
-            exchange.gone = True
-            self._metrics.client_gone(exchange.phase)
-        elif exchange.expired:
-            self._fail(exchange, errors.DeadlineExceeded("The answer took longer than the route's total timeout."))
-        else:
-            self._fail(exchange, errors.ShuttingDown("The gateway is shutting down. Try again.", retry_after=1))
 
     def _settle(self, exchange: Exchange) -> None:
         """One log line and one count a request; everything taken was given back before."""
@@ -297,6 +276,7 @@ def _renamed(exchange: Exchange, model: str) -> tuple[bytes, bytes]:
 
 
 _REFUSALS: Final = {
+    "unsupported_media_type": errors.UnsupportedMediaType,
     "invalid_json": errors.InvalidJson, "invalid_request": errors.InvalidRequest, "field_not_allowed": errors.FieldNotAllowed,
 }  # fmt: skip
 _NOT_SENT: Final = frozenset({"refused", "connect_timeout", "tls", "dns"})

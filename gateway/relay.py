@@ -4,13 +4,14 @@ Chunks go from the upstream's `data_received` straight into the client's transpo
 kernel's, and a task switch would add a tenth. Back-pressure is direct too: a client that reads slowly pauses the upstream's reading.
 """
 
-import asyncio
 from collections.abc import Callable
 from typing import Final
 
 from backends.http1 import Connection
 from backends.upstream import UpstreamError
-from gateway.server import ClientCycle, Headers
+from gateway.client import ClientCycle
+from gateway.drive import Signal
+from gateway.headers import Headers
 from gateway.tap import Tap
 from policies.first_content import FirstContent
 
@@ -22,13 +23,12 @@ class Relay:
     """One attempt's answer: the sink of an upstream connection and the pump of the client's reply."""
 
     __slots__ = (
-        "_clock", "_connection", "_cycle", "_done", "_first", "_gap", "_held", "_held_size", "_loop", "_on_break", "_passing", "_ready",
+        "_clock", "_connection", "_cycle", "_done", "_first", "_gap", "_held", "_held_size", "_on_break", "_passing", "_ready",
         "began_at", "ended", "error", "first_event_error", "headers", "last_at", "released", "status", "stream", "tap",
     )  # fmt: skip
 
-    def __init__(self, cycle: ClientCycle, loop: asyncio.AbstractEventLoop, clock: Callable[[], float], on_break: Callable[["Relay"], bytes]) -> None:
+    def __init__(self, cycle: ClientCycle, clock: Callable[[], float], on_break: Callable[["Relay"], bytes]) -> None:
         self._cycle = cycle
-        self._loop = loop
         self._clock = clock
         self._on_break = on_break
         self._connection: Connection | None = None
@@ -37,8 +37,8 @@ class Relay:
 
     def reset(self) -> None:
         """Forget an attempt of which nothing has gone to the client."""
-        self._ready: asyncio.Future[None] | None = None
-        self._done: asyncio.Future[None] | None = None
+        self._ready: Signal | None = None
+        self._done: Signal | None = None
         self._first: FirstContent | None = None
         self._held: list[bytes] = []
         self._held_size = 0
@@ -66,7 +66,7 @@ class Relay:
     async def begun(self) -> None:
         """Wait until the answer begins, ends or fails."""
         if self.began_at is None and not self.ended and self.error is None:
-            self._ready = self._loop.create_future()
+            self._ready = Signal()
             await self._ready
 
     def release(self, headers: Headers, *, length_known: bool, gap: Callable[[float], None] | None) -> None:
@@ -93,7 +93,7 @@ class Relay:
     async def finished(self) -> None:
         """Wait until the released answer has ended or broken off."""
         if not self.ended and self.error is None:
-            self._done = self._loop.create_future()
+            self._done = Signal()
             await self._done
 
     def close(self) -> None:
@@ -198,6 +198,6 @@ def _is_event_stream(headers: Headers) -> bool:
     return kind
 
 
-def _wake(future: asyncio.Future[None] | None) -> None:
-    if future is not None and not future.done():
-        future.set_result(None)
+def _wake(signal: Signal | None) -> None:
+    if signal is not None:
+        signal.set()

@@ -1,0 +1,335 @@
+"""One client connection: uvicorn's place for a protocol, zttp's parser, and what a gateway needs and uvicorn's own protocols lack.
+
+A client's leaving is told at once, also by a FIN and also while a pipelined request waits; requests start without a task; replies are written by direct
+calls; a stalled reader is given up; every refusal has our error body.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import zttp
+
+from backends.wheel import Timer, TimerWheel
+from gateway.client import ClientCycle, ClientGone
+from gateway.drive import Drive
+from gateway.errors import DeadlineExceeded, GatewayError, HeadersTooLarge, InternalError, InvalidRequest, error_body
+from gateway.headers import Headers
+
+log = logging.getLogger("sluice.client")
+
+# A client may send this much ahead of its turn; beyond it we stop reading, and then its leaving goes unseen until its turn.
+AHEAD_LIMIT: Final = 64 * 1024
+# Back-pressure begins at this many unsent bytes; at most one upstream read (64 KiB) is added to it.
+WRITE_HIGH_WATER: Final = 64 * 1024
+# How long, and for how many bytes, a refused client may go on sending before we stop listening (RFC 9112 section 9.6).
+LINGER_SECONDS, LINGER_BYTES = 2.0, 1 << 20
+# An idle keep-alive connection of a client ends after this long: above the 60 s that common load balancers keep theirs.
+CLIENT_KEEP_ALIVE: Final = 75.0
+
+
+class Door(Protocol):
+    """Who takes a request: a coroutine that answers it, or None for one that is answered by the ASGI application."""
+
+    def open(self, cycle: ClientCycle) -> Coroutine[Any, Any, None] | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class WireSettings:
+    """Limits of a client connection: sizes in bytes, times in seconds."""
+
+    clock: Callable[[], float]
+    """Monotonic, in seconds, finer than the loop's (which uvloop rounds to milliseconds)."""
+    max_head: int = 32 * 1024
+    write_timeout: float | None = 60.0
+    keep_alive: float = CLIENT_KEEP_ALIVE
+
+
+class ClientProtocol(asyncio.Protocol):
+    """What uvicorn makes for each accepted connection."""
+
+    transport: asyncio.Transport
+
+    def __init__(
+        self, config: Any, server_state: Any, app_state: Any, _loop: Any = None, *, door: Door | None, wheel: TimerWheel, settings: WireSettings
+    ) -> None:
+        """The first four are uvicorn's (0.54)."""
+        self.loop: asyncio.AbstractEventLoop = _loop or asyncio.get_running_loop()
+        self.conn: Any = zttp.Connection(zttp.SERVER)
+        self.cycle: ClientCycle | None = None
+        self.drive: Drive | None = None
+        self.address = "unix"
+        self._app = config.loaded_app
+        self._state = server_state
+        self._door = door
+        self._wheel = wheel
+        self._settings = settings
+        self._fresh = False
+        self._handling = False
+        self._turn = False
+        self._read_paused = False
+        self._write_paused = False
+        self._ahead = 0
+        self._head_bytes = 0
+        self._lingered = -1
+        self._idle_since = self.loop.time()
+        self._due: float | None = None
+        self._total_at = 0.0
+        self._idle_timer: Timer | None = None
+        self._stall_timer: Timer | None = None
+        self._total_timer: Timer | None = None
+        self._stall_size = 0
+
+    # -- the connection's life
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        self._state.connections.add(self)
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            self.address = str(peer[0])
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        self._idle_timer = self._wheel.arm(self._settings.keep_alive, self._idle)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._state.connections.discard(self)
+        for timer in (self._idle_timer, self._stall_timer, self._total_timer):
+            if timer is not None:
+                self._wheel.cancel(timer)
+        self._left()
+
+    def eof_received(self) -> None:
+        """A FIN is leaving, as in nginx: it can't be told from a close. Returning None closes the transport."""
+        self._left()
+
+    def _left(self) -> None:
+        cycle = self.cycle
+        if cycle is None or cycle.complete or cycle.disconnected:
+            return
+        cycle.disconnected = True
+        cycle.arrived()
+        if self.drive is not None:
+            self.drive.throw(ClientGone())
+        if self._write_paused:
+            self.transport.abort()
+
+    def shutdown(self) -> None:
+        """uvicorn's word for: finish what you have, take nothing more."""
+        if self.cycle is None or self.cycle.complete:
+            self.transport.close()
+        else:
+            self.cycle.keep_alive = False
+
+    def _idle(self) -> None:
+        """One lazy timer a connection, not one a request: it looks when the connection last became idle."""
+        busy = self.cycle is not None and not self.cycle.complete
+        left = self._settings.keep_alive - (self.loop.time() - self._idle_since)
+        if not busy and left <= 0:
+            self.transport.close()
+        else:
+            self._idle_timer = self._wheel.arm(self._settings.keep_alive if busy else left, self._idle)
+
+    def linger(self) -> None:
+        """Let a client that still sends read our answer: a close now would reset the connection under it."""
+        self._lingered = 0
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._wheel.arm(LINGER_SECONDS, self.transport.abort)
+
+    # -- reading
+
+    def data_received(self, data: bytes) -> None:
+        if self._lingered >= 0:
+            self._lingered += len(data)
+            if self._lingered > LINGER_BYTES:
+                self.transport.abort()
+            return
+        cycle = self.cycle
+        if cycle is None or cycle.complete:
+            self._head_bytes += len(data)
+        elif not cycle.more_body:
+            self._ahead += len(data)
+            if self._ahead > AHEAD_LIMIT:
+                self._pause_reading()
+        try:
+            event = self.conn.receive_event(data)
+        except zttp.RemoteProtocolError as error:
+            self._refuse(str(error))
+            return
+        self._handle(event)
+        if self._head_bytes > self._settings.max_head and self._lingered < 0:
+            self._refuse("message exceeded configured size limit")
+
+    def _handle(self, event: Any) -> None:
+        """Take the parser's events, start the request that they complete, and go on with the next one that waits.
+
+        A loop and not a recursion: a client may have pipelined a hundred requests that are all refused on the spot.
+        """
+        self._handling = True
+        try:
+            while True:
+                while event is not zttp.NEED_DATA and event is not zttp.CONNECTION_CLOSED:
+                    self._take(event)
+                    event = self.conn.next_event()
+                if self._fresh:
+                    self._fresh = False
+                    self._start(self.cycle)  # type: ignore[arg-type]
+                if not self._turn:
+                    return
+                self._turn = False
+                self.conn.start_next_cycle()
+                event = self.conn.next_event()
+        except zttp.RemoteProtocolError as error:
+            self._refuse(str(error))
+        finally:
+            self._handling = False
+
+    def _take(self, event: Any) -> None:
+        kind = type(event)
+        if kind is zttp.Request:
+            headers = event.headers.to_list(lowercase_names=True)
+            self.cycle = ClientCycle(self, event, headers, self._settings.clock())
+            size, self._head_bytes = self._head_bytes, 0
+            if size > self._settings.max_head and _head_size(event, headers) > self._settings.max_head:
+                raise zttp.RemoteProtocolError("message exceeded configured size limit")
+            self._fresh = True
+            return
+        cycle = self.cycle
+        assert cycle is not None, "a body belongs to a request"
+        if kind is zttp.Data:
+            cycle.parts.append(event.data)
+            if not self._fresh and len(cycle.parts) > 1 and sum(map(len, cycle.parts)) > AHEAD_LIMIT:
+                self._pause_reading()
+        else:
+            cycle.more_body = False
+        if not self._fresh:
+            cycle.arrived()
+
+    def _start(self, cycle: ClientCycle) -> None:
+        coroutine = self._door.open(cycle) if self._door is not None else None
+        if coroutine is not None:
+            self.drive = Drive(coroutine, self.loop, self._drive_ended)
+            self._state.drives.add(self.drive)
+            self.drive.start()
+            return
+        task = self.loop.create_task(self._asgi(cycle), name=f"{cycle.method} {cycle.raw_path[:64]!r}")
+        self._state.tasks.add(task)
+        task.add_done_callback(self._state.tasks.discard)
+
+    def _drive_ended(self, drive: Drive) -> None:
+        self._state.drives.discard(drive)
+        if self.drive is drive:
+            self.drive = None
+
+    async def _asgi(self, cycle: ClientCycle) -> None:
+        address = self.transport.get_extra_info("sockname")
+        server = address if isinstance(address, tuple) else ("unix", 0)
+        try:
+            await self._app(cycle.scope((self.address, 0), server[:2]), cycle.receive, cycle.send)
+        except Exception:
+            log.exception("a control route failed")
+            if not cycle.begun:
+                body = error_body(InternalError("The gateway failed."), "openai")
+                cycle.start(500, [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))], length_known=True)
+                cycle.finish(body)
+
+    def replied(self) -> None:
+        """A reply has ended: the next request may be waiting already."""
+        self._state.total_requests += 1
+        self._due = None
+        if self._lingered >= 0 or self.transport.is_closing():
+            return
+        self._idle_since = self.loop.time()
+        self._head_bytes, self._ahead = self._ahead, 0
+        self.resume_reading()
+        self._turn = True
+        if not self._handling:
+            self._handle(zttp.NEED_DATA)
+
+    def _pause_reading(self) -> None:
+        if not self._read_paused:
+            self._read_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """The pipeline wants more of the body, or it is the next request's turn."""
+        if self._read_paused:
+            self._read_paused = False
+            self.transport.resume_reading()
+
+    # -- time
+
+    def limit(self, seconds: float | None) -> None:
+        """The request under way may take so long in all. One timer a connection: it is moved only when it would fire too late."""
+        if seconds is None:
+            return
+        due = self._due = self.loop.time() + seconds
+        timer = self._total_timer
+        if timer is None or not timer.armed:
+            self._total_timer = self._wheel.arm(seconds, self._total)
+            self._total_at = due
+        elif due < self._total_at:
+            self._wheel.rearm(timer, seconds)
+            self._total_at = due
+
+    def _total(self) -> None:
+        if self._due is None:
+            return
+        left = self._due - self.loop.time()
+        if left > 0 and self._total_timer is not None:
+            self._wheel.rearm(self._total_timer, left)
+            self._total_at = self._due
+        elif self.drive is not None:
+            self.drive.throw(DeadlineExceeded("The answer took longer than the route's total timeout."))
+
+    # -- writing
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+        if self._lingered >= 0:
+            return
+        if self.cycle is not None and self.cycle.pump is not None:
+            self.cycle.pump.pause()
+        if self._settings.write_timeout is not None and self._stall_timer is None:
+            self._stall_size = self.transport.get_write_buffer_size()
+            self._stall_timer = self._wheel.arm(self._settings.write_timeout, self._stalled)
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        if self._stall_timer is not None:
+            self._wheel.cancel(self._stall_timer)
+            self._stall_timer = None
+        if self.cycle is not None and self.cycle.pump is not None:
+            self.cycle.pump.resume()
+
+    def _stalled(self) -> None:
+        """The client read nothing for `write_timeout`: give it up. One that reads slowly gets as long again."""
+        self._stall_timer = None
+        size = self.transport.get_write_buffer_size()
+        if size < self._stall_size and self._settings.write_timeout is not None:
+            self._stall_size = size
+            self._stall_timer = self._wheel.arm(self._settings.write_timeout, self._stalled)
+            return
+        if self.cycle is not None:
+            self.cycle.stalled = True
+        self.transport.abort()
+
+    def _refuse(self, why: str) -> None:
+        """Answer what is not HTTP, or too large a head, and stop listening."""
+        error: GatewayError = InvalidRequest(f"The request is not valid HTTP/1.1: {why}.")
+        if "size limit" in why:
+            error = HeadersTooLarge(f"The request's head is over {self._settings.max_head} bytes: send a shorter URL or fewer headers.")
+        cycle = self.cycle
+        if cycle is None or cycle.complete or not cycle.begun:
+            body = error_body(error, "openai")
+            head = b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+            self.transport.write(head % (error.status, error.code.encode(), len(body)) + body)
+        self._fresh = self._turn = False
+        self._left()
+        self.linger()
+
+
+def _head_size(event: Any, headers: Headers) -> int:
+    return len(event.target) + sum(len(name) + len(value) + 4 for name, value in headers)
