@@ -54,7 +54,7 @@ class Control:
         self._seen: dict[str, Signature] = {}
         self._watcher: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
-        self._first_round: set[str] = set()
+        self._first_round: set[str] | None = None
         self.settled = asyncio.Event()
         """Set once every worker was ready or failed once: from then on, waiting longer means waiting for a repair."""
         self.demo_key: str | None = None
@@ -108,9 +108,10 @@ class Control:
         for view in views:
             self._metrics.worker(view.pool, view.name).state(_WORKER_STATES.get(view.state, view.state))
         self._plane.install(table)
-        self._first_round -= {view.name for view in views if view.state == "ready" or view.reason}
-        if not self._first_round:
-            self.settled.set()
+        if self._first_round is not None:
+            self._first_round -= {view.name for view in views if view.state == "ready" or view.reason}
+            if not self._first_round:
+                self.settled.set()
 
     # -- events in
 
