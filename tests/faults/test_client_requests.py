@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
 import threading
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from tests.fakes.backend import Backend
 from tests.fakes.client import Answer, Client, request
-from tests.flow.harness import CHAT, Running, gateway_with
+from tests.flow.harness import CHAT, Running, gateway_with, resident
 
 SMALL = {"server": {"max_body": "64KiB"}}
 MESSAGES = b'"messages": [{"role": "user", "content": "hi"}]'
@@ -247,6 +249,28 @@ async def test_a_head_over_the_limit_is_refused_and_the_connection_closed(
         refused(answer, status, code)
         assert await client.rest() == b""
         assert backend.connections == []
+
+
+async def test_a_head_without_end_costs_no_memory(backend: Backend) -> None:
+    data = request("POST", CHAT, b"{}", [("x-h", "v" * 20_000_000)])
+    async with gateway_with(backend) as gw:
+        host, _, port = gw.gateway.address.rpartition(":")
+
+        def send() -> bytes:
+            """All of it, or until we are thrown out, and what was answered."""
+            with socket.create_connection((host, int(port)), timeout=5) as sock:
+                with contextlib.suppress(ConnectionError):
+                    sock.sendall(data)
+                with contextlib.suppress(ConnectionError):
+                    return sock.recv(1 << 16)
+                return b""
+
+        await asyncio.to_thread(send)
+        before = resident()
+        for _ in range(5):
+            answer = await asyncio.to_thread(send)
+            assert answer == b"" or answer.startswith(b"HTTP/1.1 431 ")
+        assert resident() - before < 4 << 20
 
 
 # -- row 50

@@ -12,7 +12,9 @@ import contextlib
 import gc
 import json
 import os
+import resource
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +29,8 @@ from tests.fakes.backend import Backend
 from tests.fakes.client import Answer, Client, request
 
 CHAT = "/v1/chat/completions"
+# (name without prefix, labels) -> value
+Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 Pools = Mapping[str, Sequence[Backend | str]]
 
 
@@ -83,16 +87,15 @@ class Running:
 
     # -- what the gateway says of itself
 
-    def series(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-        """Every line of /metrics: (name without prefix, labels) -> value."""
+    def series(self) -> Series:
+        """Every line of /metrics."""
         text = self.gateway.metrics.render()[0].decode()
         samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
         return {(s.name.removeprefix("sluice_"), frozenset(s.labels.items())): s.value for s in samples}
 
     def total(self, name: str, **labels: str) -> float:
         """The sum of a metric over all series that have these labels."""
-        wanted = frozenset(labels.items())
-        return sum(value for (each, pairs), value in self.series().items() if each == name and wanted <= pairs)
+        return total(self.series(), name, **labels)
 
     async def access_lines(self, count: int | None = None) -> list[dict[str, Any]]:
         """The access log so far; waits until it has as many lines as requests were counted (or `count`)."""
@@ -111,22 +114,31 @@ class Running:
         return path.read_text() if path.exists() else ""
 
 
+def total(series: Series, name: str, **labels: str) -> float:
+    """The sum of a metric over all series that have these labels."""
+    wanted = frozenset(labels.items())
+    return sum(value for (each, pairs), value in series.items() if each == name and wanted <= pairs)
+
+
 async def assert_quiet(gw: Running) -> None:
     """FAULTS' invariants: nothing in flight, no upstream connection in use, and the counters equal the log's lines."""
     plane, metrics = gw.gateway.plane, gw.gateway.metrics
-    await eventually(lambda: gw.gateway.client_tasks == 0, "a request is still being answered")
+    await eventually(lambda: gw.gateway.client_requests == 0, "a request is still being answered")
     await eventually(lambda: plane.in_flight == 0, "an attempt is still in flight")
     await eventually(lambda: plane.active_connections == 0, "an upstream connection is still in use")
     lines = await gw.access_lines()
-    assert gw.total("endpoint_in_flight") == 0
+    series = gw.series()
+    assert total(series, "endpoint_in_flight") == 0
     assert metrics.open_streams.value == 0
-    assert gw.total("requests_total") == len(lines)
-    assert gw.total("attempts_total") == sum(line["attempts"] for line in lines)
-    assert gw.total("client_gone_total") == sum(line["client_gone"] is not None for line in lines)
-    for line in lines:
-        labels = {"code": str(line["status"])}
-        assert gw.total("requests_total", **labels) == sum(each["status"] == line["status"] for each in lines)
-        assert (line["attempts"] == 0) == (line["outcome"] is None), line
+    assert total(series, "requests_total") == len(lines)
+    assert total(series, "attempts_total") == sum(line["attempts"] for line in lines)
+    assert total(series, "client_gone_total") == sum(line["client_gone"] is not None for line in lines)
+    for status, count in Counter(line["status"] for line in lines).items():
+        assert total(series, "requests_total", code=str(status)) == count
+    # There is one attempt a request as yet, so its outcome is the request's.
+    for outcome, count in Counter(line["outcome"] for line in lines if line["attempts"]).items():
+        assert total(series, "attempts_total", outcome=outcome) == count
+    assert all(line["outcome"] is None for line in lines if not line["attempts"])
     gc.collect()
     assert gw.lost == []
     assert "Traceback" not in gw.log_text(), gw.log_text()
@@ -203,6 +215,12 @@ async def eventually(true: Callable[[], bool], else_: str | Callable[[], str], t
         if asyncio.get_running_loop().time() > deadline:
             raise AssertionError(else_ if isinstance(else_, str) else else_())
         await asyncio.sleep(0.005)
+
+
+def resident() -> int:
+    """Bytes of memory that this process has."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
 
 
 def merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
