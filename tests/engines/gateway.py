@@ -68,7 +68,8 @@ class Gateway:
         policy.write_text(_POLICY.format(port=port, admin=admin, endpoints=listed, model=MODEL, access=access))
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [SLUICE, "serve", policy.name],
+                # Should the tests be killed, the kernel ends it.
+                ["setpriv", "--pdeathsig", "INT", SLUICE, "serve", policy.name],
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=out,

@@ -41,8 +41,8 @@ def test_a_good_answer_arrives_as_vllm_wrote_it(house: House, client: str, case:
     assert (reply.status, reply.error) == (200, None)
     if request.payload.get("stream"):
         assert answer.headers["content-type"].startswith("text/event-stream")
-        # More than a first and a last event: an SDK has parsed the deltas between them.
-        assert client == "curl" or reply.items > 2
+        # The SDK has parsed them. No more can be asked for: a random model may end at its first token.
+        assert client == "curl" or reply.items >= 2
     else:
         json.loads(reply.body)
 

@@ -94,7 +94,7 @@ def test_only_v1_is_guarded_by_vllms_key(house: House) -> None:
 
 
 def test_usage_is_an_event_of_its_own_and_the_rest_stays_as_it_is(house: House) -> None:
-    asked = {"max_tokens": 8, "temperature": 0, "stream": True}
+    asked = {"max_tokens": 8, "temperature": 0, "ignore_eos": True, "stream": True}
     events = []
     for extra in ({}, {"stream_options": {"include_usage": True}}):
         reply = CLIENTS["curl"](house.direct, Request(COMPLETIONS, {"model": "tiny", "prompt": "hi"} | asked | extra))
