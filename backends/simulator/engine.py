@@ -121,7 +121,7 @@ class Engine:
         for entry in (job.entry, job.comment):
             if entry is not None:
                 entry.cancel()
-        del self._jobs[job]
+        self._jobs.pop(job, None)
         self._waiting.pop(job, None)
         if job.running:
             self.running -= job.weight

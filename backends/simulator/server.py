@@ -80,6 +80,7 @@ class Simulator:
         self._engine.changed = self._changed
         self._routes = Routes(self.settings, self._engine, self.refuse)
         self._wire = self._routes.wire = Wire(self._routes, self._ticker, self.settings.keep_alive)
+        self._wire.changed = self._changed
         if self._record:
             self._routes.seen = self.requests
         self._socket = _bound(self.settings.host, self.settings.port)
@@ -129,7 +130,7 @@ class Simulator:
             connection.reset()
 
     async def until(self, true: Callable[[], bool], within: float = 5.0) -> None:
-        """Wait until this is true; looked at whenever a request comes, starts or ends. Raises TimeoutError."""
+        """Wait until this is true: asked when a connection or request comes, starts or ends. Raises TimeoutError."""
         if true():
             return
         future = asyncio.get_running_loop().create_future()

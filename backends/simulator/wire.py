@@ -16,6 +16,7 @@ import struct
 import termios
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol, cast
 
 import httptools
@@ -67,6 +68,8 @@ class Wire:
         self.ticker = ticker
         self.keep_alive = keep_alive
         self.connections: set[Connection] = set()
+        self.changed: Callable[[], None] = lambda: None
+        """Called when a connection came or went."""
         self._date = (0, b"")
 
     def connection(self) -> Connection:
@@ -117,6 +120,7 @@ class Connection(asyncio.Protocol):
         # A cast, because uvloop's transports are not asyncio's by descent.
         self._transport = cast(asyncio.Transport, transport)
         self.wire.connections.add(self)
+        self.wire.changed()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.wire.connections.discard(self)
@@ -125,6 +129,7 @@ class Connection(asyncio.Protocol):
         self._ahead.clear()
         if self.exchange is not None:
             self.exchange.gone()
+        self.wire.changed()
 
     def eof_received(self) -> None:
         # None: the transport closes, and with it the answer ends. A client that half-closes is taken to have left.

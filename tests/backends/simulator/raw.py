@@ -111,6 +111,18 @@ class Client:
             got += data
         return got
 
+    async def chunk(self) -> bytes:
+        """The next chunk of a chunked body, after its head was read."""
+        size = int(await self.reader.readline(), 16)
+        return (await self.reader.readexactly(size + 2))[:-2]
+
+    async def rest(self) -> Answer:
+        """All chunks that are left of a chunked body."""
+        answer = Answer(200, {}, b"")
+        await self._chunks(answer)
+        answer.body = b"".join(answer.chunks)
+        return answer
+
     async def closed(self) -> bool:
         """Whether the other side has closed, with nothing more to read."""
         return await self.reader.read(1) == b""
