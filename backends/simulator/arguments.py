@@ -66,6 +66,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     add("--fixed-ids", action="store_true", help="ids and dates from the prompt alone: equal requests, equal bytes")
     add("--ping", action="store_true", help="a ping event in Anthropic streams")
     add("--sse-keep-alive-interval", type=_duration, metavar="TIME", help="comments on silent streams (default: none)")
+    add("--dimensions", type=int, default=16, help="length of an embedding (default: %(default)s)")
     return shown
 
 
@@ -89,6 +90,7 @@ def settings(given: argparse.Namespace) -> Settings:
         fixed_ids=given.fixed_ids,
         ping=given.ping,
         comment_every=given.sse_keep_alive_interval,
+        dimensions=given.dimensions,
     )
 
 

@@ -19,6 +19,8 @@ _WHOLE = (
     2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0,
 )  # fmt: skip
 _TOKENS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0, 20000.0)
+_By = tuple[str, dict[str, int]]
+"""The name of a label, and a value for each of its words."""
 REASONS = ("stop", "length", "abort", "error", "repetition")
 
 
@@ -90,10 +92,10 @@ class Gauges:
         gauge(
             "vllm:num_requests_waiting_by_reason",
             "Number of waiting requests by reason.",
-            {'reason="capacity"': engine.waiting, 'reason="deferred"': 0},
+            ("reason", {"capacity": engine.waiting, "deferred": 0}),
         )
-        states = {'sleep_state="awake"': 1, 'sleep_state="weights_offloaded"': 0, 'sleep_state="discard_all"': 0}
-        gauge("vllm:engine_sleep_state", "Engine sleep state.", states)
+        states = {"awake": 1, "weights_offloaded": 0, "discard_all": 0}
+        gauge("vllm:engine_sleep_state", "Engine sleep state.", ("sleep_state", states))
         gauge("vllm:kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent usage.", engine.cache_usage)
         counter("vllm:prefix_cache_queries", "Prefix cache queries, in number of queried tokens.", self.prompt_tokens)
         counter("vllm:prefix_cache_hits", "Prefix cache hits, in number of cached tokens.", 0)
@@ -103,12 +105,13 @@ class Gauges:
         counter(
             "vllm:request_success",
             "Count of successfully processed requests.",
-            {f'finished_reason="{reason}"': count for reason, count in self.reasons.items()},
+            ("finished_reason", self.reasons),
         )
         counter(
             "vllm:admission_rejections",
             "Number of admission attempts rejected by a queue limit, by reason.",
-            {'reason="max_num_queued_reqs"': self.rejections, 'reason="max_num_queued_tokens"': 0},
+            ("reason", {"max_num_queued_reqs": self.rejections, "max_num_queued_tokens": 0}),
+            engine=False,
         )
         for histogram in (self.first_token, self.between_tokens, self.whole, self.prompts, self.answers):
             page.rows += histogram.lines(model)
@@ -116,21 +119,22 @@ class Gauges:
 
 
 class _Page:
-    """Rows of one page."""
+    """Rows of one page; labels stand in alphabetical order, as vLLM's do."""
 
     def __init__(self, model: str) -> None:
         self.rows: list[str] = []
-        self._labels = f'engine="0",model_name="{model}"'
+        self._labels = {"engine": "0", "model_name": model}
 
-    def gauge(self, name: str, help: str, value: float | dict[str, int]) -> None:
-        self._family(name, name, "gauge", help, value)
+    def gauge(self, name: str, help: str, value: float | _By) -> None:
+        self._family(name, "gauge", help, value)
 
-    def counter(self, name: str, help: str, value: float | dict[str, int]) -> None:
-        self._family(name + "_total", name + "_total", "counter", help, value)
+    def counter(self, name: str, help: str, value: float | _By, *, engine: bool = True) -> None:
+        self._family(name + "_total", "counter", help, value, engine=engine)
 
-    def _family(self, name: str, series: str, kind: str, help: str, value: float | dict[str, int]) -> None:
+    def _family(self, name: str, kind: str, help: str, value: float | _By, *, engine: bool = True) -> None:
         self.rows += [f"# HELP {name} {help}", f"# TYPE {name} {kind}"]
-        if isinstance(value, dict):
-            self.rows += [f"{series}{{{self._labels},{label}}} {float(count)}" for label, count in value.items()]
-        else:
-            self.rows.append(f"{series}{{{self._labels}}} {float(value)}")
+        label, counts = ("", {"": value}) if isinstance(value, float | int) else value
+        for word, count in counts.items():
+            labels = self._labels | ({label: word} if label else {})
+            shown = ",".join(f'{key}="{labels[key]}"' for key in sorted(labels) if engine or key != "engine")
+            self.rows.append(f"{name}{{{shown}}} {float(count)}")

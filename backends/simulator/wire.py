@@ -148,7 +148,11 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._refuse(400, b"This server speaks HTTP/1.1 only.")
+            # As uvicorn: the request is answered as if nothing had been said, and is the connection's last.
+            if self.exchange is None:
+                self.close()
+            else:
+                self.exchange.keep_alive = False
         except httptools.HttpParserError:
             self._refuse(400, b"Invalid HTTP request received.")
 
