@@ -1,4 +1,5 @@
-"""One endpoint of the data plane: its connections, its count of attempts in flight, and what it has learnt from outcomes."""
+"""One endpoint of the data plane: its connections, its count of attempts in flight, and what it has learnt from
+outcomes."""
 
 from types import TracebackType
 from typing import Protocol
@@ -8,7 +9,8 @@ from backends.http1 import Connection
 from backends.table import EndpointSpec
 from policies.outcome import Outcome
 
-# Paths and queries that clients send are remembered with their ready-made request line; beyond this many they are made anew.
+# Paths and queries that clients send are remembered with their ready-made request line; beyond this many they are
+# made anew.
 _HEADS_KEPT = 256
 
 
@@ -21,7 +23,11 @@ class Gauge(Protocol):
 class EndpointMeter(Protocol):
     """How an endpoint counts, without knowing where to."""
 
-    in_flight: Gauge
+    @property
+    def in_flight(self) -> Gauge: ...
+    @property
+    def unframed(self) -> Gauge:
+        """Answers whose end was the connection's."""
 
     def attempt(self, outcome: str) -> None: ...
 
@@ -38,7 +44,9 @@ class Slot:
         self._endpoint.in_flight += 1
         self._endpoint.meter.in_flight.value += 1
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._endpoint.in_flight -= 1
         self._endpoint.meter.in_flight.value -= 1
 
@@ -46,7 +54,18 @@ class Slot:
 class Endpoint:
     """The live side of an EndpointSpec. Not available or not: that was settled when the table was made."""
 
-    __slots__ = ("_connections", "_heads", "in_flight", "meter", "name", "reply_headers", "slot", "spec", "weight")
+    __slots__ = (
+        "_connections",
+        "_heads",
+        "in_flight",
+        "meter",
+        "name",
+        "origin",
+        "reply_headers",
+        "slot",
+        "spec",
+        "weight",
+    )
 
     def __init__(self, spec: EndpointSpec, connections: ConnectionPool, meter: EndpointMeter) -> None:
         self.spec = spec
@@ -57,6 +76,9 @@ class Endpoint:
         self.slot = Slot(self)
         self._connections = connections
         self._heads: dict[tuple[str, bytes], bytes] = {}
+        host = f"[{spec.host}]" if ":" in spec.host else spec.host
+        self.origin = f"{'https' if spec.tls else 'http'}://{host}:{spec.port}".encode()
+        """Scheme, host and port, which no client may learn."""
         self.reply_headers = ((b"x-sluice-pool", spec.pool.encode()), (b"x-sluice-endpoint", spec.name.encode()))
         """What a reply says of where it came from: names, never an address."""
 
@@ -71,7 +93,8 @@ class Endpoint:
         return self._connections.idle
 
     def request_head(self, method: str, target: bytes) -> bytes:
-        """The request line and the headers that are ours: Host, the pool's own credential, the endpoint's `headers`. Without the blank line."""
+        """The request line and the headers that are ours: Host, the pool's own credential, the endpoint's `headers`.
+        Without the blank line."""
         found = self._heads.get((method, target))
         if found is None:
             found = self._make_head(method, target)

@@ -1,6 +1,7 @@
 """The narrow interface between the control side and the data plane: finished tables in, events out.
 
-The data plane reads one immutable `View` made from a `Table`. Installing a new table builds a whole new view and swaps one reference; endpoints that
+The data plane reads one immutable `View` made from a `Table`. Installing a new table builds a whole new view and
+swaps one reference; endpoints that
 stayed the same keep their connections and counts, those that are gone are closed once their last exchange has ended.
 """
 
@@ -10,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from backends.endpoint import Endpoint, EndpointMeter
 from backends.connections import ConnectionPool, read_buffer
+from backends.endpoint import Endpoint, EndpointMeter
 from backends.pool import Pool, Strategy
 from backends.table import EndpointSpec, Table
 from backends.tls import TlsSettings
@@ -98,6 +99,10 @@ class DataPlane:
         self._retired = [endpoint for endpoint in [*self._retired, *gone] if endpoint.in_flight or endpoint.active]
         for endpoint in gone:
             endpoint.close()
+
+    def busy(self, name: str) -> bool:
+        """Whether an attempt is under way on the endpoint of this name, also on one that left the table."""
+        return any(endpoint.in_flight for endpoint in self._all() if endpoint.name == name)
 
     def close(self) -> None:
         """Close every connection that no exchange uses."""

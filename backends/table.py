@@ -1,6 +1,8 @@
-"""What the control side hands to the data plane: finished, frozen values that can be pickled, so that the two may live in different processes.
+"""What the control side hands to the data plane: finished, frozen values that can be pickled, so that the two may
+live in different processes.
 
-A `Table` is the whole of what the data plane knows. It is never changed, only replaced: one reference is swapped, and exchanges under way keep the one
+A `Table` is the whole of what the data plane knows. It is never changed, only replaced: one reference is swapped, and
+exchanges under way keep the one
 they began with.
 """
 

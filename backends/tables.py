@@ -9,8 +9,11 @@ from policies.identity import KeyRecord, principal_for
 from policies.settings import Endpoint, Policy, Pool
 
 
-def build_table(policy: Policy, *, generation: int, workers: Sequence[WorkerView], keys: Mapping[bytes, KeyRecord]) -> Table:
-    """The table of one moment. A worker is a candidate while it is ready; a listed endpoint always is (probes come later)."""
+def build_table(
+    policy: Policy, *, generation: int, workers: Sequence[WorkerView], keys: Mapping[bytes, KeyRecord]
+) -> Table:
+    """The table of one moment. A worker is a candidate while it is ready; a listed endpoint always is (probes come
+    later)."""
     anonymous = policy.auth.anonymous
     return Table(
         generation=generation,

@@ -1,4 +1,5 @@
-"""Wires every object once: `Gateway` is the whole program, `serve` runs it until a signal ends it. Nothing is fetched from a global."""
+"""Wires every object once: `Gateway` is the whole program, `serve` runs it until a signal ends it. Nothing is fetched
+from a global."""
 
 import asyncio
 import functools
@@ -7,6 +8,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,7 +16,7 @@ from typing import Self
 from backends.plane import DataPlane
 from backends.wheel import TimerWheel
 from backends.workers.launch import Launcher
-from backends.workers.supervisor import Supervisor
+from backends.workers.supervisor import Supervisor, WorkerEvent
 from gateway import __version__
 from gateway.admin.routes import admin_routes, client_routes
 from gateway.banner import banner
@@ -27,6 +29,7 @@ from gateway.observe.metrics import Metrics
 from gateway.pipeline import Pipeline
 from gateway.protocol import WireSettings
 from gateway.server import Listener, run
+from gateway.settle import Settlement
 from gateway.status import GatewayStatus
 from policies.settings import Policy
 
@@ -42,7 +45,9 @@ class Gateway:
         await self.start()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         await self.stop()
 
     async def start(self) -> None:
@@ -50,7 +55,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         rng = random.Random()
         self.metrics = Metrics(version=__version__)
-        self.control = control = Control(self._path, metrics=self.metrics, supervise=functools.partial(_supervise, loop=loop, rng=rng))
+        self.control = control = Control(self._path, metrics=self.metrics, supervise=self._supervisor)
         policy = control.policy
         self.metrics.limit_series(policy.observe.metrics.max_series)
         self.log = Log(policy.observe.log.path, level=policy.observe.log.level)
@@ -61,12 +66,25 @@ class Gateway:
             loop=loop, wheel=self.wheel, meters=self.metrics, rng=rng, now=clock, emit=control.endpoint_failed
         )
         status = GatewayStatus(self.plane, self.metrics, self._access, clock())
-        pipeline = Pipeline(plane=self.plane, metrics=self.metrics, access=self._access, wheel=self.wheel, loop=loop, clock=time.monotonic)
+        settlement = Settlement(self.metrics, self._access, time.monotonic)
+        pipeline = Pipeline(
+            plane=self.plane, metrics=self.metrics, settlement=settlement, loop=loop, clock=time.monotonic
+        )
         edge = Edge(plane=self.plane, pipeline=pipeline, rng=rng)
-        wire = WireSettings(clock=time.monotonic, max_head=policy.server.max_head, write_timeout=policy.server.write_timeout)
-        self._clients = Listener(client_routes(status), str(policy.server.listen), door=edge, wheel=self.wheel, settings=wire)
-        self._admin = Listener(admin_routes(status), str(policy.server.admin), door=None, wheel=self.wheel, settings=wire)
-        await self._open()
+        wire = WireSettings(
+            clock=time.monotonic, max_head=policy.server.max_head, write_timeout=policy.server.write_timeout
+        )
+        self._clients = Listener(
+            client_routes(status), str(policy.server.listen), door=edge, wheel=self.wheel, settings=wire
+        )
+        self._admin = Listener(
+            admin_routes(status), str(policy.server.admin), door=None, wheel=self.wheel, settings=wire
+        )
+        try:
+            await self._open()
+        except BaseException:
+            await self._end()
+            raise
         self._lag = loop.create_task(watch_lag(self.metrics.loop_lag, loop), name="loop lag")
 
     async def _open(self) -> None:
@@ -74,11 +92,26 @@ class Gateway:
         try:
             self._clients.bind()
             self._admin.bind()
+            await self.control.start(self.plane)
         except OSError as error:
             raise StartError(error.strerror or str(error)) from None
-        await self.control.start(self.plane)
         await self._admin.start()
         await self._clients.start()
+
+    def _supervisor(
+        self, policy: Policy, changed: Callable[[], None], report: Callable[[WorkerEvent], None]
+    ) -> Supervisor:
+        loop = asyncio.get_running_loop()
+        launcher = Launcher(warn=logging.getLogger("sluice.worker").warning, clock=loop.time)
+        return Supervisor(
+            policy.pools, launcher=launcher, changed=changed, report=report, line=_worker_line, clock=loop.time,
+            chance=random.Random().random, drained=self._drained,
+        )  # fmt: skip
+
+    async def _drained(self, worker: str) -> None:
+        """Wait until no attempt is under way on a worker that is to go; the supervisor bounds it by `stop.drain`."""
+        while self.plane.busy(worker):  # noqa: ASYNC110  nobody else waits for it, and not often
+            await asyncio.sleep(0.05)
 
     @property
     def address(self) -> str:
@@ -110,6 +143,9 @@ class Gateway:
     async def stop(self) -> None:
         """End: no new work, clients under way are told, workers' groups are ended, logs are written."""
         self._lag.cancel()
+        await self._end()
+
+    async def _end(self) -> None:
         await self._clients.stop()
         await self._admin.stop()
         await self.control.stop(hurry=True)
@@ -119,16 +155,10 @@ class Gateway:
         await asyncio.to_thread(self.log.close)
 
 
-def _supervise(policy: Policy, changed, report, *, loop: asyncio.AbstractEventLoop, rng: random.Random) -> Supervisor:  # type: ignore[no-untyped-def]
-    launcher = Launcher(warn=lambda text: logging.getLogger("sluice.worker").warning(text), clock=loop.time)
-    return Supervisor(
-        policy.pools, launcher=launcher, changed=changed, report=report, line=_worker_line, clock=loop.time, chance=rng.random
-    )
-
-
 def _worker_line(worker: str, text: str) -> None:
     """What a worker printed, under its name."""
-    logging.getLogger("sluice.worker").info(f"{worker}: {text}")  # noqa: G004  the text is the event: repeats are bounded by it
+    # The text is the event, so that only what repeats itself is held back.
+    logging.getLogger("sluice.worker").info(f"{worker}: {text}")
 
 
 def _access_log(policy: Policy, own: Log, rng: random.Random) -> AccessLog | None:
@@ -164,7 +194,9 @@ async def _serve(path: Path) -> int:
     stop = loop.create_task(ended.wait(), name="signal")
     await asyncio.wait({ready, stop}, return_when=asyncio.FIRST_COMPLETED)
     if not ended.is_set():
-        sys.stdout.write(banner(gateway.control.policy, gateway.address, gateway.admin_address, gateway.control.demo_key))
+        sys.stdout.write(
+            banner(gateway.control.policy, gateway.address, gateway.admin_address, gateway.control.demo_key)
+        )
         sys.stdout.flush()
         sys.stderr.write(f"ready on {gateway.address}\n")
     await stop

@@ -66,7 +66,8 @@ class ClientCycle:
     # -- the request's body
 
     async def read_body(self, limit: int) -> bytes:
-        """The whole body; BodyTooLarge as soon as more than `limit` bytes came. Asks for it where the client expects to be asked."""
+        """The whole body; BodyTooLarge as soon as more than `limit` bytes came. Asks for it where the client expects
+        to be asked."""
         size, parts = 0, []
         while True:
             size += sum(map(len, self.parts))
@@ -105,7 +106,11 @@ class ClientCycle:
         if not (length_known or self.bodyless):
             if self.http_version == b"1.0":
                 self.plain, self.keep_alive = True, False
-                lines = [b"HTTP/1.1 %d \r\n" % status, *(b"%b: %b\r\n" % pair for pair in headers), b"connection: close\r\n\r\n"]
+                lines = [
+                    b"HTTP/1.1 %d \r\n" % status,
+                    *(b"%b: %b\r\n" % pair for pair in headers),
+                    b"connection: close\r\n\r\n",
+                ]
                 self.wire.transport.write(b"".join(lines))
                 return
             headers = [*headers, (b"transfer-encoding", b"chunked")]
@@ -153,7 +158,8 @@ class ClientCycle:
         """The ASGI scope of this request."""
         path = self.raw_path.decode("latin-1")
         return {
-            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": self.http_version.decode(),
+            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version":
+            self.http_version.decode(),
             "server": server, "client": client, "scheme": "http", "method": self.method, "root_path": "", "path": path,
             "raw_path": self.raw_path, "query_string": self.query, "headers": self.headers,
         }  # fmt: skip

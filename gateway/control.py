@@ -1,6 +1,7 @@
 """The control side: owns the policy file, the keys and the workers, and hands the data plane finished tables.
 
-A changed file or SIGHUP builds a whole new table and swaps one reference; a broken, truncated or vanished file keeps the last good one and says so
+A changed file or SIGHUP builds a whole new table and swaps one reference; a broken, truncated or vanished file keeps
+the last good one and says so
 (log line, metric). It meets the data plane only through `DataPlane.install` and the events that it emits.
 """
 
@@ -33,7 +34,9 @@ Signature = tuple[int, int, int] | None
 class Supervise(Protocol):
     """Makes the supervisor, given what it calls back."""
 
-    def __call__(self, policy: Policy, changed: Callable[[], None], report: Callable[[WorkerEvent], None]) -> Supervisor: ...
+    def __call__(
+        self, policy: Policy, changed: Callable[[], None], report: Callable[[WorkerEvent], None]
+    ) -> Supervisor: ...
 
 
 class StartError(Exception):
@@ -70,7 +73,9 @@ class Control:
         except PolicyError as error:
             raise StartError("\n".join(str(mistake) for mistake in error.mistakes)) from None
         except KeyFileError as error:
-            raise StartError(f"{error}\nauth.api_keys.file: make a key with `sluice keys create --file FILE --tenant T --plan P`") from None
+            raise StartError(
+                f"{error}\nauth.api_keys.file: make a key with `sluice keys create --file FILE --tenant T --plan P`"
+            ) from None
         self._seen = {path: _signature(path) for path in self._files(policy)}
         return policy
 
@@ -100,8 +105,14 @@ class Control:
         table = build_table(self.policy, generation=self._generation, workers=views, keys=self._keys)
         self._metrics.policy_loaded(self._generation)
         pairs = [(pool.name, name) for pool in table.pools.values() for name in pool.known]
-        named = [(route.model, route.pool) for route in table.routes if route.model is not None and not set("*?[") & set(route.model)]
-        self._metrics.known(pools=table.pools, routes=named, endpoints=pairs, workers=[(view.pool, view.name) for view in views])
+        named = [
+            (route.model, route.pool)
+            for route in table.routes
+            if route.model is not None and not set("*?[") & set(route.model)
+        ]
+        self._metrics.known(
+            pools=table.pools, routes=named, endpoints=pairs, workers=[(view.pool, view.name) for view in views]
+        )
         up = {(pool.name, spec.name) for pool in table.pools.values() for spec in pool.endpoints}
         for pair in pairs:
             self._metrics.endpoint(*pair).state("up" if pair in up else "down")
@@ -130,7 +141,13 @@ class Control:
         elif event.kind == "died":
             worker.restarted()
         level = logging.WARNING if event.kind == "died" else logging.INFO
-        what = fields(worker=event.worker, pool=event.pool, pid=event.pid, reason=event.reason or None, seconds=round(event.seconds, 3))
+        what = fields(
+            worker=event.worker,
+            pool=event.pool,
+            pid=event.pid,
+            reason=event.reason or None,
+            seconds=round(event.seconds, 3),
+        )
         log.log(level, f"worker_{event.kind}", extra=what)
 
     # -- the files
@@ -142,23 +159,31 @@ class Control:
                 policy = await asyncio.to_thread(load, str(self._path), secrets=True)
                 keys, self.demo_key = await asyncio.to_thread(_read_keys, policy, first=not self._keys)
             except (PolicyError, KeyFileError) as error:
-                self._metrics.reload_failed()
-                mistakes = [str(one) for one in error.mistakes] if isinstance(error, PolicyError) else [str(error)]
-                for mistake in mistakes[:20]:
-                    log.error("policy_refused", extra=fields(mistake=mistake, kept=self._generation))
+                self._refused([str(one) for one in error.mistakes] if isinstance(error, PolicyError) else [str(error)])
                 return
             if policy.server != self.policy.server or policy.observe != self.policy.observe:
                 log.warning("restart_needed", extra=fields(reason="server and observe are read at start only"))
-            self._generation += 1
-            self.policy, self._keys = policy, keys
+            before = self.policy, self._keys, self._generation
+            self.policy, self._keys, self._generation = policy, keys, self._generation + 1
+            try:
+                self.install()
+            except OSError as error:
+                self.policy, self._keys, self._generation = before
+                self._refused([f"{self._path.name}: {error}"])
+                return
             self._seen = {path: self._seen.get(path, _signature(path)) for path in self._files(policy)}
             assert self._supervisor is not None, "started"
             await self._supervisor.reconcile(policy.pools)
-            self.install()
             log.info("policy_loaded", extra=fields(generation=self._generation, why=why, keys=len(keys)))
 
+    def _refused(self, mistakes: list[str]) -> None:
+        self._metrics.reload_failed()
+        for mistake in mistakes[:20]:
+            log.error("policy_refused", extra=fields(mistake=mistake, kept=self._generation))
+
     async def _watch(self) -> None:
-        """Look at the files' identities twice a second. A file that is half written now is looked at again once it changes."""
+        """Look at the files' identities twice a second. A file that is half written now is looked at again once it
+        changes."""
         while True:
             await asyncio.sleep(WATCH_EVERY)
             now = {path: _signature(path) for path in self._seen}
@@ -181,12 +206,15 @@ def _signature(path: str) -> Signature:
 
 
 def _read_keys(policy: Policy, *, first: bool) -> tuple[Mapping[bytes, KeyRecord], str | None]:
-    """The keys file's records, and the text of a public demo key where an example has one. A key whose plan is gone is told and left out."""
+    """The keys file's records, and the text of a public demo key where an example has one. A key whose plan is gone
+    is told and left out."""
     if policy.auth.api_keys is None or policy.auth.api_keys.file is None:
         return {}, None
     path = Path(policy.auth.api_keys.file)
     if first and policy.auth.anonymous is not None and not path.exists():
-        log.warning("keys_file_missing", extra=fields(file=str(path), so="only anonymous requests are served until it is there"))
+        log.warning(
+            "keys_file_missing", extra=fields(file=str(path), so="only anonymous requests are served until it is there")
+        )
         return {}, None
     entries = load_keys(path)
     found, problems = records(entries, policy.plans)

@@ -1,7 +1,9 @@
 """Runs one request's coroutine without an asyncio.Task.
 
-A task costs 6 us of a request's 50: it is registered, scheduled, given a context, woken through futures and handles. A `Drive` steps the coroutine by
-hand: it starts at once, inside the socket's callback, and goes on when the `Signal` that it waits for is set. It may await asyncio's futures and tasks too
+A task costs 6 us of a request's 50: it is registered, scheduled, given a context, woken through futures and handles.
+A `Drive` steps the coroutine by
+hand: it starts at once, inside the socket's callback, and goes on when the `Signal` that it waits for is set. It may
+await asyncio's futures and tasks too
 (a connection being made, a body being read), but nothing that asks for the current task, such as `asyncio.timeout`.
 """
 
@@ -36,7 +38,9 @@ class Drive:
 
     __slots__ = ("_coroutine", "_ended", "_loop", "_running", "_waits")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, ended: Callable[["Drive"], None]) -> None:
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, ended: Callable[["Drive"], None]
+    ) -> None:
         self._coroutine = coroutine
         self._loop = loop
         self._ended = ended
@@ -52,7 +56,8 @@ class Drive:
         self._loop.call_soon(self._resume, signal)
 
     def throw(self, error: BaseException) -> None:
-        """Raise `error` where the coroutine waits, now; if it is just running, where it waits next. Nothing once it has ended."""
+        """Raise `error` where the coroutine waits, now; if it is just running, where it waits next. Nothing once it
+        has ended."""
         if self._running:
             self._loop.call_soon(self.throw, error)
         elif self._waits is not None:

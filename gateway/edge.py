@@ -14,6 +14,8 @@ from gateway.pipeline import Pipeline
 from policies.paths import CONTROL, MethodRefused, PathKind, classify, unknown
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+# RFC 3986 section 3.2.2 without user information: a name or an address, perhaps a port.
+_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _PEERS_KEPT: Final = 4096
 
 
@@ -25,6 +27,7 @@ class Edge:
         self._pipeline = pipeline
         self._rng = rng
         self._trust = TrustedProxies(())
+        self._hosts: set[bytes] = set()
 
     def open(self, cycle: ClientCycle) -> Coroutine[Any, Any, None] | None:
         """The coroutine that answers a request, or None where Starlette's routes do."""
@@ -39,9 +42,23 @@ class Edge:
         if kind is CONTROL:
             return None
         exchange = self._exchange(cycle, kind, view)
+        if not self._plain_host(exchange.fields.get(b"host", b"")):
+            return self._pipeline.refuse(exchange, errors.BadHost("The Host header is not a host and port."))
         if not kind.methods:
-            return self._pipeline.refuse(exchange, errors.PathNotFound("This path is not served. See the README for those that are."))
+            return self._pipeline.refuse(
+                exchange, errors.PathNotFound("This path is not served. See the README for those that are.")
+            )
         return self._pipeline.serve(exchange, view)
+
+    def _plain_host(self, host: bytes) -> bool:
+        """HTTP/1.0 clients may send none; the parser has refused a missing one of HTTP/1.1, and two."""
+        if host in self._hosts:
+            return True
+        if host and not _HOST.fullmatch(host):
+            return False
+        if len(self._hosts) < _PEERS_KEPT:
+            self._hosts.add(host)
+        return True
 
     def _exchange(self, cycle: ClientCycle, kind: PathKind, view: View) -> Exchange:
         exchange = Exchange(cycle, kind, f"{self._rng.getrandbits(128):032x}")
@@ -77,7 +94,8 @@ class TrustedProxies:
         return known
 
     def client(self, peer: str, forwarded: bytes) -> str:
-        """The right-most hop of X-Forwarded-For that is not one of ours; the peer where all are, or where it is nonsense."""
+        """The right-most hop of X-Forwarded-For that is not one of ours; the peer where all are, or where it is
+        nonsense."""
         for hop in reversed(forwarded.decode("latin-1").split(",")):
             address = hop.strip()
             try:

@@ -3,7 +3,8 @@
 GatewayError
  +- InvalidJson 400            invalid_json              +- BodyTooLarge 413         body_too_large
  +- InvalidRequest 400         invalid_request           +- UnsupportedMediaType 415 unsupported_media_type
- +- FieldNotAllowed 400        field_not_allowed         +- HeadersTooLarge 431      headers_too_large
+ +- FieldNotAllowed 400        field_not_allowed         +- UriTooLong 414           uri_too_long
+ +- BadHost 400                bad_host                  +- HeadersTooLarge 431      headers_too_large
  +- InvalidApiKey 401          invalid_api_key           +- UpstreamUnreachable 502  upstream_unreachable
  +- ModelNotAllowed 403        model_not_allowed         +- UpstreamFailed 502       upstream_error
  +- ScopeNotAllowed 403        scope_not_allowed         +- NoEndpoint 503           no_endpoint_available
@@ -13,7 +14,8 @@ GatewayError
                                                          +- StreamBroken             stream_broken (in a begun stream)
                                                          +- InternalError 500        internal_error (a fault of ours)
 
-The body's shape is that of the path's family: OpenAI's, Anthropic's under /v1/messages, Triton's under /v2, TGI's on its own paths.
+The body's shape is that of the path's family: OpenAI's, Anthropic's under /v1/messages, Triton's under /v2, TGI's on
+its own paths.
 """
 
 from typing import ClassVar
@@ -26,7 +28,8 @@ _ANTHROPIC_TYPES = {413: "request_too_large", 503: "overloaded_error"}
 
 
 class GatewayError(Exception):
-    """An answer of ours that is not the engine's. `message` names the cause and the fix, never an address or a secret."""
+    """An answer of ours that is not the engine's. `message` names the cause and the fix, never an address or a
+    secret."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
@@ -52,6 +55,10 @@ class InvalidJson(GatewayError):
 
 class InvalidRequest(GatewayError):
     status, code = 400, "invalid_request"
+
+
+class BadHost(GatewayError):
+    status, code = 400, "bad_host"
 
 
 class FieldNotAllowed(GatewayError):
@@ -84,6 +91,10 @@ class MethodNotAllowed(GatewayError):
 
 class BodyTooLarge(GatewayError):
     status, code = 413, "body_too_large"
+
+
+class UriTooLong(GatewayError):
+    status, code = 414, "uri_too_long"
 
 
 class UnsupportedMediaType(GatewayError):
@@ -136,7 +147,8 @@ def error_body(error: GatewayError, family: str) -> bytes:
 def error_event(error: GatewayError, family: str, *, named: bool) -> bytes:
     """One SSE event that tells of an error in a begun stream, in the path's dialect.
 
-    `named` dialects (Anthropic's messages, OpenAI's responses) mark it with `event: error`. There is never a `[DONE]` after it.
+    `named` dialects (Anthropic's messages, OpenAI's responses) mark it with `event: error`. There is never a `[DONE]`
+    after it.
     """
     body = codec.encode(_shape(error, family))
     return b"event: error\ndata: " + body + b"\n\n" if named else b"data: " + body + b"\n\n"

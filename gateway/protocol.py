@@ -1,6 +1,8 @@
-"""One client connection: uvicorn's place for a protocol, zttp's parser, and what a gateway needs and uvicorn's own protocols lack.
+"""One client connection: uvicorn's place for a protocol, zttp's parser, and what a gateway needs and uvicorn's own
+protocols lack.
 
-A client's leaving is told at once, also by a FIN and also while a pipelined request waits; requests start without a task; replies are written by direct
+A client's leaving is told at once, also by a FIN and also while a pipelined request waits; requests start without a
+task; replies are written by direct
 calls; a stalled reader is given up; every refusal has our error body.
 """
 
@@ -15,12 +17,21 @@ import zttp
 from backends.wheel import Timer, TimerWheel
 from gateway.client import ClientCycle, ClientGone
 from gateway.drive import Drive
-from gateway.errors import DeadlineExceeded, GatewayError, HeadersTooLarge, InternalError, InvalidRequest, error_body
+from gateway.errors import (
+    DeadlineExceeded,
+    GatewayError,
+    HeadersTooLarge,
+    InternalError,
+    InvalidRequest,
+    UriTooLong,
+    error_body,
+)
 from gateway.headers import Headers
 
 log = logging.getLogger("sluice.client")
 
-# A client may send this much ahead of its turn; beyond it we stop reading, and then its leaving goes unseen until its turn.
+# A client may send this much ahead of its turn; beyond it we stop reading, and then its leaving goes unseen until
+# its turn.
 AHEAD_LIMIT: Final = 64 * 1024
 # Back-pressure begins at this many unsent bytes; at most one upstream read (64 KiB) is added to it.
 WRITE_HIGH_WATER: Final = 64 * 1024
@@ -28,6 +39,10 @@ WRITE_HIGH_WATER: Final = 64 * 1024
 LINGER_SECONDS, LINGER_BYTES = 2.0, 1 << 20
 # An idle keep-alive connection of a client ends after this long: above the 60 s that common load balancers keep theirs.
 CLIENT_KEEP_ALIVE: Final = 75.0
+
+
+# zttp's words for a head beyond its own limit, used for ours too.
+_TOO_LARGE: Final = "message exceeded configured size limit"
 
 
 class Door(Protocol):
@@ -53,7 +68,16 @@ class ClientProtocol(asyncio.Protocol):
     transport: asyncio.Transport
 
     def __init__(
-        self, config: Any, server_state: Any, app_state: Any, _loop: Any = None, *, door: Door | None, wheel: TimerWheel, settings: WireSettings
+        self,
+        config: Any,
+        server_state: Any,
+        app_state: Any,
+        _loop: Any = None,
+        *,
+        door: Door | None,
+        drives: set[Drive],
+        wheel: TimerWheel,
+        settings: WireSettings,
     ) -> None:
         """The first four are uvicorn's (0.54)."""
         self.loop: asyncio.AbstractEventLoop = _loop or asyncio.get_running_loop()
@@ -64,6 +88,7 @@ class ClientProtocol(asyncio.Protocol):
         self._app = config.loaded_app
         self._state = server_state
         self._door = door
+        self._drives = drives
         self._wheel = wheel
         self._settings = settings
         self._fresh = False
@@ -73,6 +98,7 @@ class ClientProtocol(asyncio.Protocol):
         self._write_paused = False
         self._ahead = 0
         self._head_bytes = 0
+        self._line_read = False
         self._lingered = -1
         self._idle_since = self.loop.time()
         self._due: float | None = None
@@ -156,11 +182,18 @@ class ClientProtocol(asyncio.Protocol):
         try:
             event = self.conn.receive_event(data)
         except zttp.RemoteProtocolError as error:
+            self._note_line(data)
             self._refuse(str(error))
             return
         self._handle(event)
-        if self._head_bytes > self._settings.max_head and self._lingered < 0:
-            self._refuse("message exceeded configured size limit")
+        if self._head_bytes and self._lingered < 0:
+            self._note_line(data)
+            if self._head_bytes > self._settings.max_head:
+                self._refuse(_TOO_LARGE)
+
+    def _note_line(self, data: bytes) -> None:
+        """A head is not whole yet: remember whether its first line is, which tells a long URL from many headers."""
+        self._line_read = self._line_read or b"\n" in data[: self._settings.max_head]
 
     def _handle(self, event: Any) -> None:
         """Take the parser's events, start the request that they complete, and go on with the next one that waits.
@@ -193,7 +226,9 @@ class ClientProtocol(asyncio.Protocol):
             self.cycle = ClientCycle(self, event, headers, self._settings.clock())
             size, self._head_bytes = self._head_bytes, 0
             if size > self._settings.max_head and _head_size(event, headers) > self._settings.max_head:
-                raise zttp.RemoteProtocolError("message exceeded configured size limit")
+                self._line_read = len(event.target) <= self._settings.max_head
+                raise zttp.RemoteProtocolError(_TOO_LARGE)
+            self._line_read = False
             self._fresh = True
             return
         cycle = self.cycle
@@ -211,7 +246,7 @@ class ClientProtocol(asyncio.Protocol):
         coroutine = self._door.open(cycle) if self._door is not None else None
         if coroutine is not None:
             self.drive = Drive(coroutine, self.loop, self._drive_ended)
-            self._state.drives.add(self.drive)
+            self._drives.add(self.drive)
             self.drive.start()
             return
         task = self.loop.create_task(self._asgi(cycle), name=f"{cycle.method} {cycle.raw_path[:64]!r}")
@@ -219,7 +254,7 @@ class ClientProtocol(asyncio.Protocol):
         task.add_done_callback(self._state.tasks.discard)
 
     def _drive_ended(self, drive: Drive) -> None:
-        self._state.drives.discard(drive)
+        self._drives.discard(drive)
         if self.drive is drive:
             self.drive = None
 
@@ -232,7 +267,11 @@ class ClientProtocol(asyncio.Protocol):
             log.exception("a control route failed")
             if not cycle.begun:
                 body = error_body(InternalError("The gateway failed."), "openai")
-                cycle.start(500, [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))], length_known=True)
+                cycle.start(
+                    500,
+                    [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))],
+                    length_known=True,
+                )
                 cycle.finish(body)
 
     def replied(self) -> None:
@@ -262,7 +301,8 @@ class ClientProtocol(asyncio.Protocol):
     # -- time
 
     def limit(self, seconds: float | None) -> None:
-        """The request under way may take so long in all. One timer a connection: it is moved only when it would fire too late."""
+        """The request under way may take so long in all. One timer a connection: it is moved only when it would fire
+        too late."""
         if seconds is None:
             return
         due = self._due = self.loop.time() + seconds
@@ -320,11 +360,16 @@ class ClientProtocol(asyncio.Protocol):
         """Answer what is not HTTP, or too large a head, and stop listening."""
         error: GatewayError = InvalidRequest(f"The request is not valid HTTP/1.1: {why}.")
         if "size limit" in why:
-            error = HeadersTooLarge(f"The request's head is over {self._settings.max_head} bytes: send a shorter URL or fewer headers.")
+            limit = f"over the limit of {self._settings.max_head} bytes (server.max_head)."
+            error = (
+                HeadersTooLarge(f"The headers are {limit}") if self._line_read else UriTooLong(f"The URL is {limit}")
+            )
         cycle = self.cycle
         if cycle is None or cycle.complete or not cycle.begun:
             body = error_body(error, "openai")
-            head = b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+            head = (
+                b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+            )
             self.transport.write(head % (error.status, error.code.encode(), len(body)) + body)
         self._fresh = self._turn = False
         self._left()

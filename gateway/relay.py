@@ -1,7 +1,10 @@
-"""The upstream's answer on its way to the client: held until it begins (DESIGN section 2, rules 1 and 2), then passed through as it came.
+"""The upstream's answer on its way to the client: held until it begins (DESIGN section 2, rules 1 and 2), then passed
+through as it came.
 
-Chunks go from the upstream's `data_received` straight into the client's transport, without a task switch: two thirds of an event's cost is the
-kernel's, and a task switch would add a tenth. Back-pressure is direct too: a client that reads slowly pauses the upstream's reading.
+Chunks go from the upstream's socket callback straight into the client's transport, without a task switch: nine tenths
+of an event's cost are the
+kernel's, and a task switch would add another. Back-pressure is direct too: a client that reads slowly pauses the
+upstream's reading.
 """
 
 from collections.abc import Callable
@@ -20,65 +23,68 @@ HOLD_LIMIT: Final = 64 * 1024
 
 
 class Relay:
-    """One attempt's answer: the sink of an upstream connection and the pump of the client's reply."""
+    """One answer: the sink of an upstream connection and the pump of the client's reply."""
 
-    __slots__ = (
-        "_clock", "_connection", "_cycle", "_done", "_first", "_gap", "_held", "_held_size", "_on_break", "_passing", "_ready",
-        "began_at", "ended", "error", "first_event_error", "headers", "last_at", "released", "status", "stream", "tap",
-    )  # fmt: skip
+    status = 0
+    stream = False
+    """Whether this is a 200 event stream."""
+    framed = True
+    """Whether the end of the body can be told from a broken connection."""
+    tap: Tap | None = None
+    ended = False
+    released = False
+    """Whether a byte of it may have gone to the client."""
+    error: UpstreamError | None = None
+    first_event_error: int | None = None
+    began_at: float | None = None
+    """Clock time of the first content of a stream, or of the first body byte or the end of any other answer."""
+    last_at = 0.0
+    _connection: Connection | None = None
+    _first: FirstContent | None = None
+    _gap: Callable[[float], None] | None = None
+    _held_size = 0
+    _passing = False
+    _waiter: Signal | None = None
 
     def __init__(self, cycle: ClientCycle, clock: Callable[[], float], on_break: Callable[["Relay"], bytes]) -> None:
         self._cycle = cycle
         self._clock = clock
         self._on_break = on_break
-        self._connection: Connection | None = None
-        self._gap: Callable[[float], None] | None = None
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget an attempt of which nothing has gone to the client."""
-        self._ready: Signal | None = None
-        self._done: Signal | None = None
-        self._first: FirstContent | None = None
         self._held: list[bytes] = []
-        self._held_size = 0
-        self._passing = False
-        self.status = 0
         self.headers: Headers = []
-        self.stream = False
-        """Whether this is a 200 event stream."""
-        self.tap: Tap | None = None
-        self.ended = False
-        self.released = False
-        """Whether a byte of it may have gone to the client."""
-        self.error: UpstreamError | None = None
-        self.first_event_error: int | None = None
-        self.began_at: float | None = None
-        """Clock time of the first content of a stream, or of the first body byte or the end of any other answer."""
-        self.last_at = 0.0
 
-    # -- the coroutine's side
+    # -- the pipeline's side
 
     def attach(self, connection: Connection) -> None:
         """The connection that feeds this relay, from the moment the request is sent."""
         self._connection = connection
 
-    async def begun(self) -> None:
-        """Wait until the answer begins, ends or fails."""
-        if self.began_at is None and not self.ended and self.error is None:
-            self._ready = Signal()
-            await self._ready
+    @property
+    def begun(self) -> bool:
+        """Whether the answer has begun, ended or failed."""
+        return self.began_at is not None or self.error is not None
+
+    @property
+    def over(self) -> bool:
+        """Whether the answer has ended or broken off."""
+        return self.ended or self.error is not None
+
+    def change(self) -> Signal:
+        """What to wait for: set when the answer begins, ends or fails, whichever comes next."""
+        self._waiter = waiter = Signal()
+        return waiter
 
     def release(self, headers: Headers, *, length_known: bool, gap: Callable[[float], None] | None) -> None:
         """Let the head and all that was held go to the client; what follows goes straight through."""
         self.released = True
-        self.tap = Tap(stream=self.stream)
+        tap = self.tap = Tap(stream=self.stream)
         cycle = self._cycle
         cycle.start(self.status, headers, length_known=length_known)
-        held, self._held = self._held, []
+        held = self._held
         data = held[0] if len(held) == 1 else b"".join(held)
+        self._held = []
         if data:
-            self.tap.feed(data)
+            tap.feed(data)
         if self.ended:
             cycle.finish(data)
             return
@@ -90,19 +96,13 @@ class Relay:
             self._gap = gap
             self._passing = True
 
-    async def finished(self) -> None:
-        """Wait until the released answer has ended or broken off."""
-        if not self.ended and self.error is None:
-            self._done = Signal()
-            await self._done
-
     def close(self) -> None:
         """Leave the upstream: a connection still in use is closed at once, which aborts the request in the engine."""
         self._cycle.pump = None
         self._passing = False
-        if self._connection is not None and not self.ended and self.error is None:
-            self._connection.abort()
-        self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None and not self.ended and self.error is None:
+            connection.abort()
 
     @property
     def may_tell(self) -> bool:
@@ -134,22 +134,23 @@ class Relay:
             return
         self._held.append(data)
         self._held_size += len(data)
-        if self.began_at is None and self._begins(data):
+        if self.began_at is None and (self._first is None or self._begins(data)):
             self._begin()
 
     def _begins(self, data: bytes) -> bool:
         first = self._first
-        if first is None:
-            return True
+        assert first is not None, "only of an event stream"
         begins = first.feed(data)
         self.first_event_error = first.error
         return begins or self._held_size > HOLD_LIMIT
 
     def on_end(self) -> None:
         self.ended = True
+        if self._connection is not None:
+            self.framed = self._connection.framed
         if self._passing:
             self._cycle.finish()
-            _wake(self._done)
+            self._wake()
         elif self.began_at is None:
             self._begin()
 
@@ -157,13 +158,16 @@ class Relay:
         self.error = error
         if self._passing:
             self._break()
-            _wake(self._done)
-        else:
-            _wake(self._ready)
+        self._wake()
 
     def _begin(self) -> None:
         self.began_at = self.last_at = self._clock()
-        _wake(self._ready)
+        self._wake()
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.set()
 
     def _break(self) -> None:
         """Rule 5: the client gets all that came, an error event where the dialect has one, and never a clean end."""
@@ -179,11 +183,11 @@ class Relay:
     # -- the client's side (Pump)
 
     def pause(self) -> None:
-        if self._connection is not None and not self.ended and self.error is None:
+        if self._connection is not None and not self.over:
             self._connection.pause()
 
     def resume(self) -> None:
-        if self._connection is not None and not self.ended and self.error is None:
+        if self._connection is not None and not self.over:
             self._connection.resume()
 
 
@@ -196,8 +200,3 @@ def _is_event_stream(headers: Headers) -> bool:
         elif name == b"content-encoding" and value.lower() != b"identity":
             return False
     return kind
-
-
-def _wake(signal: Signal | None) -> None:
-    if signal is not None:
-        signal.set()

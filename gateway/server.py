@@ -1,4 +1,5 @@
-"""Listening addresses: uvicorn's server without its signal handling and main loop (ours are in `gateway.app`), on uvloop."""
+"""Listening addresses: uvicorn's server without its signal handling and main loop (ours are in `gateway.app`), on
+uvloop."""
 
 import asyncio
 import functools
@@ -12,6 +13,7 @@ import uvloop
 from uvicorn import Config, Server
 
 from backends.wheel import TimerWheel
+from gateway.drive import Drive
 from gateway.errors import ShuttingDown
 from gateway.protocol import ClientProtocol, Door, WireSettings
 
@@ -19,19 +21,24 @@ ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class Listener:
-    """One listening address. `door` takes requests first; those that it leaves, and all where it is None, go to the ASGI app."""
+    """One listening address. `door` takes requests first; those that it leaves, and all where it is None, go to the
+    ASGI app."""
 
-    def __init__(self, app: ASGIApp, address: str, *, door: Door | None, wheel: TimerWheel, settings: WireSettings) -> None:
+    def __init__(
+        self, app: ASGIApp, address: str, *, door: Door | None, wheel: TimerWheel, settings: WireSettings
+    ) -> None:
         self._address = address
         self._socket: socket.socket | None = None
-        protocol: Any = functools.partial(ClientProtocol, door=door, wheel=wheel, settings=settings)
+        self._drives: set[Drive] = set()
+        protocol: Any = functools.partial(
+            ClientProtocol, door=door, drives=self._drives, wheel=wheel, settings=settings
+        )
         config = Config(
             app, http=protocol, loop="none", ws="none", lifespan="off", log_config=None, access_log=False,
             proxy_headers=False, server_header=False, date_header=False, backlog=4096,
         )  # fmt: skip
         self._server = Server(config)
-        self._state: Any = self._server.server_state
-        self._state.drives = set()
+        self._state = self._server.server_state
 
     @property
     def address(self) -> str:
@@ -49,14 +56,16 @@ class Listener:
     @property
     def requests(self) -> int:
         """Requests being answered now."""
-        return len(self._state.drives) + len(self._state.tasks)
+        return len(self._drives) + len(self._state.tasks)
 
     def bind(self) -> None:
         """Take the address. Raises OSError with a message that says what to do."""
         try:
             self._socket = _bind(self._address)
         except OSError as error:
-            raise OSError(error.errno, f"cannot listen on {self._address}: {error.strerror}; is another program using it?") from error
+            raise OSError(
+                error.errno, f"cannot listen on {self._address}: {error.strerror}; is another program using it?"
+            ) from error
 
     async def start(self) -> None:
         """Accept connections."""
@@ -67,30 +76,35 @@ class Listener:
         await self._server.startup(sockets=[self._socket])
 
     async def stop(self, grace: float = 1.0) -> None:
-        """Accept nothing more, end idle connections, tell the clients of what runs, and after `grace` seconds cut what is left."""
-        if not self._server.started:
-            if self._socket is not None:
-                self._socket.close()
-            return
-        for server in self._server.servers:
-            server.close()
+        """Accept nothing more, end idle connections, tell the clients of what runs, and after `grace` seconds cut what
+        is left."""
+        if self._server.started:
+            for server in self._server.servers:
+                server.close()
+            await self._end_requests(grace)
+            await self._end_connections(grace)
+        if self._socket is not None:
+            self._socket.close()
+            if self._address.startswith("unix:"):
+                os.unlink(self._address.removeprefix("unix:"))
+
+    async def _end_requests(self, grace: float) -> None:
         for connection in list(self._state.connections):
             connection.shutdown()
-        for drive in list(self._state.drives):
+        for drive in list(self._drives):
             drive.throw(ShuttingDown("The gateway is shutting down. Try again.", retry_after=1))
         if self._state.tasks:
             await asyncio.wait(list(self._state.tasks), timeout=grace)
-        # What was told leaves with the loop's next turns.
-        await asyncio.sleep(0.01)
+
+    async def _end_connections(self, grace: float) -> None:
+        """What was told leaves with the loop's next turns; a client that does not read it waits for nobody."""
         for connection in list(self._state.connections):
             connection.transport.close()
-        deadline = asyncio.get_running_loop().time() + grace
-        while self._state.connections and asyncio.get_running_loop().time() < deadline:
+        ended = asyncio.get_running_loop().time() + grace
+        while self._state.connections and asyncio.get_running_loop().time() < ended:  # noqa: ASYNC110  uvicorn has no event for it
             await asyncio.sleep(0.01)
         for connection in list(self._state.connections):
             connection.transport.abort()
-        if self._address.startswith("unix:"):
-            os.unlink(self._address.removeprefix("unix:"))
 
 
 def _bind(address: str) -> socket.socket:
@@ -98,7 +112,7 @@ def _bind(address: str) -> socket.socket:
         return _bind_unix(address.removeprefix("unix:"))
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, int(port)))

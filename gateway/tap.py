@@ -1,4 +1,5 @@
-"""Reads along what is relayed, and changes nothing: usage, events, errors inside a stream, and whether the last event was ended."""
+"""Reads along what is relayed, and changes nothing: usage, events, errors inside a stream, and whether the last event
+was ended."""
 
 import re
 from typing import Final
@@ -8,11 +9,22 @@ from policies.first_content import EVENT_END, Event, error_status
 
 # What an event may have before it is ended and still be read for errors: beyond it only its end is looked for.
 _OPEN_LIMIT: Final = 64 * 1024
+# How far from its end a stream may say that it is over.
+_TAIL: Final = 4096
+_END_WORDS: Final = (
+    b"data: [DONE]",
+    b"data:[DONE]",
+    b'"message_stop"',
+    b'"response.completed"',
+    b'"response.incomplete"',
+    b'"response.failed"',
+)
 _OBJECT: Final = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 
 
 class Tap:
-    """One body's side view. In JSON a `"` inside a string is escaped, so `"usage"` and `"error"` with bare quotes are keys or values, never content."""
+    """One body's side view. In JSON a `"` inside a string is escaped, so `"usage"` and `"error"` with bare quotes are
+    keys or values, never content."""
 
     __slots__ = ("_first", "_last", "_open", "_previous", "_stream", "error", "events", "size")
 
@@ -68,29 +80,53 @@ class Tap:
             if status is not None:
                 self.error = status
 
+    @property
+    def said_end(self) -> bool:
+        """Whether the stream has said in its own words that it is over, which is not to say that all went well."""
+        tail = (self._previous + self._last)[-_TAIL:]
+        return self._stream and any(word in tail for word in _END_WORDS)
+
     def usage(self) -> tuple[int | None, int | None]:
-        """(prompt tokens, completion tokens) as the engine counted them, None where it did not say. Call it at the end."""
-        prompt, completion = _usage(self._previous + self._last)
+        """(prompt tokens, completion tokens) as the engine counted them, None where it did not say. Call it at the
+        end."""
+        last = self._last
+        prompt, completion = _usage(last if b'"usage"' in last else self._previous + last)
         if prompt is None and self._stream:
             prompt, _ = _usage(self._first)
         return prompt, completion
 
 
+class _Usage(codec.Struct):
+    prompt_tokens: int | None = None
+    input_tokens: int | None = None
+    completion_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+_decoder: Final = codec.Decoder(_Usage)
+
+
 def _usage(data: bytes) -> tuple[int | None, int | None]:
-    if b'"usage"' not in data:
-        return None, None
-    found = _OBJECT.findall(data)
-    if not found:
+    found = _last_object(data)
+    if found is None:
         return None, None
     try:
-        usage = codec.decode(found[-1])
+        usage = _decoder.decode(found)
     except codec.JSONError:
         return None, None
-    return (
-        _count(usage.get("prompt_tokens", usage.get("input_tokens"))),
-        _count(usage.get("completion_tokens", usage.get("output_tokens"))),
-    )
+    prompt = usage.prompt_tokens if usage.prompt_tokens is not None else usage.input_tokens
+    completion = usage.completion_tokens if usage.completion_tokens is not None else usage.output_tokens
+    return prompt, completion
 
 
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and value >= 0 else None
+def _last_object(data: bytes) -> bytes | None:
+    """The value of the last `"usage"`; the usual form, without an object inside, is found without the regular
+    expression."""
+    at = data.rfind(b'"usage":{')
+    if at >= 0:
+        end = data.find(b"}", at) + 1
+        found = data[at + 8 : end]
+        if found.count(b"{") == 1:
+            return found
+    several = _OBJECT.findall(data)
+    return several[-1] if several else None

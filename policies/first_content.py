@@ -1,6 +1,7 @@
 """When does an answer begin? A 200 head is not an answer, and neither is a ping: DESIGN section 2, rules 1 and 2.
 
-vLLM sends `200 text/event-stream` before prefill, others send pings, role-only chunks or `message_start`. Until the first *content event* an
+vLLM sends `200 text/event-stream` before prefill, others send pings, role-only chunks or `message_start`. Until the
+first *content event* an
 attempt may still move to another endpoint; from then on the stream belongs to the client.
 """
 
@@ -77,7 +78,11 @@ def is_content(event: Event) -> bool:
 
 
 def _only_role(choice: object) -> bool:
-    if not isinstance(choice, dict) or choice.get("finish_reason") is not None or not isinstance(choice.get("delta"), dict):
+    if (
+        not isinstance(choice, dict)
+        or choice.get("finish_reason") is not None
+        or not isinstance(choice.get("delta"), dict)
+    ):
         return False
     return not any(value for key, value in choice["delta"].items() if key != "role")
 

@@ -1,4 +1,5 @@
-"""How an attempt ended, as data: retry, breaker, ejection, canary and metrics all read the same value (DESIGN section 2)."""
+"""How an attempt ended, as data: retry, breaker, ejection, canary and metrics all read the same value (DESIGN section
+2)."""
 
 from dataclasses import dataclass
 from typing import Final

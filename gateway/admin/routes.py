@@ -1,4 +1,5 @@
-"""The routes that are not inference: on the client port health, readiness and the list of models; on the admin port liveness and metrics."""
+"""The routes that are not inference: on the client port health, readiness and the list of models; on the admin port
+liveness and metrics."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -7,7 +8,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 
-from gateway.errors import GatewayError, InvalidApiKey, MethodNotAllowed, ModelNotFound, NoEndpoint, PathNotFound, error_body
+from gateway.errors import (
+    GatewayError,
+    InvalidApiKey,
+    MethodNotAllowed,
+    ModelNotFound,
+    NoEndpoint,
+    PathNotFound,
+    error_body,
+)
 from policies.identity import AuthenticationError, Principal
 
 
@@ -53,7 +62,8 @@ def client_routes(status: Status) -> Router:
 
     async def health(_: Request) -> Response:
         return JSONResponse({
-            "status": "ok", "active_requests": status.in_flight(), "model_loaded": status.any_candidate(), "gpu_memory_used": None,
+            "status": "ok", "active_requests": status.in_flight(), "model_loaded": status.any_candidate(),
+            "gpu_memory_used": None,
         })  # fmt: skip
 
     async def ready(_: Request) -> Response:
@@ -72,7 +82,12 @@ def client_routes(status: Status) -> Router:
             raise ModelNotFound(f'The model "{name}" does not exist or this key may not use it.', param="model")
         return JSONResponse(_model(name, status))
 
-    routes = [_get("/health", health), _get("/ready", ready), _get("/v1/models", models), _get("/v1/models/{name:path}", model)]
+    routes = [
+        _get("/health", health),
+        _get("/ready", ready),
+        _get("/v1/models", models),
+        _get("/v1/models/{name:path}", model),
+    ]
     return Router(routes, default=_not_found, redirect_slashes=False)
 
 

@@ -1,7 +1,9 @@
 """The access log: one JSON line a request, whatever became of it.
 
-The line is made and written by a thread (`writer.LineWriter`): neither a full disk nor a stuck reader of our stdout can
-slow a request down or fail it. No credential ever gets here: keys are told by their ids, and paths lose their query.
+The line is made at once, while all that it tells of is still in the processor's caches: that takes 1.5 us, a third of
+what it takes a thread that comes back for 500 of them. It is written by a thread (`writer.LineWriter`): neither a full
+disk nor a stuck reader of our stdout can slow a request down or fail it. No credential ever gets here: keys are told
+by their ids, and paths lose their query.
 """
 
 from __future__ import annotations
@@ -68,7 +70,8 @@ class AccessLog:
     def __init__(
         self, path: str, *, complain: Complain, chance: Callable[[], float], sample: float = 1.0, capacity: int = 8192
     ) -> None:
-        self._writer = LineWriter(path, LineEncoder(), complain=complain, capacity=capacity)
+        self._writer = LineWriter(path, complain=complain, capacity=capacity)
+        self._encode = LineEncoder()
         self._chance = chance
         self._sample = sample
 
@@ -79,8 +82,14 @@ class AccessLog:
 
     def write(self, entry: Entry) -> None:
         """Take a request that is over; the entry is ours from now on. Never blocks and never raises."""
-        if self._sample >= 1.0 or self._chance() < self._sample:
-            self._writer.write(entry)
+        if self._sample < 1.0 and self._chance() >= self._sample:
+            return
+        try:
+            line = self._encode(entry)
+        except (ValueError, TypeError) as error:
+            self._writer.lose(str(error))
+        else:
+            self._writer.write(line)
 
     def reopen(self) -> None:
         """SIGHUP: open the file again."""
@@ -92,27 +101,34 @@ class AccessLog:
 
 
 class LineEncoder:
-    """An entry to its line. Changes the entry, which is why it runs once, in the writer's thread."""
+    """An entry to its line. Changes the entry, so it runs once an entry; ValueError for what JSON can't say."""
+
+    __slots__ = ("_stamp",)
 
     def __init__(self) -> None:
         self._stamp = Stamp()
 
+    # Flat, and every check before the call that it may spare: this runs once a request.
     def __call__(self, entry: Entry) -> bytes:
         moment = entry.time
         if not isinstance(moment, str):
             entry.time = self._stamp(moment)
-        # Inline and in this form since it runs once a request: a call of round() is 0.25 us, this is 0.05.
+        # In this form since a call of round() is 0.25 us, this is 0.05.
         entry.ms = int(entry.ms * 1000) / 1000
-        if entry.first_byte_ms is not None:
-            entry.first_byte_ms = int(entry.first_byte_ms * 1000) / 1000
-        if entry.overhead_ms is not None:
-            entry.overhead_ms = int(entry.overhead_ms * 1000) / 1000
+        if (ms := entry.first_byte_ms) is not None:
+            entry.first_byte_ms = int(ms * 1000) / 1000
+        if (ms := entry.overhead_ms) is not None:
+            entry.overhead_ms = int(ms * 1000) / 1000
         path = entry.path
-        entry.path = bounded(path if "?" not in path else path.partition("?")[0])
+        if "?" in path:
+            path = entry.path = path.partition("?")[0]
+        if len(path) > MAX_VALUE or not path.isprintable():
+            entry.path = bounded(path)
         if entry.method not in _METHODS:
             entry.method = bounded(entry.method)
-        if entry.model is not None:
-            entry.model = bounded(entry.model)
+        model = entry.model
+        if model is not None and (len(model) > MAX_VALUE or not model.isprintable()):
+            entry.model = bounded(model)
         if entry.client_request_id is not None:
             entry.client_request_id = bounded(entry.client_request_id)
         return codec.encode(entry) + b"\n"

@@ -2,7 +2,8 @@
 
 The loop appends to a list; a thread of the writer's own takes the list every `delay` seconds and writes it with one
 call. So a line costs the loop 0.1 us, and a blocked pipe blocks a thread that nobody waits for. What no longer fits is
-dropped and counted, and said once until lines go through again.
+dropped and counted, and said once until lines go through again. Where lines come often they come as finished bytes:
+what the thread does in Python it does with the loop waiting for it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class LineWriter:
     """A bounded buffer of values in front of a file descriptor.
 
     `path` is a file's, `-` for stdout or `stderr`; `encode` turns a value into a line, in the thread, and may raise
-    ValueError or TypeError. `complain` hears `log_lines_dropped` when lines begin to be lost and `log_lines_resumed`
+    ValueError or TypeError; without it the values are lines, bytes with their newline. `complain` hears `log_lines_dropped` when lines begin to be lost and `log_lines_resumed`
     when they go through again. A file that can't be opened is tried again with every batch, and one that was renamed
     is opened anew: logging never keeps a gateway from serving.
     """
@@ -34,7 +35,7 @@ class LineWriter:
     def __init__(
         self,
         path: str,
-        encode: Callable[[Any], bytes],
+        encode: Callable[[Any], bytes] | None = None,
         *,
         complain: Complain,
         capacity: int = 8192,
@@ -65,13 +66,17 @@ class LineWriter:
         """Take one value. Never blocks and never raises."""
         buffer = self._buffer
         if len(buffer) >= self._capacity:
-            self._refused += 1
-            self._say_lost("buffer full")
+            self.lose("buffer full")
             return
         buffer.append(value)
         if self._idle:
             self._idle = False
             self._wanted.set()
+
+    def lose(self, reason: str) -> None:
+        """Count and say that a value could not be made a line, by whoever writes lines."""
+        self._refused += 1
+        self._say_lost(reason)
 
     def reopen(self) -> None:
         """Open the path again before the next line (SIGHUP); needed only where a file was truncated in its place."""
@@ -104,12 +109,7 @@ class LineWriter:
         self._file.close()
 
     def _put(self, batch: list[Any]) -> None:
-        lines, reason = [], ""
-        for value in batch:
-            try:
-                lines.append(self._encode(value))
-            except (ValueError, TypeError) as error:
-                reason = str(error)
+        lines, reason = (batch, "") if self._encode is None else self._encoded(batch, self._encode)
         written = 0
         try:
             written = self._file.write(lines)
@@ -121,6 +121,16 @@ class LineWriter:
         elif self._losing and batch and len(self._buffer) < self._capacity:
             self._losing = False
             self._complain("log_lines_resumed", {"path": self._path, "dropped": self.dropped})
+
+    def _encoded(self, batch: list[Any], encode: Callable[[Any], bytes]) -> tuple[list[bytes], str]:
+        """The lines, and why the last of those that are missing can't be made."""
+        lines, reason = [], ""
+        for value in batch:
+            try:
+                lines.append(encode(value))
+            except (ValueError, TypeError) as error:
+                reason = str(error)
+        return lines, reason
 
     def _say_lost(self, reason: str) -> None:
         if not self._losing:

@@ -19,8 +19,19 @@ def test_every_class_is_documented_and_shaped(cls: type[errors.GatewayError]) ->
     assert codec.decode(errors.error_body(error, "tgi")) == {"error": error.message, "error_type": cls.code}
 
 
-@pytest.mark.parametrize(("status", "kind"), [(400, "invalid_request_error"), (413, "invalid_request_error"), (431, "invalid_request_error"),
-    (401, "authentication_error"), (403, "permission_error"), (404, "not_found_error"), (502, "api_error"), (504, "api_error")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, "invalid_request_error"),
+        (413, "invalid_request_error"),
+        (431, "invalid_request_error"),
+        (401, "authentication_error"),
+        (403, "permission_error"),
+        (404, "not_found_error"),
+        (502, "api_error"),
+        (504, "api_error"),
+    ],
+)
 def test_the_type_follows_from_the_status(status: int, kind: str) -> None:
     assert {cls("").type for cls in CLASSES if cls.status == status} == {kind}
 
@@ -28,4 +39,6 @@ def test_the_type_follows_from_the_status(status: int, kind: str) -> None:
 def test_an_error_event_is_whole_and_never_followed_by_done() -> None:
     event = errors.error_event(errors.StreamBroken("gone"), "openai", named=False)
     assert event.startswith(b"data: {") and event.endswith(b"}\n\n") and b"DONE" not in event
-    assert errors.error_event(errors.StreamBroken("gone"), "anthropic", named=True).startswith(b'event: error\ndata: {"type":"error"')
+    assert errors.error_event(errors.StreamBroken("gone"), "anthropic", named=True).startswith(
+        b'event: error\ndata: {"type":"error"'
+    )

@@ -3,10 +3,22 @@
 from gateway.headers import downstream_filter, upstream_filter, upstream_head
 
 CLIENT = [
-    (b"host", b"gw"), (b"authorization", b"Bearer secret"), (b"x-api-key", b"secret"), (b"cookie", b"secret"), (b"content-type", b"application/json"),
-    (b"x-tenant", b"acme"), (b"x-sluice-deadline", b"1s"), (b"x-forwarded-for", b"1.2.3.4"), (b"x-data-parallel-rank", b"0"), (b"te", b"trailers"),
-    (b"upgrade", b"h2c"), (b"http2-settings", b"AAA"), (b"x-session-id", b"s"), (b"content-length", b"2"), (b"expect", b"100-continue"),
-]  # fmt: skip
+    (b"host", b"gw"),
+    (b"authorization", b"Bearer secret"),
+    (b"x-api-key", b"secret"),
+    (b"cookie", b"secret"),
+    (b"content-type", b"application/json"),
+    (b"x-tenant", b"acme"),
+    (b"x-sluice-deadline", b"1s"),
+    (b"x-forwarded-for", b"1.2.3.4"),
+    (b"x-data-parallel-rank", b"0"),
+    (b"te", b"trailers"),
+    (b"upgrade", b"h2c"),
+    (b"http2-settings", b"AAA"),
+    (b"x-session-id", b"s"),
+    (b"content-length", b"2"),
+    (b"expect", b"100-continue"),
+]
 
 
 def test_credentials_hops_and_internal_headers_stay_here() -> None:
@@ -27,7 +39,13 @@ def test_our_own_lines_stand_before_the_clients_and_cannot_be_stripped() -> None
 
 
 def test_the_upstreams_credentials_and_our_names_do_not_come_down() -> None:
-    answer = [(b"set-cookie", b"secret"), (b"connection", b"close"), (b"x-sluice-pool", b"fake"), (b"server", b"uvicorn"), (b"retry-after", b"1")]
+    answer = [
+        (b"set-cookie", b"secret"),
+        (b"connection", b"close"),
+        (b"x-sluice-pool", b"fake"),
+        (b"server", b"uvicorn"),
+        (b"retry-after", b"1"),
+    ]
     assert downstream_filter().kept(answer, b"close") == [(b"server", b"uvicorn"), (b"retry-after", b"1")]
 
 

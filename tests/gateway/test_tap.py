@@ -5,7 +5,10 @@ import pytest
 from gateway.tap import Tap
 
 CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"hi \\"usage\\": {} \\"error\\""}}]}\n\n'
-USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":7,"total_tokens":12,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":1}}}\n\n'
+USAGE = (
+    b'data: {"choices":[],"usage":{"prompt_tokens":7,"total_tokens":12,"completion_tokens":5,'
+    b'"prompt_tokens_details":{"cached_tokens":1}}}\n\n'
+)
 ERROR = b'data: {"error":{"message":"engine died","type":"InternalServerError","code":500}}\n\n'
 DONE = b"data: [DONE]\n\n"
 
@@ -44,7 +47,10 @@ def test_usage_is_read_from_the_end_of_a_stream() -> None:
 
 def test_anthropic_usage_stands_at_both_ends() -> None:
     tap = Tap(stream=True)
-    tap.feed(b'event: message_start\ndata: {"type":"message_start","message":{"usage":{"input_tokens":3,"output_tokens":0}}}\n\n')
+    tap.feed(
+        b'event: message_start\ndata: {"type":"message_start","message":{'
+        b'"usage":{"input_tokens":3,"output_tokens":0}}}\n\n'
+    )
     for _ in range(5):
         tap.feed(b'event: content_block_delta\ndata: {"type":"content_block_delta"}\n\n')
     tap.feed(b'event: message_delta\ndata: {"type":"message_delta","usage":{"output_tokens":5}}\n\n')

@@ -4,7 +4,10 @@ import pytest
 
 from policies.first_content import Event, FirstContent, error_status, is_content
 
-ROLE = b'data: {"id":"x","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}'
+ROLE = (
+    b'data: {"id":"x","object":"chat.completion.chunk","choices":['
+    b'{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}'
+)
 ROLE_NULL = b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"role":"assistant","content":null}}]}'
 TOKEN = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}'
 
@@ -14,13 +17,14 @@ NOT_CONTENT = [
     b": keep-alive",
     b"data:",
     b"data:    ",
-    b"event: ping\ndata: {\"type\": \"ping\"}",
+    b'event: ping\ndata: {"type": "ping"}',
     b'event: message_start\ndata: {"type":"message_start","message":{"usage":{"input_tokens":3}}}',
     b'event: content_block_start\ndata: {"type":"content_block_start","index":0}',
     b'event: response.created\ndata: {"type":"response.created","response":{"error":null}}',
     b'data: {"type":"response.in_progress","response":{}}',
-    b'event: response.queued\ndata: {}',
-    b'data: {"choices":[{"index":0,"delta":{"role":"assistant"}},{"index":1,"delta":{"role":"assistant","content":""}}]}',
+    b"event: response.queued\ndata: {}",
+    b'data: {"choices":[{"index":0,"delta":{"role":"assistant"}},'
+    b'{"index":1,"delta":{"role":"assistant","content":""}}]}',
 ]
 CONTENT = [
     TOKEN,
@@ -70,7 +74,9 @@ def test_an_error_event_stands_for_a_status(block: bytes, status: int) -> None:
     assert first.error == status
 
 
-@pytest.mark.parametrize("block", [b'data: {"error":null,"choices":[]}', TOKEN, b'data: {"choices":[{"delta":{"content":"\\"error\\""}}]}'])
+@pytest.mark.parametrize(
+    "block", [b'data: {"error":null,"choices":[]}', TOKEN, b'data: {"choices":[{"delta":{"content":"\\"error\\""}}]}']
+)
 def test_a_null_error_or_a_quoted_one_is_none(block: bytes) -> None:
     assert error_status(Event.parse(block)) is None
 
