@@ -1,0 +1,414 @@
+"""One client connection: its turns, its limits and its end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway.client import ClientCycle, ClientGone
+from gateway.errors import ShuttingDown
+from tests.fakes.client import Client, request
+from tests.flow.harness import eventually
+from tests.gateway.wire import Door, Held, Reader, echo, listening, plain
+
+GET = request("GET", "/a")
+
+
+# -- turns
+
+
+async def test_a_connection_serves_one_request_after_the_other() -> None:
+    async with listening(Door(echo)) as listener, await Client.to(listener.address) as client:
+        for number in range(3):
+            await client.send(request("POST", f"/{number}", b"body"))
+            answer = await client.answer()
+            assert (answer.status, answer.body) == (200, b"/%d body" % number)
+            assert answer.header("connection") is None
+        assert listener.connections == 1
+
+
+async def test_a_client_that_asks_for_it_has_its_connection_closed() -> None:
+    async with listening(Door(echo)) as listener, await Client.to(listener.address) as client:
+        await client.send(request("GET", "/a", headers=[("connection", "close")]))
+        answer = await client.answer()
+        assert answer.header("connection") == "close"
+        assert await client.rest() == b""
+
+
+@pytest.mark.parametrize("cut", [1, 17, 40], ids=lambda cut: f"{cut} bytes at a time")
+async def test_a_request_may_come_in_any_pieces(cut: int) -> None:
+    data = request("POST", "/a", b"a body of some bytes") * 2
+    async with listening(Door(echo)) as listener, await Client.to(listener.address) as client:
+        for start in range(0, len(data), cut):
+            await client.send(data[start : start + cut])
+            await asyncio.sleep(0)
+        for _ in range(2):
+            assert (await client.answer()).body == b"/a a body of some bytes"
+
+
+async def test_pipelined_requests_are_answered_in_their_order() -> None:
+    held = Held()
+    async with listening(door := Door(held)) as listener, await Client.to(listener.address) as client:
+        await client.send(b"".join(request("GET", f"/{number}") for number in range(50)))
+        await door.opened()
+        await asyncio.sleep(0.02)
+        assert len(door.cycles) == 1, "the others wait for their turn"
+        held.go.set()
+        assert [(await client.answer()).body for _ in range(50)] == [b"/%d" % number for number in range(50)]
+
+
+async def test_thousands_of_pipelined_requests_that_are_answered_on_the_spot_do_not_recurse() -> None:
+    async def refuses(cycle: ClientCycle) -> None:
+        plain(cycle, b"no", 404)
+
+    count = 5000
+    async with listening(Door(refuses)) as listener, await Client.to(listener.address) as client:
+        client.writer.write(GET * count)
+        for _ in range(count):
+            assert (await client.answer()).status == 404
+
+
+async def test_a_client_that_sends_over_64_kib_ahead_is_not_read_until_its_turn() -> None:
+    held = Held()
+    async with listening(door := Door(held)) as listener, await Client.to(listener.address) as client:
+        await client.send(GET)
+        first = await door.opened()
+        transport = first.wire.transport
+        one = request("POST", "/b", b"x" * 10_000)
+        client.writer.write(one * 6)
+        await asyncio.sleep(0.05)
+        assert transport.is_reading()
+        client.writer.write(one * 24)
+        await eventually(lambda: not transport.is_reading(), "it is read without end")
+        held.go.set()
+        bodies = [(await client.answer()).body for _ in range(31)]
+        assert bodies == [b"/a"] + [b"/b"] * 30
+        await eventually(transport.is_reading, "it is never read again")
+
+
+# -- what the client is
+
+
+async def stream_of_three(cycle: ClientCycle) -> None:
+    cycle.start(200, [(b"content-type", b"text/event-stream")], length_known=False)
+    for part in (b"one", b"two"):
+        cycle.write(part)
+        await asyncio.wrap_future(asyncio.get_running_loop().run_in_executor(None, lambda: None))
+    cycle.finish(b"three")
+
+
+async def test_an_http_1_1_client_gets_a_stream_in_chunks() -> None:
+    async with listening(Door(stream_of_three)) as listener, await Client.to(listener.address) as client:
+        for _ in range(2):
+            await client.send(GET)
+            answer = await client.answer()
+            assert (answer.body, answer.framing, answer.end) == (b"onetwothree", "chunked", "complete")
+
+
+async def test_an_http_1_0_client_gets_an_unframed_stream_and_a_close() -> None:
+    async with listening(Door(stream_of_three)) as listener, await Client.to(listener.address) as client:
+        await client.send(GET.replace(b"HTTP/1.1", b"HTTP/1.0"))
+        answer = await client.answer(method="GET")
+        assert (answer.body, answer.framing, answer.end) == (b"onetwothree", "none", "eof")
+        assert answer.header("connection") == "close"
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["keep-alive", "without a word"])
+async def test_an_http_1_0_client_keeps_its_connection_only_if_it_asks(keep: bool) -> None:
+    headers = [("connection", "keep-alive")] if keep else []
+    data = request("GET", "/a", headers=headers).replace(b"HTTP/1.1", b"HTTP/1.0")
+    async with listening(Door(echo)) as listener, await Client.to(listener.address) as client:
+        await client.send(data)
+        answer = await client.answer()
+        assert (answer.body, answer.framing) == (b"/a ", "length")
+        if not keep:
+            assert await client.rest() == b""
+        elif answer.header("connection") == "keep-alive":
+            # Saying so is what RFC 9112 (9.3) asks of a server that keeps it; closing is allowed.
+            await client.send(data)
+            assert (await client.answer()).body == b"/a "
+
+
+@pytest.mark.parametrize("answer", [echo, stream_of_three], ids=["length", "stream"])
+async def test_head_gets_the_head_alone_and_the_connection_serves_on(answer: Any) -> None:
+    async with listening(Door(answer)) as listener, await Client.to(listener.address) as client:
+        for _ in range(2):
+            await client.send(request("HEAD", "/a"))
+            status, _ = await client.head()
+            assert status == 200
+        await client.send(request("GET", "/a", headers=[("connection", "close")]))
+        assert (await client.answer()).body
+        assert await client.rest() == b""
+
+
+@pytest.mark.parametrize("status", [204, 304])
+async def test_an_answer_without_a_body_by_its_status_has_none(status: int) -> None:
+    async def empty(cycle: ClientCycle) -> None:
+        cycle.start(status, [], length_known=False)
+        cycle.write(b"must not be seen")
+        cycle.finish()
+
+    async with listening(Door(empty)) as listener, await Client.to(listener.address) as client:
+        for _ in range(2):
+            await client.send(GET)
+            answer = await client.answer(method="GET")
+            assert answer.status == status
+            assert answer.header("transfer-encoding") is None
+
+
+# -- leaving
+
+
+@pytest.mark.parametrize("how", ["half_close", "close", "reset"])
+async def test_a_client_that_leaves_is_told_of_where_its_request_waits(how: str) -> None:
+    held = Held()
+    async with listening(door := Door(held)) as listener, await Client.to(listener.address) as client:
+        await client.send(GET)
+        cycle = await door.opened()
+        if how == "close":
+            client.writer.close()
+        else:
+            getattr(client, how)()
+        await eventually(lambda: held.gone == [cycle], "nobody saw it leave", timeout=0.5)
+        assert cycle.disconnected
+        await eventually(lambda: listener.connections == 0, "its connection is still open")
+
+
+async def test_a_client_that_leaves_within_its_body_is_told_of() -> None:
+    gone: list[ClientCycle] = []
+
+    async def reads(cycle: ClientCycle) -> None:
+        try:
+            await cycle.read_body(1 << 20)
+        except ClientGone:
+            gone.append(cycle)
+
+    async with listening(door := Door(reads)) as listener, await Client.to(listener.address) as client:
+        await client.send(request("POST", "/a", b"x" * 1000)[:-1])
+        cycle = await door.opened()
+        client.half_close()
+        await eventually(lambda: gone == [cycle], "the body is still waited for", timeout=0.5)
+
+
+async def test_an_idle_client_that_leaves_leaves_nothing() -> None:
+    async with listening(Door(echo)) as listener:
+        async with await Client.to(listener.address) as client:
+            await client.send(GET)
+            await client.answer()
+        await eventually(lambda: listener.connections == 0, "its connection is still open")
+
+
+# -- time
+
+
+async def test_an_idle_connection_is_closed_after_keep_alive() -> None:
+    async with listening(Door(echo), keep_alive=0.3) as listener, await Client.to(listener.address) as client:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(0.15)
+        await client.send(GET)
+        await client.answer()
+        answered = loop.time()
+        assert await client.rest(timeout=2) == b""
+        assert 0.25 < loop.time() - answered < 0.8
+
+
+async def test_a_client_that_never_sends_a_whole_head_is_closed_after_keep_alive() -> None:
+    async with listening(Door(echo), keep_alive=0.3) as listener, await Client.to(listener.address) as client:
+        started = asyncio.get_running_loop().time()
+        dripping = asyncio.get_running_loop().create_task(drip(client, GET[:-2], 0.05))
+        # What it is told (408 or nothing) is the header timeout's business.
+        await client.rest(timeout=2)
+        assert asyncio.get_running_loop().time() - started < 0.8
+        dripping.cancel()
+
+
+async def drip(client: Client, data: bytes, gap: float) -> None:
+    for byte in data:
+        client.writer.write(bytes([byte]))
+        await asyncio.sleep(gap)
+
+
+async def test_a_connection_is_not_idle_while_its_request_is_answered() -> None:
+    held = Held()
+    async with listening(Door(held), keep_alive=0.1) as listener, await Client.to(listener.address) as client:
+        await client.send(GET)
+        await asyncio.sleep(0.4)
+        held.go.set()
+        assert (await client.answer()).body == b"/a"
+
+
+class Flood:
+    """Writes while its client reads, without end."""
+
+    def __init__(self) -> None:
+        self.gone: list[ClientCycle] = []
+        self.written = 0
+        self.pump = Reader()
+
+    async def __call__(self, cycle: ClientCycle) -> None:
+        loop = asyncio.get_running_loop()
+        cycle.start(200, [], length_known=False)
+        cycle.pump = self.pump
+        try:
+            while True:
+                cycle.write(b"x" * 65536)
+                self.written += 65536
+                resumed = loop.create_task(self.pump.resumed.wait() if self.pump.paused else asyncio.sleep(0))
+                try:
+                    await resumed
+                finally:
+                    resumed.cancel()
+        except ClientGone:
+            self.gone.append(cycle)
+        except ShuttingDown:
+            cycle.cut()
+
+
+async def test_a_client_that_reads_nothing_pauses_what_feeds_it_and_is_given_up() -> None:
+    flood = Flood()
+    async with listening(door := Door(flood), write_timeout=0.4) as listener:
+        async with await Client.to(listener.address) as client:
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await client.send(GET)
+            cycle = await door.opened()
+            await eventually(lambda: flood.pump.paused, "it is written to without end")
+            assert cycle.wire.transport.get_write_buffer_size() <= 2 * 65536 + 1024
+            paused = asyncio.get_running_loop().time()
+            await eventually(lambda: flood.gone == [cycle], "it was never given up")
+            assert 0.3 < asyncio.get_running_loop().time() - paused < 1.0
+            assert cycle.stalled
+
+
+async def test_without_a_write_timeout_a_client_may_pause_as_long_as_it_likes() -> None:
+    flood = Flood()
+    async with listening(Door(flood), write_timeout=None) as listener, await Client.to(listener.address) as client:
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await client.send(GET)
+        await eventually(lambda: flood.pump.paused, "it is written to without end")
+        await asyncio.sleep(0.3)
+        assert flood.gone == []
+        client.reset()
+        await eventually(lambda: len(flood.gone) == 1, "nobody saw it leave")
+
+
+async def test_what_feeds_a_slow_client_goes_on_once_it_reads() -> None:
+    flood = Flood()
+    async with listening(Door(flood), write_timeout=5.0) as listener, await Client.to(listener.address) as client:
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await client.send(GET)
+        await eventually(lambda: flood.pump.paused, "it is written to without end")
+        written = flood.written
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+
+        async def read() -> None:
+            while True:
+                await client.reader.read(1 << 16)
+
+        reading = asyncio.get_running_loop().create_task(read())
+        await eventually(lambda: flood.written > written + (1 << 20), "it never goes on")
+        reading.cancel()
+        client.reset()
+        await eventually(lambda: len(flood.gone) == 1, "nobody saw it leave")
+
+
+async def test_an_answer_that_follows_one_which_is_not_read_yet_is_held_back_too() -> None:
+    """The transport tells of a full buffer once: whoever comes to write next must not take it for an empty one."""
+    flood = Flood()
+
+    async def answer(cycle: ClientCycle) -> None:
+        if cycle.raw_path == b"/flood":
+            await flood(cycle)
+            return
+        cycle.start(200, [], length_known=False)
+        cycle.pump = first = Reader()
+        while not first.paused:
+            cycle.write(b"x" * 65536)
+        cycle.finish()
+
+    async with listening(door := Door(answer)) as listener, await Client.to(listener.address) as client:
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await client.send(GET + request("GET", "/flood"))
+        cycle = await door.opened()
+        await asyncio.sleep(0.1)
+        assert cycle.wire.transport.get_write_buffer_size() <= 4 * 65536
+        client.reset()
+        await eventually(lambda: listener.connections == 0, "its connection is still open")
+
+
+# -- what is no request
+
+
+async def test_a_head_over_max_head_is_431_and_a_close() -> None:
+    async with listening(Door(echo), max_head=1024) as listener, await Client.to(listener.address) as client:
+        await client.send(request("GET", "/a", headers=[("x-h", "v" * 2000)]))
+        answer = await client.answer()
+        assert (answer.status, answer.error["code"]) == (431, "headers_too_large")
+        assert answer.header("connection") == "close"
+        assert await client.rest() == b""
+
+
+async def test_a_head_under_max_head_passes_whatever_body_follows() -> None:
+    async with listening(Door(echo), max_head=1024) as listener, await Client.to(listener.address) as client:
+        for _ in range(2):
+            body = b"x" * 100_000
+            await client.send(request("POST", "/a", body, [("x-h", "v" * 800)]))
+            assert (await client.answer()).body == b"/a " + body
+
+
+async def test_pipelined_heads_are_measured_one_by_one() -> None:
+    held = Held()
+    async with listening(door := Door(held), max_head=1024) as listener, await Client.to(listener.address) as client:
+        one = request("GET", "/a", headers=[("x-h", "v" * 600)])
+        await client.send(one)
+        await door.opened()
+        await client.send(one * 20)
+        await asyncio.sleep(0.02)
+        held.go.set()
+        for _ in range(21):
+            assert (await client.answer()).status == 200
+
+
+async def test_a_second_head_without_end_is_refused_too() -> None:
+    async with listening(Door(echo), max_head=1024) as listener, await Client.to(listener.address) as client:
+        await client.send(GET)
+        assert (await client.answer()).status == 200
+        for _ in range(5):
+            await client.send(b"GET /b HTTP/1.1\r\nx-h: " + b"v" * 300)
+        assert (await client.answer()).status == 431
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", b"GET\r\n\r\n", b"GET /a HTTP/9.9\r\n\r\n", b"\0\0\0\0\r\n\r\n"],
+    ids=["TLS", "half a line", "HTTP/9.9", "NUL"],
+)
+async def test_what_is_no_http_is_400_in_our_shape_and_a_close(data: bytes) -> None:
+    async with listening(door := Door(echo)) as listener, await Client.to(listener.address) as client:
+        await client.send(data)
+        answer = await client.answer()
+        assert answer.status in (400, 505)
+        assert set(answer.error) == {"message", "type", "param", "code"}
+        assert await client.rest() == b""
+        assert door.cycles == []
+
+
+async def test_what_follows_a_good_request_does_not_take_its_answer_away() -> None:
+    async with listening(Door(echo)) as listener, await Client.to(listener.address) as client:
+        await client.send(GET + b"\x16\x03\x01 no HTTP\r\n\r\n")
+        assert (await client.answer()).body == b"/a "
+        answer = await client.answer()
+        assert answer.status == 400
+        assert await client.rest() == b""
+
+
+async def test_a_control_route_that_fails_is_500_in_our_shape() -> None:
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        raise ZeroDivisionError("a secret detail")
+
+    async with listening(Door(None), app=fails) as listener, await Client.to(listener.address) as client:
+        await client.send(GET)
+        answer = await client.answer()
+        assert (answer.status, answer.error["code"]) == (500, "internal_error")
+        assert b"secret" not in answer.body

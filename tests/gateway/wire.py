@@ -1,0 +1,103 @@
+"""A real listener of the gateway's with a door of the test's own: what answers a request is a coroutine of the test."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+from backends.wheel import TimerWheel
+from gateway.client import ClientCycle, ClientGone
+from gateway.protocol import WireSettings
+from gateway.server import Listener
+from tests.flow.harness import eventually
+
+Answer = Callable[[ClientCycle], Coroutine[Any, Any, None]]
+LENGTH = b"content-length"
+
+
+class Door:
+    """Answers every request with `answer`, and remembers the requests."""
+
+    def __init__(self, answer: Answer | None) -> None:
+        self._answer = answer
+        self.cycles: list[ClientCycle] = []
+
+    def open(self, cycle: ClientCycle) -> Coroutine[Any, Any, None] | None:
+        self.cycles.append(cycle)
+        return None if self._answer is None else self._answer(cycle)
+
+    async def opened(self, count: int = 1) -> ClientCycle:
+        """The last of so many requests, once they have come."""
+        await eventually(lambda: len(self.cycles) >= count, lambda: f"{len(self.cycles)} requests came, not {count}")
+        return self.cycles[count - 1]
+
+
+class Reader:
+    """A pump that only notes what it is told."""
+
+    def __init__(self) -> None:
+        self.paused = False
+        self.resumed = asyncio.Event()
+
+    def pause(self) -> None:
+        self.paused = True
+        self.resumed.clear()
+
+    def resume(self) -> None:
+        self.paused = False
+        self.resumed.set()
+
+
+async def echo(cycle: ClientCycle) -> None:
+    """Answers with the path and the body that came."""
+    body = await cycle.read_body(1 << 20)
+    plain(cycle, cycle.raw_path + b" " + body)
+
+
+def plain(cycle: ClientCycle, body: bytes, status: int = 200) -> None:
+    """A whole answer of known length."""
+    cycle.start(status, [(LENGTH, b"%d" % len(body))], length_known=True)
+    cycle.finish(body)
+
+
+class Held:
+    """Answers each request with its path, once it is let go; notes who left."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.gone: list[ClientCycle] = []
+
+    async def __call__(self, cycle: ClientCycle) -> None:
+        waiting = asyncio.get_running_loop().create_task(self.go.wait())
+        try:
+            await waiting
+            plain(cycle, cycle.raw_path)
+        except ClientGone:
+            waiting.cancel()
+            self.gone.append(cycle)
+
+
+@contextlib.asynccontextmanager
+async def listening(
+    door: Door, *, address: str = "127.0.0.1:0", app: Any = None, **settings: Any
+) -> AsyncIterator[Listener]:
+    """A listener that takes connections; `settings` are those of WireSettings. It must end by itself."""
+
+    async def nothing(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("nothing of this is for the control routes")
+
+    wheel = TimerWheel(asyncio.get_running_loop())
+    wire = WireSettings(clock=time.monotonic, **settings)
+    listener = Listener(app or nothing, address, door=door, wheel=wheel, settings=wire)
+    listener.bind()
+    await listener.start()
+    try:
+        yield listener
+    finally:
+        async with asyncio.timeout(5):
+            await listener.stop()
+    assert listener.connections == 0
+    assert listener.requests == 0
