@@ -6,6 +6,7 @@ import asyncio
 import socket
 from typing import Any
 
+import httpx
 import pytest
 
 from gateway.client import ClientCycle
@@ -142,6 +143,14 @@ async def test_a_client_that_is_refused_while_it_sends_can_read_why(answer: Any,
             got, wrong = await asyncio.to_thread(blocking, listener.address, data, pieces=10)
             assert wrong is None, f"{wrong!r}, after {got!r}"
             assert got.startswith((b"HTTP/1.1 413 ", b"HTTP/1.1 401 "))
+
+
+@pytest.mark.parametrize("answer", [reads, refuses], ids=["413", "401"])
+async def test_an_sdk_that_sends_a_body_of_20_mb_is_told_why_it_is_refused(answer: Any) -> None:
+    """httpx (under the openai and anthropic SDKs) reads no answer before it has sent its body."""
+    async with listening(Door(answer)) as listener, httpx.AsyncClient() as client:
+        told = await client.post(f"http://{listener.address}/a", content=b"x" * 20_000_000)
+        assert told.status_code in (413, 401)
 
 
 async def test_a_refused_client_that_sends_slowly_is_listened_to_while_it_does() -> None:
