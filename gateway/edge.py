@@ -42,7 +42,8 @@ class Edge:
         if kind is CONTROL:
             return None
         exchange = self._exchange(cycle, kind, view)
-        if not self._plain_host(exchange.fields.get(b"host", b"")):
+        host = exchange.fields.get(b"host", b"")
+        if host not in self._hosts and not self._plain_host(host):
             return self._pipeline.refuse(exchange, errors.BadHost("The Host header is not a host and port."))
         if not kind.methods:
             return self._pipeline.refuse(
@@ -52,8 +53,6 @@ class Edge:
 
     def _plain_host(self, host: bytes) -> bool:
         """HTTP/1.0 clients may send none; the parser has refused a missing one of HTTP/1.1, and two."""
-        if host in self._hosts:
-            return True
         if host and not _HOST.fullmatch(host):
             return False
         if len(self._hosts) < _PEERS_KEPT:
@@ -62,10 +61,16 @@ class Edge:
 
     def _exchange(self, cycle: ClientCycle, kind: PathKind, view: View) -> Exchange:
         exchange = Exchange(cycle, kind, f"{self._rng.getrandbits(128):032x}")
-        if self._trust.networks != view.table.trusted_proxies:
-            self._trust = TrustedProxies(view.table.trusted_proxies)
-        sent = exchange.fields.get(b"x-request-id")
+        if b"x-request-id" in exchange.fields or b"x-forwarded-for" in exchange.fields:
+            self._believe(exchange, view.table.trusted_proxies)
+        return exchange
+
+    def _believe(self, exchange: Exchange, proxies: tuple[str, ...]) -> None:
+        """What a proxy in front of us says of the client counts if the policy trusts it, else it is only noted."""
+        if self._trust.networks != proxies:
+            self._trust = TrustedProxies(proxies)
         trusted = self._trust.trusts(exchange.client)
+        sent = exchange.fields.get(b"x-request-id")
         if sent is not None:
             if trusted and _REQUEST_ID.fullmatch(sent):
                 exchange.request_id = sent.decode()
@@ -73,7 +78,6 @@ class Edge:
                 exchange.client_request_id = sent[:64].decode("latin-1")
         if trusted and b"x-forwarded-for" in exchange.fields:
             exchange.client = self._trust.client(exchange.client, exchange.fields[b"x-forwarded-for"])
-        return exchange
 
 
 class TrustedProxies:

@@ -263,9 +263,9 @@ def _check_framing(exchange: Exchange, limit: int, size: int) -> None:
     fields = exchange.fields
     if size > limit:
         raise errors.BodyTooLarge(f"The body is over the limit of {limit} bytes (server.max_body).")
-    if fields.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+    if b"transfer-encoding" in fields and fields[b"transfer-encoding"].lower() != b"chunked":
         raise errors.InvalidRequest("Only the transfer coding chunked is understood.")
-    if fields.get(b"content-encoding", b"identity").lower() != b"identity":
+    if b"content-encoding" in fields and fields[b"content-encoding"].lower() != b"identity":
         raise errors.UnsupportedMediaType("Send the body without a content coding.")
 
 

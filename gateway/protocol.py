@@ -200,45 +200,59 @@ class ClientProtocol(asyncio.Protocol):
 
         A loop and not a recursion: a client may have pipelined a hundred requests that are all refused on the spot.
         """
+        conn = self.conn
         self._handling = True
         try:
             while True:
-                while event is not zttp.NEED_DATA and event is not zttp.CONNECTION_CLOSED:
-                    self._take(event)
-                    event = self.conn.next_event()
-                if self._fresh:
+                while event is not zttp.NEED_DATA:
+                    kind = type(event)
+                    if kind is zttp.Request:
+                        self._head(event)
+                    elif kind is zttp.Data:
+                        self._body(event.data)
+                    elif kind is zttp.EndOfMessage:
+                        self._body_end()
+                    else:
+                        # Nothing else comes of a server's HTTP/1.1 connection that is never fed an end.
+                        raise zttp.RemoteProtocolError(f"unexpected {kind.__name__}")
+                    event = conn.next_event()
+                if self._fresh and self.cycle is not None:
                     self._fresh = False
-                    self._start(self.cycle)  # type: ignore[arg-type]
+                    self._start(self.cycle)
                 if not self._turn:
                     return
                 self._turn = False
-                self.conn.start_next_cycle()
-                event = self.conn.next_event()
+                conn.start_next_cycle()
+                event = conn.next_event()
         except zttp.RemoteProtocolError as error:
             self._refuse(str(error))
         finally:
             self._handling = False
 
-    def _take(self, event: Any) -> None:
-        kind = type(event)
-        if kind is zttp.Request:
-            headers = event.headers.to_list(lowercase_names=True)
-            self.cycle = ClientCycle(self, event, headers, self._settings.clock())
-            size, self._head_bytes = self._head_bytes, 0
-            if size > self._settings.max_head and _head_size(event, headers) > self._settings.max_head:
-                self._line_read = len(event.target) <= self._settings.max_head
-                raise zttp.RemoteProtocolError(_TOO_LARGE)
-            self._line_read = False
-            self._fresh = True
-            return
+    def _head(self, event: Any) -> None:
+        headers = event.headers.to_list(lowercase_names=True)
+        settings = self._settings
+        self.cycle = ClientCycle(self, event, headers, settings.clock())
+        size, self._head_bytes = self._head_bytes, 0
+        if size > settings.max_head and _head_size(event, headers) > settings.max_head:
+            self._line_read = len(event.target) <= settings.max_head
+            raise zttp.RemoteProtocolError(_TOO_LARGE)
+        self._line_read = False
+        self._fresh = True
+
+    def _body(self, data: bytes) -> None:
         cycle = self.cycle
         assert cycle is not None, "a body belongs to a request"
-        if kind is zttp.Data:
-            cycle.parts.append(event.data)
-            if not self._fresh and len(cycle.parts) > 1 and sum(map(len, cycle.parts)) > AHEAD_LIMIT:
+        cycle.parts.append(data)
+        if not self._fresh:
+            if sum(map(len, cycle.parts)) > AHEAD_LIMIT:
                 self._pause_reading()
-        else:
-            cycle.more_body = False
+            cycle.arrived()
+
+    def _body_end(self) -> None:
+        cycle = self.cycle
+        assert cycle is not None, "a body belongs to a request"
+        cycle.more_body = False
         if not self._fresh:
             cycle.arrived()
 

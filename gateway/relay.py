@@ -100,6 +100,8 @@ class Relay:
         """Leave the upstream: a connection still in use is closed at once, which aborts the request in the engine."""
         self._cycle.pump = None
         self._passing = False
+        # It holds the exchange, which holds this: a cycle that only the garbage collector would find.
+        self._on_break = _nothing_to_tell
         connection, self._connection = self._connection, None
         if connection is not None and not self.ended and self.error is None:
             connection.abort()
@@ -189,6 +191,10 @@ class Relay:
     def resume(self) -> None:
         if self._connection is not None and not self.over:
             self._connection.resume()
+
+
+def _nothing_to_tell(_relay: Relay) -> bytes:
+    return b""
 
 
 def _is_event_stream(headers: Headers) -> bool:
