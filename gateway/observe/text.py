@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 
+# A look into a tuple is a tenth of a microsecond cheaper than a format.
+_MILLISECONDS = tuple(f"{number:03d}Z" for number in range(1000))
+
 
 class Stamp:
     """Seconds since the epoch to RFC 3339 in UTC with milliseconds, `2026-11-20T14:47:37.123Z`.
@@ -21,8 +24,8 @@ class Stamp:
         second = milliseconds // 1000
         if second != self._second:
             self._second = second
-            self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self._text}.{milliseconds % 1000:03d}Z"
+            self._text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+        return self._text + _MILLISECONDS[milliseconds % 1000]
 
 
 def printable(text: str) -> str:

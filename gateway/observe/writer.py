@@ -27,9 +27,10 @@ class LineWriter:
     """A bounded buffer of values in front of a file descriptor.
 
     `path` is a file's, `-` for stdout or `stderr`; `encode` turns a value into a line, in the thread, and may raise
-    ValueError or TypeError; without it the values are lines, bytes with their newline. `complain` hears `log_lines_dropped` when lines begin to be lost and `log_lines_resumed`
-    when they go through again. A file that can't be opened is tried again with every batch, and one that was renamed
-    is opened anew: logging never keeps a gateway from serving.
+    ValueError or TypeError; without it the values are lines, bytes with their newline. `complain` hears
+    `log_lines_dropped` when lines begin to be lost and `log_lines_resumed` when they go through again. A file that
+    can't be opened is tried again with every batch, and one that was renamed is opened anew: logging never keeps a
+    gateway from serving.
     """
 
     def __init__(
