@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 from gateway.errors import BodyTooLarge
 from gateway.headers import Headers
@@ -25,6 +26,8 @@ class Wire(Protocol):
     conn: Any
     loop: asyncio.AbstractEventLoop
     address: str
+    write_paused: bool
+    """Whether more is waiting for the client than it should."""
 
     def resume_reading(self) -> None: ...
     def replied(self) -> None: ...
@@ -116,6 +119,12 @@ class ClientCycle:
             headers = [*headers, (b"transfer-encoding", b"chunked")]
         self.wire.conn.send_response(status, headers)
 
+    def fed_by(self, pump: Pump) -> None:
+        """Who writes from now on; told at once if the client has not read enough of the answer before this one."""
+        self.pump = pump
+        if self.wire.write_paused:
+            pump.pause()
+
     def write(self, data: bytes) -> None:
         """Send body bytes now."""
         wire = self.wire
@@ -156,7 +165,7 @@ class ClientCycle:
 
     def scope(self, client: tuple[str, int], server: tuple[str, int]) -> dict[str, Any]:
         """The ASGI scope of this request."""
-        path = self.raw_path.decode("latin-1")
+        path = unquote(self.raw_path.decode("latin-1"))
         return {
             "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version":
             self.http_version.decode(),

@@ -77,7 +77,8 @@ class Edge:
             else:
                 exchange.client_request_id = sent[:64].decode("latin-1")
         if trusted and b"x-forwarded-for" in exchange.fields:
-            exchange.client = self._trust.client(exchange.client, exchange.fields[b"x-forwarded-for"])
+            hops = b",".join(value for name, value in exchange.wire_headers if name == b"x-forwarded-for")
+            exchange.client = self._trust.client(exchange.client, hops)
 
 
 class TrustedProxies:
@@ -115,4 +116,7 @@ class TrustedProxies:
             ip = ipaddress.ip_address(address)
         except ValueError:
             return False
+        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+            # How a socket for both families writes an IPv4 peer.
+            ip = ip.ipv4_mapped
         return any(ip.version == network.version and ip in network for network in self._networks)

@@ -7,6 +7,7 @@ calls; a stalled reader is given up; every refusal has our error body.
 """
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -35,8 +36,9 @@ log = logging.getLogger("sluice.client")
 AHEAD_LIMIT: Final = 64 * 1024
 # Back-pressure begins at this many unsent bytes; at most one upstream read (64 KiB) is added to it.
 WRITE_HIGH_WATER: Final = 64 * 1024
-# How long, and for how many bytes, a refused client may go on sending before we stop listening (RFC 9112 section 9.6).
-LINGER_SECONDS, LINGER_BYTES = 2.0, 1 << 20
+# How long a refused client that still sends may pause, how long it may go on in all, and how much it may send: most
+# SDKs read no answer before all of their body has left (RFC 9112 section 9.6; the times are nginx's).
+LINGER_PAUSE, LINGER_SECONDS, LINGER_BYTES = 5.0, 30.0, 64 << 20
 # An idle keep-alive connection of a client ends after this long: above the 60 s that common load balancers keep theirs.
 CLIENT_KEEP_ALIVE: Final = 75.0
 
@@ -95,7 +97,7 @@ class ClientProtocol(asyncio.Protocol):
         self._handling = False
         self._turn = False
         self._read_paused = False
-        self._write_paused = False
+        self.write_paused = False
         self._ahead = 0
         self._head_bytes = 0
         self._line_read = False
@@ -138,7 +140,7 @@ class ClientProtocol(asyncio.Protocol):
         cycle.arrived()
         if self.drive is not None:
             self.drive.throw(ClientGone())
-        if self._write_paused:
+        if self.write_paused:
             self.transport.abort()
 
     def shutdown(self) -> None:
@@ -162,7 +164,17 @@ class ClientProtocol(asyncio.Protocol):
         self._lingered = 0
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._wheel.arm(LINGER_SECONDS, self.transport.abort)
+        self.resume_reading()
+        self._linger_on(0, self.loop.time() + LINGER_SECONDS)
+
+    def _linger_on(self, seen: int, until: float) -> None:
+        """Look every few seconds whether it still sends; in between it costs nothing."""
+        if self.transport.is_closing():
+            return
+        if self.loop.time() >= until or (seen and self._lingered == seen):
+            self.transport.abort()
+        else:
+            self._wheel.arm(LINGER_PAUSE, functools.partial(self._linger_on, max(self._lingered, 1), until))
 
     # -- reading
 
@@ -341,7 +353,7 @@ class ClientProtocol(asyncio.Protocol):
     # -- writing
 
     def pause_writing(self) -> None:
-        self._write_paused = True
+        self.write_paused = True
         if self._lingered >= 0:
             return
         if self.cycle is not None and self.cycle.pump is not None:
@@ -351,7 +363,7 @@ class ClientProtocol(asyncio.Protocol):
             self._stall_timer = self._wheel.arm(self._settings.write_timeout, self._stalled)
 
     def resume_writing(self) -> None:
-        self._write_paused = False
+        self.write_paused = False
         if self._stall_timer is not None:
             self._wheel.cancel(self._stall_timer)
             self._stall_timer = None

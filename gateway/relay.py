@@ -88,7 +88,7 @@ class Relay:
         if self.ended:
             cycle.finish(data)
             return
-        cycle.pump = self
+        cycle.fed_by(self)
         cycle.write(data)
         if self.error is not None:
             self._break()

@@ -43,10 +43,7 @@ class Listener:
     @property
     def address(self) -> str:
         """Where it listens, as `host:port` or `unix:PATH`, with the port that the system chose for 0."""
-        if self._socket is None or self._address.startswith("unix:"):
-            return self._address
-        host, port = self._socket.getsockname()[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return self._address
 
     @property
     def connections(self) -> int:
@@ -62,6 +59,9 @@ class Listener:
         """Take the address. Raises OSError with a message that says what to do."""
         try:
             self._socket = _bind(self._address)
+            if not self._address.startswith("unix:"):
+                host, port = self._socket.getsockname()[:2]
+                self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         except OSError as error:
             raise OSError(
                 error.errno, f"cannot listen on {self._address}: {error.strerror}; is another program using it?"
