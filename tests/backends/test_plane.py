@@ -36,6 +36,7 @@ class Meter:
     """Counts one endpoint's attempts."""
 
     in_flight: AnyGauge = field(default_factory=Gauge)
+    unframed: AnyGauge = field(default_factory=Gauge)
     outcomes: list[str] = field(default_factory=list)
 
     def attempt(self, outcome: str) -> None:
