@@ -19,6 +19,7 @@ thread.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from policies.codec import Decoder, JSONError, JSONShapeError, Raw, Struct
@@ -46,6 +47,8 @@ MAX_NAME = 256  # characters of a model's or a user's name
 _NONE: frozenset[str] = frozenset()
 # A JSON string of 256 characters, each written as two `\uXXXX`, in quotes: what is longer is not even decoded.
 _MAX_RAW = MAX_NAME * 12 + 2
+# Bytes of a name, as it was written, that may be remembered: 256 of them, decoded too, take at most 150 KB.
+_MAX_KNOWN = 128
 # What pydantic takes for booleans in a form (https://docs.pydantic.dev/latest/api/standard_library_types/#booleans).
 _TRUE, _FALSE = frozenset({"1", "on", "t", "true", "y", "yes"}), frozenset({"0", "off", "f", "false", "n", "no"})
 
@@ -86,8 +89,8 @@ def describe(
     `streams`: the path streams whatever the body says (`/generate_stream`).
     """
     if model_in == "body" or model_in == "body_optional":
-        call = _describe_json(body, required=model_in == "body")
-    elif model_in == "form":
+        return _describe_json(body, model_in == "body", streams)
+    if model_in == "form":
         call = _describe_form(body, content_type)
     else:
         call = Call(None if model is None else _checked_name(model, "model"))
@@ -117,14 +120,15 @@ def rewrite_model(body: bytes, new: str, model_in: ModelIn = "body", content_typ
     return replace(body, "model", new)
 
 
-def _describe_json(body: bytes, *, required: bool) -> Call:
+def _describe_json(body: bytes, required: bool, streams: bool) -> Call:
     found = members(body)
     raw = found.get("model")
-    call = Call(None if raw is None else _model(raw))
-    if call.model is None and required:
+    model = None if raw is None else _model(raw)
+    if model is None and required:
         raise Refused("invalid_request", 'The body names no model. Add "model": "...".', "model")
-    if (raw := found.get("stream")) is not None:
-        call.stream = _boolean(raw, "stream")
+    call = Call(model, streams)
+    if (raw := found.get("stream")) is not None and _boolean(raw, "stream"):
+        call.stream = True
     if (raw := found.get("stream_options")) is not None:
         call.include_usage = _include_usage(raw)
     if (raw := found.get("user")) is not None:
@@ -150,8 +154,14 @@ def _describe_form(body: bytes, content_type: bytes | None) -> Call:
 
 
 def _model(raw: Raw) -> str | None:
+    if len(raw) <= _MAX_KNOWN:
+        return _known_model(bytes(raw))
     if len(raw) > _MAX_RAW:
         raise _too_long("model")
+    return _read_model(raw)
+
+
+def _read_model(raw: bytes | Raw) -> str | None:
     try:
         name = _text_or_null.decode(raw)
     except JSONShapeError:
@@ -159,6 +169,10 @@ def _model(raw: Raw) -> str | None:
     except JSONError as error:
         raise Refused("invalid_json", f'"model" is not valid JSON: {error}.', "model") from None
     return None if name is None else _checked_name(name, "model")
+
+
+# Most requests name one of a few models: these are decoded and checked once. What is refused is not remembered.
+_known_model = lru_cache(maxsize=256)(_read_model)
 
 
 def _checked_name(name: str, param: str) -> str:

@@ -51,7 +51,8 @@ class Refused(Exception):
 def members(body: bytes) -> dict[str, Raw]:
     """The members of a JSON object by name, each value as its own bytes; `Refused` for anything else or for a name
     used twice."""
-    if len(body) > _SHORT and body.count(b":") > _MANY_COLONS:
+    size = len(body)
+    if size > _SHORT and body.count(b":") > _MANY_COLONS:
         _refuse_crowds(body)
     try:
         found = _members.decode(body)
@@ -60,10 +61,9 @@ def members(body: bytes) -> dict[str, Raw]:
     count = len(found)
     if count > MAX_MEMBERS:
         raise _too_many()
-    least = 4 * count + 1
+    slack = size - 4 * count - 1
     for name, value in found.items():
-        least += len(name) + len(value)
-    slack = len(body) - least
+        slack -= len(name) + len(value)
     if slack >= _SHORTEST_MEMBER and not (slack == 2 * count - 1 and _as_python_writes(body, found)):
         _spans(body, found)
     return found

@@ -71,7 +71,7 @@ class Routes:
         routed = self._known.get(model) or self._remembered.get(model) or self._match_and_remember(model)
         if routed is None:
             raise RouteRefused("model_not_found", f'The model "{model}" does not exist.{self._hint(principal)}')
-        if not principal.may_use(*routed.names):
+        if principal.models and not principal.may_use(*routed.names):
             raise RouteRefused("model_not_allowed", f'This key may not use "{model}".{self._hint(principal)}')
         return routed
 

@@ -22,6 +22,8 @@ class LeastRequests:
 
     def choose(self, candidates: Sequence[C]) -> C:
         best = candidates[0]
+        if len(candidates) == 1:
+            return best
         least = (best.in_flight + 1) / best.weight
         tied: list[C] | None = None
         for candidate in candidates[1:]:

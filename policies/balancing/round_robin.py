@@ -28,6 +28,11 @@ class RoundRobin:
 
     def choose(self, candidates: Sequence[C]) -> C:
         last = self._last
+        if len(candidates) == 1 and candidates[0] in last:
+            # Its turn is counted all the same, for when there are others again.
+            self._turn += 1
+            last[candidates[0]] = self._turn
+            return candidates[0]
         chosen, oldest = candidates[0], float("inf")
         for candidate in candidates:
             turn = last.get(candidate)

@@ -161,6 +161,31 @@ def test_an_expired_key_is_refused_from_its_second_on() -> None:
     assert refusal(door(entry, now=1000.0), bearer(KEY)).reason == "expired"
 
 
+def test_a_key_that_was_good_is_refused_once_it_has_expired() -> None:
+    now = [999.0]
+    found, _ = records([replace(ENTRY, expires=1000.0)], PLANS)
+    gate = Authenticator(found, None, lambda: now[0])
+    for _ in range(2):
+        assert gate.authenticate(bearer(KEY), None).key == "k1"
+    now[0] = 1000.0
+    for _ in range(2):
+        assert refusal(gate, bearer(KEY)).reason == "expired"
+
+
+def test_what_was_seen_of_authorization_says_nothing_about_the_other_header() -> None:
+    gate = door()
+    assert gate.authenticate(bearer(KEY), None).key == "k1"
+    assert refusal(gate, None, bearer(KEY)).reason == "malformed"
+    assert refusal(gate, bearer(KEY) + b"x").reason == "unknown"
+
+
+def test_more_keys_than_are_remembered_stay_known() -> None:
+    keys = [new_key() for _ in range(5000)]
+    gate = door(*[replace(ENTRY, id=f"k{number}", sha256=digest(key)) for number, key in enumerate(keys)])
+    for _ in range(2):
+        assert [gate.authenticate(bearer(key), None).key for key in keys] == [f"k{n}" for n in range(5000)]
+
+
 def test_a_revoked_key_is_refused_and_said_to_be_revoked_even_when_expired() -> None:
     gate = door(replace(ENTRY, revoked=0.0, expires=1.0), anonymous=ANONYMOUS)
     assert refusal(gate, bearer(KEY)).reason == "revoked"
