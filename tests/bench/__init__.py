@@ -1,0 +1,1 @@
+"""The project's own measurements: `python -m tests.bench` (`make bench`), `.parsers`, `.upstream`."""
