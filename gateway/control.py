@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -103,6 +104,7 @@ class Control:
         assert self._plane is not None and self._supervisor is not None, "started"
         views = self._supervisor.workers()
         table = build_table(self.policy, generation=self._generation, workers=views, keys=self._keys)
+        self._plane.install(table)
         self._metrics.policy_loaded(self._generation)
         pairs = [(pool.name, name) for pool in table.pools.values() for name in pool.known]
         named = [
@@ -118,7 +120,6 @@ class Control:
             self._metrics.endpoint(*pair).state("up" if pair in up else "down")
         for view in views:
             self._metrics.worker(view.pool, view.name).state(_WORKER_STATES.get(view.state, view.state))
-        self._plane.install(table)
         if self._first_round is not None:
             self._first_round -= {view.name for view in views if view.state == "ready" or view.reason}
             if not self._first_round:
@@ -155,6 +156,8 @@ class Control:
     async def reload(self, why: str) -> None:
         """Read policy and keys again and put them in force, or keep what is in force and say what is wrong."""
         async with self._reloading:
+            # Taken before the files are read: a change meanwhile is seen again, and nothing is read twice for one.
+            self._seen.update({path: _signature(path) for path in self._seen})
             try:
                 policy = await asyncio.to_thread(load, str(self._path), secrets=True)
                 keys, self.demo_key = await asyncio.to_thread(_read_keys, policy, first=not self._keys)
@@ -163,6 +166,7 @@ class Control:
                 return
             if policy.server != self.policy.server or policy.observe != self.policy.observe:
                 log.warning("restart_needed", extra=fields(reason="server and observe are read at start only"))
+                policy = replace(policy, server=self.policy.server, observe=self.policy.observe)
             before = self.policy, self._keys, self._generation
             self.policy, self._keys, self._generation = policy, keys, self._generation + 1
             try:

@@ -1,7 +1,7 @@
 """The routes that are not inference: on the client port health, readiness and the list of models; on the admin port
 liveness and metrics."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from starlette.requests import Request
@@ -44,17 +44,26 @@ async def _not_found(scope: Any, receive: Any, send: Any) -> None:
     await _refusal(PathNotFound("This path is not served."))(scope, receive, send)
 
 
-def _get(path: str, endpoint: Callable[[Request], Any]) -> Route:
-    async def handle(request: Request) -> Response:
-        if request.method not in ("GET", "HEAD"):
-            return _refusal(MethodNotAllowed("Use GET.", allow="GET, HEAD"))
-        try:
-            response: Response = await endpoint(request)
-        except GatewayError as error:
-            return _refusal(error)
-        return response
+class _Page:
+    """One control route. It is an ASGI application, to which Starlette leaves every method, also those not invented
+    yet."""
 
-    return Route(path, handle, methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+    def __init__(self, answer: Callable[[Request], Awaitable[Response]]) -> None:
+        self._answer = answer
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["method"] not in ("GET", "HEAD"):
+            response = _refusal(MethodNotAllowed("Use GET.", allow="GET, HEAD"))
+        else:
+            try:
+                response = await self._answer(Request(scope, receive))
+            except GatewayError as error:
+                response = _refusal(error)
+        await response(scope, receive, send)
+
+
+def _get(path: str, answer: Callable[[Request], Awaitable[Response]]) -> Route:
+    return Route(path, _Page(answer))
 
 
 def client_routes(status: Status) -> Router:
