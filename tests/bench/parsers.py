@@ -3,9 +3,9 @@
     .venv/bin/python -m tests.bench.parsers [--rounds 3] [--seconds 2] [--cases]
 
 `uvicorn` is uvicorn's protocol class with an application that reads the body and answers 800 bytes; `bare` is the
-parser in a protocol of a few lines (zttp builds the reply's head there; with httptools it is ready-made). Each server has a process and, with two cores, a core of its
-own; 32 clients ask again as soon as they have their answer. The servers take turns, figures are medians, CPU is
-of the server's own clock. `--cases` leaves the figures out.
+parser in a protocol of a few lines (zttp builds the reply's head there; with httptools it is ready-made). Each server
+has a process and, with two cores, a core of its own; 32 clients ask again as soon as they have their answer. The
+servers take turns, figures are medians, CPU is of the server's own clock. `--cases` leaves the figures out.
 """
 
 from __future__ import annotations
