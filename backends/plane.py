@@ -118,5 +118,9 @@ class DataPlane:
             return found
         tls = TlsSettings(ca=spec.ca, server_name=spec.server_name) if spec.tls else None
         origin = Origin(spec.host, spec.port, tls)
-        connections = ConnectionPool(origin, keep_alive=spec.keep_alive, wheel=self._wheel, buffer=self._buffer)
+        try:
+            connections = ConnectionPool(origin, keep_alive=spec.keep_alive, wheel=self._wheel, buffer=self._buffer)
+        except OSError as error:
+            reason = f"endpoint {spec.name}: tls.ca {spec.ca} can't be loaded: {error.strerror or error}"
+            raise OSError(error.errno, reason) from error
         return Endpoint(spec, connections, self._meters.endpoint(spec.pool, spec.name))

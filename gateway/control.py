@@ -173,7 +173,7 @@ class Control:
                 self.install()
             except OSError as error:
                 self.policy, self._keys, self._generation = before
-                self._refused([f"{self._path.name}: {error}"])
+                self._refused([f"{self._path.name}: {error.strerror or error}"])
                 return
             self._seen = {path: self._seen.get(path, _signature(path)) for path in self._files(policy)}
             assert self._supervisor is not None, "started"
