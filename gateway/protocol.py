@@ -43,6 +43,7 @@ LINGER_PAUSE, LINGER_SECONDS, LINGER_BYTES = 5.0, 30.0, 64 << 20
 CLIENT_KEEP_ALIVE: Final = 75.0
 
 
+_CR: Final = ord("\r")
 # zttp's words for a head beyond its own limit, used for ours too.
 _TOO_LARGE: Final = "message exceeded configured size limit"
 
@@ -186,6 +187,11 @@ class ClientProtocol(asyncio.Protocol):
             return
         cycle = self.cycle
         if cycle is None or cycle.complete:
+            if data[0] == _CR and not self._head_bytes:
+                # Some clients end a body with an empty line too many (RFC 9112 section 2.2); zttp takes it amiss.
+                data = data.lstrip(b"\r\n")
+                if not data:
+                    return
             self._head_bytes += len(data)
         elif not cycle.more_body:
             self._ahead += len(data)

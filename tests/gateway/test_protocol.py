@@ -412,3 +412,14 @@ async def test_a_control_route_that_fails_is_500_in_our_shape() -> None:
         answer = await client.answer()
         assert (answer.status, answer.error["code"]) == (500, "internal_error")
         assert b"secret" not in answer.body
+
+
+async def test_empty_lines_before_a_request_are_passed_over() -> None:
+    """RFC 9112 section 2.2: some clients end a body with an empty line too many."""
+    async with listening(Door(echo)) as listener, await Client.to(listener.address) as client:
+        for lead in (b"\r\n", b"\r\n\r\n"):
+            await client.send(lead + request("POST", "/a", b"x"))
+            assert (await client.answer()).body == b"/a x"
+        await client.send(b"\r\n")
+        await client.send(request("POST", "/a", b"y"))
+        assert (await client.answer()).body == b"/a y"
