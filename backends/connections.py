@@ -50,6 +50,7 @@ class ConnectionPool:
         self.origin: Final = origin
         self._keep_alive: Final = keep_alive
         self._wheel: Final = wheel
+        self._time: Final = wheel.time
         self._buffer: Final = read_buffer() if buffer is None else buffer
         self._resolve: Final = resolve
         self._tls: Final = None if origin.tls is None else client_context(origin.tls)
@@ -71,11 +72,12 @@ class ConnectionPool:
 
     def take(self) -> Connection | None:
         """The connection that became idle last, if it has not idled too long."""
-        if not self._idle:
+        idle = self._idle
+        if not idle:
             return None
-        now = self._wheel.time()
-        while self._idle:
-            connection, _ = self._idle.popitem()
+        now = self._time()
+        while idle:
+            connection, _ = idle.popitem()
             self._active.add(connection)
             if connection.idle_until > now:
                 return connection
@@ -141,7 +143,7 @@ class ConnectionPool:
             connection.abort()
             return
         self._active.discard(connection)
-        until = connection.idle_until = self._wheel.time() + limit
+        until = connection.idle_until = self._time() + limit
         self._idle[connection] = None
         if self._sweeper is None or until < self._sweep_at:
             self._sweep_in(limit, until)
@@ -160,7 +162,7 @@ class ConnectionPool:
     def _sweep(self) -> None:
         """Close what has idled too long: one timer a pool, not one a connection, and none while all are in use."""
         self._sweeper = None
-        now = self._wheel.time()
+        now = self._time()
         for connection in [connection for connection in self._idle if connection.idle_until <= now]:
             connection.abort()
         if self._idle:

@@ -134,26 +134,33 @@ class Connection(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
 
+    # Long, because the usual answer comes in one read and then this is all that runs: a call less is 0.1 us less.
     def buffer_updated(self, nbytes: int) -> None:
         sink = self._sink
         if sink is None:
             self._unasked()
             return
         reader = self._reader
-        problem = self._parse(reader, nbytes)
-        if reader.status and not self._told:
-            self._announce(sink, reader, nbytes)
-            if self._sink is not sink:
-                return
+        problem = None
+        data = self._buffer[:nbytes]
+        # llhttp would skip empty lines, and speaks RTSP and ICE too.
+        if not self._began and data[0] != _FIRST_BYTE:
+            problem = "not HTTP"
+        else:
+            try:
+                reader.parser.feed_data(data)
+            except HttpParserError as error:
+                problem = self._judge(reader, error, data)
+        self._began = True
+        if not self._told and reader.status and not self._announce(sink, reader, nbytes):
+            return
         if reader.parts:
             self._quiet = 0
             sink.on_data(reader.take())
             if self._sink is not sink:
                 return
         elif problem is None:
-            self._quiet += nbytes
-            if self._quiet > HEAD_LIMIT and not reader.complete:
-                problem = f"more than {HEAD_LIMIT} bytes of head or framing"
+            problem = self._without_body(reader, nbytes)
         if problem is not None:
             self._fail(sink, UpstreamError("malformed", problem, begun=self._told))
         elif reader.complete:
@@ -165,37 +172,37 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone(exc)
 
-    def _parse(self, reader: ResponseReader, nbytes: int) -> str | None:
-        """Feed the parser with what was read; returns what is wrong with it, if anything."""
-        data = self._buffer[:nbytes]
-        if not self._began:
-            self._began = True
-            # llhttp would skip empty lines, and speaks RTSP and ICE too.
-            if data[0] != _FIRST_BYTE:
-                return "not HTTP"
-        try:
-            reader.parser.feed_data(data)
-        except HttpParserError as error:
-            if not reader.complete:
-                return str(error.__context__ or error)
-            # The response is whole, and something follows it; after the head that answers HEAD, perhaps nothing does.
-            if reader.bodiless:
-                reader.parser = HttpResponseParser(reader)
-                if bytes(data).find(b"\r\n\r\n") == nbytes - 4:
-                    return None
-            reader.keep = False
+    def _judge(self, reader: ResponseReader, error: HttpParserError, data: memoryview) -> str | None:
+        """What is wrong with what the parser has refused, if anything."""
+        if not reader.complete:
+            return str(error.__context__ or error)
+        # The response is whole, and something follows it; after the head that answers HEAD, perhaps nothing does.
+        if reader.bodiless:
+            reader.parser = HttpResponseParser(reader)
+            if bytes(data).find(b"\r\n\r\n") == len(data) - 4:
+                return None
+        reader.keep = False
         return None
 
-    def _announce(self, sink: Sink, reader: ResponseReader, nbytes: int) -> None:
+    def _without_body(self, reader: ResponseReader, nbytes: int) -> str | None:
+        """What is wrong with a read that brought no body byte, if anything."""
+        self._quiet += nbytes
+        if self._quiet > HEAD_LIMIT and not reader.complete:
+            return f"more than {HEAD_LIMIT} bytes of head or framing"
+        return None
+
+    def _announce(self, sink: Sink, reader: ResponseReader, nbytes: int) -> bool:
+        """Tell of the head; whether the sink still wants the rest."""
         # What came before this read is in `_quiet`; only where the sum is over the limit the head itself is measured.
         if self._quiet + nbytes > HEAD_LIMIT and reader.head_size() > HEAD_LIMIT:
             self._fail(sink, UpstreamError("malformed", f"a head of more than {HEAD_LIMIT} bytes"))
-            return
+            return False
         self._told = True
         # From here on it counts what frames the body; this read has had its turn.
         self._quiet = -nbytes
         self.framed = reader.framed
         sink.on_head(reader.status, reader.headers)
+        return self._sink is sink
 
     def _unasked(self) -> None:
         """The endpoint speaks without a request: whatever it says must never meet the next one."""
@@ -210,7 +217,8 @@ class Connection(asyncio.BufferedProtocol):
         if reader.keep and reader.framed and not self._transport.get_write_buffer_size():
             self.reused = True
             self._began = self._told = False
-            self.resume()
+            if self._paused:
+                self.resume()
             self._owner.freed(self)
         else:
             self._close()

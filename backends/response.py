@@ -104,13 +104,15 @@ class ResponseReader:
         name = name.lower()
         value = value.rstrip()
         if name in _NOTED:
-            self._note(name, value)
+            # The one that nearly every response has is noted here, without a call.
+            if name == b"content-length":
+                self.length = value
+            else:
+                self._note(name, value)
         headers.append((name, value))
 
     def _note(self, name: bytes, value: bytes) -> None:
-        if name == b"content-length":
-            self.length = value
-        elif name == b"keep-alive":
+        if name == b"keep-alive":
             self.idle_limit = _idle_limit(value)
         elif self.chunked or value.lower() != b"chunked":
             raise Malformed("a Transfer-Encoding other than chunked")
