@@ -42,7 +42,7 @@ from gateway.observe.names import (
 )
 from gateway.observe.series import Budget, Family, Histogram, Metric, Number
 
-__all__ = ["METRICS", "EndpointMetrics", "Metrics", "RequestMetrics", "WorkerMetrics"]
+__all__ = ["METRICS", "EndpointMetrics", "Metrics", "WorkerMetrics"]
 
 Observe = Callable[[float], None]
 Pair = tuple[str, str]
@@ -51,9 +51,6 @@ Snapshot = list[tuple[Metric, list[tuple[dict[str, str], list[tuple[str, str | N
 
 # What the policy may leave out of the labels.
 _OPTIONAL = frozenset({"tenant", "model", "pool"})
-
-# Kinds of requests that are remembered: the models and tenants of a busy gateway, times two for streams.
-_MAX_ALIKE = 4096
 
 
 class EndpointMetrics:
@@ -82,69 +79,6 @@ class EndpointMetrics:
     def state(self, name: str) -> None:
         """The endpoint is in this state now, one of ENDPOINT_STATES; KeyError for another."""
         _set_state(self._states, name)
-
-
-class RequestMetrics:
-    """What is counted of requests that are alike: one look-up a request, where each counter would need its own.
-
-    Its series come into being when they are first counted, as those of `Metrics.finished` and the like do. To be asked
-    for anew with each request: when the table changes, the series of what is gone go away."""
-
-    __slots__ = ("_codes", "_first_byte", "_gap", "_names", "_output_token", "_owner", "_seconds", "_tokens")
-
-    def __init__(self, owner: Metrics, *names: Any) -> None:
-        self._owner = owner
-        self._names = names
-        self._codes: dict[int, Number] = {}
-        self._seconds: Observe | None = None
-        self._tokens: tuple[Number, Number] | None = None
-        self._first_byte: Observe | None = None
-        self._gap: Observe | None = None
-        self._output_token: Observe | None = None
-
-    def finished(self, code: int, seconds: float) -> None:
-        """See `Metrics.finished`."""
-        number = self._codes.get(code)
-        if number is None:
-            number = self._codes[code] = self._owner.requests.get(*self._names, code)
-        number.value += 1
-        observe = self._seconds
-        if observe is None:
-            _, model, pool, _, stream = self._names
-            if pool is None:
-                return
-            observe = self._seconds = self._owner.request_seconds.get(model, pool, stream).observe
-        observe(seconds)
-
-    def tokens(self, prompt: int, completion: int) -> None:
-        """See `Metrics.tokens`."""
-        if self._tokens is None:
-            _, model, _, tenant, _ = self._names
-            get = self._owner.tokens_used.get
-            self._tokens = get(model, tenant, "prompt"), get(model, tenant, "completion")
-        self._tokens[0].value += prompt
-        self._tokens[1].value += completion
-
-    @property
-    def first_byte(self) -> Observe:
-        """See `Metrics.first_byte`."""
-        if self._first_byte is None:
-            self._first_byte = self._owner.first_byte(self._names[1], self._names[2])
-        return self._first_byte
-
-    @property
-    def gap(self) -> Observe:
-        """See `Metrics.gap`."""
-        if self._gap is None:
-            self._gap = self._owner.gap(self._names[1], self._names[2])
-        return self._gap
-
-    @property
-    def output_token(self) -> Observe:
-        """See `Metrics.output_token`."""
-        if self._output_token is None:
-            self._output_token = self._owner.output_token(self._names[1], self._names[2])
-        return self._output_token
 
 
 class WorkerMetrics:
@@ -183,12 +117,12 @@ class Metrics:
     ) -> None:
         self._budget = Budget(max_series, _OPTIONAL - frozenset(labels))
         self._families: dict[str, Family[Any]] = {}
-        self.requests = self._numbers(REQUESTS)
-        self.request_seconds = self._histograms(REQUEST_SECONDS)
+        self._requests = self._numbers(REQUESTS)
+        self._request_seconds = self._histograms(REQUEST_SECONDS)
         self._first_byte = self._histograms(FIRST_BYTE)
         self._gap = self._histograms(GAP)
         self._output_token = self._histograms(OUTPUT_TOKEN)
-        self.tokens_used = self._numbers(TOKENS)
+        self._tokens = self._numbers(TOKENS)
         self.attempts = self._numbers(ATTEMPTS)
         self.endpoint_in_flight = self._numbers(ENDPOINT_IN_FLIGHT)
         self.endpoint_state = self._numbers(ENDPOINT_STATE)
@@ -208,24 +142,10 @@ class Metrics:
         self._numbers(BUILD_INFO).known(version).value = 1
         self._endpoints: dict[tuple[str, str], EndpointMetrics] = {}
         self._workers: dict[tuple[str, str], WorkerMetrics] = {}
-        self._alike: dict[tuple[object, ...], RequestMetrics] = {}
 
     def limit_series(self, max_series: int, labels: Iterable[str] = ("tenant", "model", "pool")) -> None:
         """What the policy says of `observe.metrics`; to be called before anything was counted."""
         self._budget.left, self._budget.off = max_series, _OPTIONAL - frozenset(labels)
-
-    def request(
-        self, route: str | None, model: str | None, pool: str | None, tenant: str | None, stream: bool
-    ) -> RequestMetrics:
-        """The counters of requests that have all this in common, each None for what is not known; for one request."""
-        names = (route, model, pool, tenant, stream)
-        found = self._alike.get(names)
-        if found is None:
-            if len(self._alike) >= _MAX_ALIKE:
-                # Emptied when full, so that a client who invents names can't grow it.
-                self._alike.clear()
-            found = self._alike[names] = RequestMetrics(self, *names)
-        return found
 
     def finished(
         self, route: str | None, model: str | None, pool: str | None, tenant: str | None, stream: bool, code: int,
@@ -233,9 +153,9 @@ class Metrics:
     ) -> None:  # fmt: skip
         """One client request is over: `code` is the HTTP status it got (499: it left), `seconds` from first byte in to
         last byte out. What was refused before it was routed has None for what is not known."""
-        self.requests.get(route, model, pool, tenant, stream, code).value += 1
+        self._requests.get(route, model, pool, tenant, stream, code).value += 1
         if pool is not None:
-            self.request_seconds.get(model, pool, stream).observe(seconds)
+            self._request_seconds.get(model, pool, stream).observe(seconds)
 
     def first_byte(self, model: str | None, pool: str | None) -> Observe:
         """Of a stream: from the request's dispatch to its first content, seconds."""
@@ -251,8 +171,8 @@ class Metrics:
 
     def tokens(self, model: str | None, tenant: str | None, prompt: int, completion: int) -> None:
         """Tokens of one finished exchange, by the engine's own usage."""
-        self.tokens_used.get(model, tenant, "prompt").value += prompt
-        self.tokens_used.get(model, tenant, "completion").value += completion
+        self._tokens.get(model, tenant, "prompt").value += prompt
+        self._tokens.get(model, tenant, "completion").value += completion
 
     def client_gone(self, phase: str) -> None:
         """The client left in this phase, one of CLIENT_GONE_PHASES; KeyError for another."""
@@ -290,7 +210,6 @@ class Metrics:
         """What the table in force has: pools, named routes as (model, pool), (pool, endpoint), (pool, worker).
 
         Their series exist from now on; those of pools, endpoints and workers that are gone go away."""
-        self._alike.clear()
         endpoints, workers, kept = set(endpoints), set(workers), frozenset(pools)
         for family in self._families.values():
             if "pool" in family.metric.labels:
@@ -298,8 +217,8 @@ class Metrics:
         self._forget(self._endpoints, endpoints, "endpoint")
         self._forget(self._workers, workers, "worker")
         for model, pool in routes:
-            self.request_seconds.known(model, pool, False)
-            self.request_seconds.known(model, pool, True)
+            self._request_seconds.known(model, pool, False)
+            self._request_seconds.known(model, pool, True)
             for histograms in (self._first_byte, self._gap, self._output_token):
                 histograms.known(model, pool)
         for pool, endpoint in endpoints:

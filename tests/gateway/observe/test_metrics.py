@@ -205,3 +205,16 @@ def test_an_event_and_a_request_stay_within_their_budget() -> None:
     event, request = handles(metrics_with_a_pool())
     assert event < 0.1
     assert request < 0.4
+
+
+def test_an_attempt_that_ends_after_its_endpoint_went_away_brings_no_series_back() -> None:
+    metrics = metrics_with_a_pool()
+    gone = metrics.endpoint("p", "b")
+    gone.attempt("503")
+    metrics.known(pools=["p"], routes=[("m", "p")], endpoints=[("p", "a")])
+    for outcome in ("ok", "503", "broken_off"):
+        gone.attempt(outcome)
+    assert not [labels for name, labels in series(metrics) if ("endpoint", "b") in labels]
+    metrics.known(pools=["p"], routes=[("m", "p")], endpoints=[("p", "a"), ("p", "b")])
+    metrics.endpoint("p", "b").attempt("503")
+    assert value(series(metrics), "attempts_total", pool="p", endpoint="b", outcome="503") == 1
