@@ -9,8 +9,9 @@ import pytest
 
 from gateway.client import ClientCycle, ClientGone
 from gateway.errors import ShuttingDown
+from tests.fakes.backend import Backend
 from tests.fakes.client import Client, request
-from tests.flow.harness import eventually
+from tests.flow.harness import eventually, gateway_with
 from tests.gateway.wire import Door, Held, Reader, echo, listening, plain
 
 GET = request("GET", "/a")
@@ -68,6 +69,16 @@ async def test_thousands_of_pipelined_requests_that_are_answered_on_the_spot_do_
         client.writer.write(GET * count)
         for _ in range(count):
             assert (await client.answer()).status == 404
+
+
+async def test_200_pipelined_requests_with_a_wrong_key_are_each_refused_counted_and_logged(backend: Backend) -> None:
+    async with gateway_with(backend) as gw, await gw.connect() as client:
+        wrong = gw.chat_request(headers=[("authorization", "Bearer wrong")])
+        client.writer.write(wrong * 200 + gw.chat_request(stream=False))
+        for _ in range(200):
+            assert (await client.answer()).status == 401
+        assert (await client.answer()).status == 200
+        assert gw.total("requests_total", code="401") == 200
 
 
 async def test_a_client_that_sends_over_64_kib_ahead_is_not_read_until_its_turn() -> None:
