@@ -83,6 +83,11 @@ class DataPlane:
         """Upstream connections kept open for the next request."""
         return sum(endpoint.idle for endpoint in self._all())
 
+    @property
+    def retired(self) -> tuple[tuple[str, str], ...]:
+        """(pool, endpoint) of those that left the table while an exchange still used them, as of the last install."""
+        return tuple((endpoint.spec.pool, endpoint.name) for endpoint in self._retired)
+
     def install(self, table: Table) -> None:
         """Make a table the one in force. Everything is built first; the swap is one assignment."""
         endpoints = {spec: self._endpoint(spec) for pool in table.pools.values() for spec in pool.endpoints}

@@ -8,15 +8,15 @@ the last good one and says so
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from backends.keyfile import KeyFileError, load_keys
 from backends.plane import DataPlane, EndpointFailed
 from backends.tables import build_table
-from backends.workers.supervisor import Supervisor, WorkerEvent
+from backends.workers.supervisor import Supervisor, WorkerEvent, WorkerView
 from gateway.observe.log import fields
 from gateway.observe.metrics import Metrics
 from policies.document import PolicyError, load
@@ -40,6 +40,17 @@ class Supervise(Protocol):
     ) -> Supervisor: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What was read of the keys file."""
+
+    records: Mapping[bytes, KeyRecord]
+    demo_key: str | None = None
+    """The text of a public key, where an example has one."""
+    warnings: tuple[tuple[str, Mapping[str, object]], ...] = ()
+    """What is to be said of it: an event and its fields."""
+
+
 class StartError(Exception):
     """The gateway cannot start; the text is for the operator, every mistake on a line of its own."""
 
@@ -53,7 +64,8 @@ class Control:
         self._supervise = supervise
         self._plane: DataPlane | None = None
         self._supervisor: Supervisor | None = None
-        self._keys: Mapping[bytes, KeyRecord] = {}
+        self._keys = Keys({})
+        self._following = False
         self._generation = 0
         self._seen: dict[str, Signature] = {}
         self._watcher: asyncio.Task[None] | None = None
@@ -61,8 +73,6 @@ class Control:
         self._first_round: set[str] | None = None
         self.settled = asyncio.Event()
         """Set once every worker was ready or failed once: from then on, waiting longer means waiting for a repair."""
-        self.demo_key: str | None = None
-        """The text of an example's public key."""
         self.policy = self._load_first()
 
     # -- start and end
@@ -70,7 +80,7 @@ class Control:
     def _load_first(self) -> Policy:
         try:
             policy = load(str(self._path), secrets=True)
-            self._keys, self.demo_key = _read_keys(policy, first=True)
+            self._keys = _read_keys(policy, first=True)
         except PolicyError as error:
             raise StartError("\n".join(str(mistake) for mistake in error.mistakes)) from None
         except KeyFileError as error:
@@ -80,18 +90,29 @@ class Control:
         self._seen = {path: _signature(path) for path in self._files(policy)}
         return policy
 
+    @property
+    def demo_key(self) -> str | None:
+        """The text of an example's public key."""
+        return self._keys.demo_key
+
     async def start(self, plane: DataPlane) -> None:
-        """Start the workers and install the first table; returns without waiting for them."""
+        """Install the first table and start the workers; returns without waiting for them. Raises OSError for what
+        keeps a table from being made, before any worker is started."""
+        _warn(self._keys)
         self._plane = plane
         self._generation = 1
         self._supervisor = self._supervise(self.policy, self._changed, self._report)
-        await self._supervisor.start()
-        self._first_round = {view.name for view in self._supervisor.workers()}
         self.install()
+        self._following = True
+        await self._supervisor.start()
+        views = self._supervisor.workers()
+        self._first_round = {view.name for view in views}
+        self._count_round(views)
         self._watcher = asyncio.get_running_loop().create_task(self._watch(), name="policy watch")
 
     async def stop(self, *, hurry: bool) -> None:
         """End the workers and the watching."""
+        self._following = False
         if self._watcher is not None:
             self._watcher.cancel()
         if self._supervisor is not None:
@@ -103,7 +124,7 @@ class Control:
         """Build a table of what is true now and hand it over."""
         assert self._plane is not None and self._supervisor is not None, "started"
         views = self._supervisor.workers()
-        table = build_table(self.policy, generation=self._generation, workers=views, keys=self._keys)
+        table = build_table(self.policy, generation=self._generation, workers=views, keys=self._keys.records)
         self._plane.install(table)
         self._metrics.policy_loaded(self._generation)
         pairs = [(pool.name, name) for pool in table.pools.values() for name in pool.known]
@@ -112,14 +133,21 @@ class Control:
             for route in table.routes
             if route.model is not None and not set("*?[") & set(route.model)
         ]
+        leaving = set(self._plane.retired) - set(pairs)
         self._metrics.known(
-            pools=table.pools, routes=named, endpoints=pairs, workers=[(view.pool, view.name) for view in views]
-        )
+            pools=table.pools, routes=named, endpoints=pairs, leaving=leaving,
+            workers=[(view.pool, view.name) for view in views],
+        )  # fmt: skip
         up = {(pool.name, spec.name) for pool in table.pools.values() for spec in pool.endpoints}
         for pair in pairs:
             self._metrics.endpoint(*pair).state("up" if pair in up else "down")
+        for pair in leaving:
+            self._metrics.endpoint(*pair).state("draining")
         for view in views:
             self._metrics.worker(view.pool, view.name).state(_WORKER_STATES.get(view.state, view.state))
+        self._count_round(views)
+
+    def _count_round(self, views: Sequence[WorkerView]) -> None:
         if self._first_round is not None:
             self._first_round -= {view.name for view in views if view.state == "ready" or view.reason}
             if not self._first_round:
@@ -132,8 +160,13 @@ class Control:
         log.warning("endpoint_failed", extra=fields(pool=event.pool, endpoint=event.endpoint, reason=event.reason))
 
     def _changed(self) -> None:
-        if self._plane is not None and self._supervisor is not None:
+        """A worker's state is another. Nothing may be raised into the supervisor: the last good table stays."""
+        if not self._following:
+            return
+        try:
             self.install()
+        except OSError as error:
+            log.error("table_refused", extra=fields(reason=error.strerror or str(error), kept=self._generation))
 
     def _report(self, event: WorkerEvent) -> None:
         worker = self._metrics.worker(event.pool, event.worker)
@@ -160,10 +193,11 @@ class Control:
             self._seen.update({path: _signature(path) for path in self._seen})
             try:
                 policy = await asyncio.to_thread(load, str(self._path), secrets=True)
-                keys, self.demo_key = await asyncio.to_thread(_read_keys, policy, first=not self._keys)
+                keys = await asyncio.to_thread(_read_keys, policy, first=not self._keys.records)
             except (PolicyError, KeyFileError) as error:
                 self._refused([str(one) for one in error.mistakes] if isinstance(error, PolicyError) else [str(error)])
                 return
+            _warn(keys)
             if policy.server != self.policy.server or policy.observe != self.policy.observe:
                 log.warning("restart_needed", extra=fields(reason="server and observe are read at start only"))
                 policy = replace(policy, server=self.policy.server, observe=self.policy.observe)
@@ -178,7 +212,7 @@ class Control:
             self._seen = {path: self._seen.get(path, _signature(path)) for path in self._files(policy)}
             assert self._supervisor is not None, "started"
             await self._supervisor.reconcile(policy.pools)
-            log.info("policy_loaded", extra=fields(generation=self._generation, why=why, keys=len(keys)))
+            log.info("policy_loaded", extra=fields(generation=self._generation, why=why, keys=len(keys.records)))
 
     def _refused(self, mistakes: list[str]) -> None:
         self._metrics.reload_failed()
@@ -209,19 +243,21 @@ def _signature(path: str) -> Signature:
     return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
-def _read_keys(policy: Policy, *, first: bool) -> tuple[Mapping[bytes, KeyRecord], str | None]:
-    """The keys file's records, and the text of a public demo key where an example has one. A key whose plan is gone
-    is told and left out."""
+def _read_keys(policy: Policy, *, first: bool) -> Keys:
+    """What the keys file says. A key whose plan is gone is left out. Logs nothing itself: at the start there is no log
+    yet, and on a reload it runs in a thread."""
     if policy.auth.api_keys is None or policy.auth.api_keys.file is None:
-        return {}, None
+        return Keys({})
     path = Path(policy.auth.api_keys.file)
     if first and policy.auth.anonymous is not None and not path.exists():
-        log.warning(
-            "keys_file_missing", extra=fields(file=str(path), so="only anonymous requests are served until it is there")
-        )
-        return {}, None
+        missing = fields(file=str(path), so="only anonymous requests are served until it is there")
+        return Keys({}, warnings=(("keys_file_missing", missing),))
     entries = load_keys(path)
     found, problems = records(entries, policy.plans)
-    for problem in problems[:20]:
-        log.warning("key_left_out", extra=fields(problem=problem))
-    return found, next((entry.labels["demo_key"] for entry in entries if "demo_key" in entry.labels), None)
+    demo_key = next((entry.labels["demo_key"] for entry in entries if "demo_key" in entry.labels), None)
+    return Keys(found, demo_key, tuple(("key_left_out", fields(problem=problem)) for problem in problems[:20]))
+
+
+def _warn(keys: Keys) -> None:
+    for event, what in keys.warnings:
+        log.warning(event, extra=what)

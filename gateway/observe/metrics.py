@@ -205,16 +205,19 @@ class Metrics:
         return found
 
     def known(
-        self, *, pools: Iterable[str], routes: Iterable[Pair], endpoints: Iterable[Pair], workers: Iterable[Pair] = ()
-    ) -> None:
+        self, *, pools: Iterable[str], routes: Iterable[Pair], endpoints: Iterable[Pair], workers: Iterable[Pair] = (),
+        leaving: Iterable[Pair] = (),
+    ) -> None:  # fmt: skip
         """What the table in force has: pools, named routes as (model, pool), (pool, endpoint), (pool, worker).
 
-        Their series exist from now on; those of pools, endpoints and workers that are gone go away."""
-        endpoints, workers, kept = set(endpoints), set(workers), frozenset(pools)
+        Their series exist from now on; those of pools, endpoints and workers that are gone go away, those of endpoints
+        that are `leaving`, with their pools', only once they are not named any more."""
+        endpoints, workers, leaving = set(endpoints), set(workers), set(leaving)
+        kept = frozenset(pools) | {pool for pool, _ in leaving}
         for family in self._families.values():
             if "pool" in family.metric.labels:
                 family.keep("pool", kept)
-        self._forget(self._endpoints, endpoints, "endpoint")
+        self._forget(self._endpoints, endpoints | leaving, "endpoint")
         self._forget(self._workers, workers, "worker")
         for model, pool in routes:
             self._request_seconds.known(model, pool, False)

@@ -70,6 +70,17 @@ def test_series_go_away_with_their_endpoint_and_their_pool() -> None:
     assert not any(labels.get("pool") == "p" for labels in (dict(labels) for _, labels in series(metrics)))
 
 
+def test_series_of_an_endpoint_that_leaves_stay_while_it_is_in_use_also_beyond_its_pool() -> None:
+    metrics = metrics_with_a_pool()
+    leaving = metrics.endpoint("p", "a")
+    metrics.known(pools=["q"], routes=[], endpoints=[("q", "a")], leaving=[("p", "a")])
+    leaving.attempt("ok")
+    assert value(series(metrics), "attempts_total", pool="p", endpoint="a", outcome="ok") == 1
+    assert not any(("endpoint", "b") in labels for _, labels in series(metrics))
+    metrics.known(pools=["q"], routes=[], endpoints=[("q", "a")])
+    assert not any(("pool", "p") in labels for _, labels in series(metrics))
+
+
 def test_an_endpoint_that_comes_back_counts_from_zero() -> None:
     metrics = metrics_with_a_pool()
     metrics.endpoint("p", "a").attempt("ok")
