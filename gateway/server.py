@@ -2,6 +2,7 @@
 uvloop."""
 
 import asyncio
+import contextlib
 import functools
 import os
 import socket
@@ -29,6 +30,7 @@ class Listener:
     ) -> None:
         self._address = address
         self._socket: socket.socket | None = None
+        self._file: tuple[int, int] | None = None
         self._drives: set[Drive] = set()
         protocol: Any = functools.partial(
             ClientProtocol, door=door, drives=self._drives, wheel=wheel, settings=settings
@@ -59,7 +61,9 @@ class Listener:
         """Take the address. Raises OSError with a message that says what to do."""
         try:
             self._socket = _bind(self._address)
-            if not self._address.startswith("unix:"):
+            if self._address.startswith("unix:"):
+                self._file = _identity(self._address.removeprefix("unix:"))
+            else:
                 host, port = self._socket.getsockname()[:2]
                 self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         except OSError as error:
@@ -78,6 +82,7 @@ class Listener:
     async def stop(self, grace: float = 1.0) -> None:
         """Accept nothing more, end idle connections, tell the clients of what runs, and after `grace` seconds cut what
         is left."""
+        self._remove_file()
         if self._server.started:
             for server in self._server.servers:
                 server.close()
@@ -85,8 +90,17 @@ class Listener:
             await self._end_connections(grace)
         if self._socket is not None:
             self._socket.close()
-            if self._address.startswith("unix:"):
-                os.unlink(self._address.removeprefix("unix:"))
+
+    def _remove_file(self) -> None:
+        """Take our socket file away, not one that another gateway has put in its place since. Before the socket is
+        closed: until then the file system gives the file's number to no other."""
+        if self._file is None:
+            return
+        path = self._address.removeprefix("unix:")
+        with contextlib.suppress(FileNotFoundError):
+            if _identity(path) == self._file:
+                os.unlink(path)
+        self._file = None
 
     async def _end_requests(self, grace: float) -> None:
         for connection in list(self._state.connections):
@@ -105,6 +119,11 @@ class Listener:
             await asyncio.sleep(0.01)
         for connection in list(self._state.connections):
             connection.transport.abort()
+
+
+def _identity(path: str) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
 
 
 def _bind(address: str) -> socket.socket:
