@@ -63,6 +63,7 @@ class WireSettings:
     max_head: int = 32 * 1024
     write_timeout: float | None = 60.0
     keep_alive: float = CLIENT_KEEP_ALIVE
+    linger_pause: float = LINGER_PAUSE
 
 
 class ClientProtocol(asyncio.Protocol):
@@ -166,16 +167,17 @@ class ClientProtocol(asyncio.Protocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.resume_reading()
-        self._linger_on(0, self.loop.time() + LINGER_SECONDS)
+        self._linger_on(-1, self.loop.time() + LINGER_SECONDS)
 
     def _linger_on(self, seen: int, until: float) -> None:
-        """Look every few seconds whether it still sends; in between it costs nothing."""
+        """Look every few seconds whether it still sends; in between it costs nothing. `seen` is how much it had sent
+        the last time, -1 at first."""
         if self.transport.is_closing():
             return
-        if self.loop.time() >= until or (seen and self._lingered == seen):
+        if self.loop.time() >= until or self._lingered == seen:
             self.transport.abort()
         else:
-            self._wheel.arm(LINGER_PAUSE, functools.partial(self._linger_on, max(self._lingered, 1), until))
+            self._wheel.arm(self._settings.linger_pause, functools.partial(self._linger_on, self._lingered, until))
 
     # -- reading
 

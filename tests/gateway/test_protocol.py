@@ -405,6 +405,25 @@ async def test_what_is_no_http_is_400_in_our_shape_and_a_close(data: bytes) -> N
         assert door.cycles == []
 
 
+@pytest.mark.parametrize("first", [b"", b"more"], ids=["nothing", "something"])
+async def test_a_refused_client_that_sends_no_more_is_cut_after_a_pause_although_it_never_closes(first: bytes) -> None:
+    async with listening(Door(echo), linger_pause=0.1) as listener, await Client.to(listener.address) as client:
+        await client.send(b"no HTTP\r\n\r\n")
+        assert (await client.answer()).status == 400
+        await client.send(first)
+        await eventually(lambda: listener.connections == 0, "it is kept", timeout=1)
+
+
+async def test_a_refused_client_that_still_sends_is_listened_to() -> None:
+    async with listening(Door(echo), linger_pause=0.2) as listener, await Client.to(listener.address) as client:
+        await client.send(b"no HTTP\r\n\r\n")
+        for _ in range(12):
+            await client.send(b"more")
+            await asyncio.sleep(0.05)
+        assert listener.connections == 1
+        assert (await client.answer()).status == 400
+
+
 async def test_what_follows_a_good_request_does_not_take_its_answer_away() -> None:
     async with listening(Door(echo)) as listener, await Client.to(listener.address) as client:
         await client.send(GET + b"\x16\x03\x01 no HTTP\r\n\r\n")
