@@ -58,8 +58,9 @@ class Gateway:
         self.metrics = Metrics(version=__version__)
         self.control = control = Control(self._path, metrics=self.metrics, supervise=self._supervisor)
         policy = control.policy
-        self.metrics.limit_series(policy.observe.metrics.max_series)
-        self.log = Log(policy.observe.log.path, level=policy.observe.log.level)
+        observe = policy.observe
+        self.metrics.limit_series(observe.metrics.max_series, observe.metrics.labels)
+        self.log = Log(observe.log.path, level=observe.log.level, form=observe.log.format)
         self._access = _access_log(policy, self.log, rng)
         self.wheel = TimerWheel(loop)
         clock = time.time  # noqa: TID251  the wall clock: for what expires on a date, and for `created`
@@ -164,7 +165,9 @@ def _worker_line(worker: str, text: str) -> None:
 
 def _access_log(policy: Policy, own: Log, rng: random.Random) -> AccessLog | None:
     settings = policy.observe.access_log
-    return None if settings is None else AccessLog(settings.path, complain=own.complain, chance=rng.random)
+    if settings is None:
+        return None
+    return AccessLog(settings.path, complain=own.complain, chance=rng.random, sample=settings.sample)
 
 
 def serve(path: Path) -> int:
@@ -180,8 +183,22 @@ def _settle_garbage() -> None:
     gc.set_threshold(10_000, 20, 50)
 
 
+def _end_deaf(loop: asyncio.AbstractEventLoop) -> None:
+    """From here on nothing is left to be ended: a signal that comes again must not change the exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
+
+
 async def _serve(path: Path) -> int:
     loop = asyncio.get_running_loop()
+    try:
+        return await _serve_until_told(path, loop)
+    finally:
+        _end_deaf(loop)
+
+
+async def _serve_until_told(path: Path, loop: asyncio.AbstractEventLoop) -> int:
     ended = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ended.set)

@@ -19,7 +19,7 @@ NOT_BUILT: Final = frozenset(
     pools.*.workers.warm_up pools.*.workers.restart.crash_loop pools.*.workers.stop.drain pools.*.workers.autoscale
     routes[].match routes[].retry routes[].hedge routes[].cache routes[].fallback routes[].canary routes[].shadow
     routes[].timeouts.first_byte routes[].timeouts.first_byte_plain routes[].timeouts.idle routes[].timeouts.attempt
-    observe.access_log.format observe.access_log.sample observe.log.format observe.metrics.labels observe.tracing
+    observe.access_log.format observe.tracing
     """.split()
 )
 

@@ -26,7 +26,7 @@ import pytest
 from gateway.app import Gateway
 from gateway.control import StartError
 from tests.fakes.backend import Backend
-from tests.flow.harness import Footprint, gateway_with
+from tests.flow.harness import Footprint, eventually, gateway_with
 from tests.gateway.wire import Door, echo, listening
 
 ENGINE = Path(__file__).parents[1] / "backends" / "workers" / "engine.py"
@@ -348,6 +348,35 @@ async def test_a_client_that_reads_nothing_does_not_keep_it_from_ending(backend:
         started = time.monotonic()
         await gw.gateway.stop()
         assert time.monotonic() - started < 3
+
+
+# -- what it observes
+
+
+async def test_its_log_is_json_where_the_policy_says_so(backend: Backend) -> None:
+    async with gateway_with(backend, policy={"observe": {"log": {"format": "json"}}}) as gw:
+        await gw.gateway.reload()
+        await eventually(lambda: "policy_loaded" in gw.log_text(), "the reload was never told")
+        (line,) = [json.loads(line) for line in gw.log_text().splitlines() if "policy_loaded" in line]
+        assert (line["level"], line["event"], line["generation"]) == ("INFO", "policy_loaded", 2)
+
+
+async def test_only_the_policys_share_of_requests_gets_an_access_line(backend: Backend) -> None:
+    backend.streams("hello")
+    async with gateway_with(backend, policy={"observe": {"access_log": {"sample": 0.0}}}, quiet=False) as gw:
+        for _ in range(5):
+            assert await gw.chat() == "hello"
+        assert gw.total("requests_total") == 5
+        await gw.gateway.stop()
+        assert await gw.access_lines(0) == []
+
+
+async def test_labels_that_the_policy_leaves_out_are_not_counted_by(backend: Backend) -> None:
+    backend.streams("hello")
+    async with gateway_with(backend, policy={"observe": {"metrics": {"labels": ["pool"]}}}) as gw:
+        assert await gw.chat() == "hello"
+        (labels,) = [dict(labels) for name, labels in gw.series() if name == "requests_total"]
+        assert labels.keys() == {"route", "pool", "stream", "code"}
 
 
 # -- where it listens

@@ -117,9 +117,7 @@ routes:
         ("auth: {api_keys: {store: true}}", f"auth.api_keys.store: {NOT_AVAILABLE}"),
         ("plans: {a: {priority: 1}}", f"plans.a.priority: {NOT_AVAILABLE}"),
         ("plans: {a: {limits: [{requests: 1/day}]}}", f"plans.a.limits: {NOT_AVAILABLE}"),
-        ("observe: {log: {format: json}}", f"observe.log.format: {NOT_AVAILABLE}"),
-        ("observe: {access_log: {sample: 0.5}}", f"observe.access_log.sample: {NOT_AVAILABLE}"),
-        ("observe: {metrics: {labels: [pool]}}", f"observe.metrics.labels: {NOT_AVAILABLE}"),
+        ("observe: {access_log: {format: text}}", f"observe.access_log.format: {NOT_AVAILABLE}"),
         ("observe: {tracing: {otlp: 'http://h'}}", f"observe.tracing: {NOT_AVAILABLE}"),
     ],
 )
