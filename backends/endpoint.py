@@ -35,20 +35,21 @@ class EndpointMeter(Protocol):
 class Slot:
     """`with endpoint.slot:` an attempt is in flight; the count goes back on every way out."""
 
-    __slots__ = ("_endpoint",)
+    __slots__ = ("_endpoint", "_gauge")
 
-    def __init__(self, endpoint: "Endpoint") -> None:
+    def __init__(self, endpoint: "Endpoint", gauge: Gauge) -> None:
         self._endpoint = endpoint
+        self._gauge = gauge
 
     def __enter__(self) -> None:
         self._endpoint.in_flight += 1
-        self._endpoint.meter.in_flight.value += 1
+        self._gauge.value += 1
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._endpoint.in_flight -= 1
-        self._endpoint.meter.in_flight.value -= 1
+        self._gauge.value -= 1
 
 
 class Endpoint:
@@ -73,7 +74,7 @@ class Endpoint:
         self.weight = spec.weight
         self.in_flight = 0
         self.meter = meter
-        self.slot = Slot(self)
+        self.slot = Slot(self, meter.in_flight)
         self._connections = connections
         self._heads: dict[tuple[str, bytes], bytes] = {}
         host = f"[{spec.host}]" if ":" in spec.host else spec.host

@@ -48,9 +48,12 @@ class ClientCycle:
     stalled = False
     keep_alive = True
     bodyless = False
+    chunked = False
     plain = False
     """An HTTP/1.0 client and a body of unknown length: unframed bytes, then close."""
     pump: Pump | None = None
+    head = b""
+    """The head of a chunked reply, until its first chunk takes it along."""
     _arrival: asyncio.Future[None] | None = None
 
     def __init__(self, wire: Wire, request: Any, headers: Headers, now: float) -> None:
@@ -117,7 +120,10 @@ class ClientCycle:
                 self.wire.transport.write(b"".join(lines))
                 return
             headers = [*headers, (b"transfer-encoding", b"chunked")]
+            self.chunked = True
         self.wire.conn.send_response(status, headers)
+        if self.chunked:
+            self.head = self.wire.conn.data_to_send()
 
     def fed_by(self, pump: Pump) -> None:
         """Who writes from now on; told at once if the client has not read enough of the answer before this one."""
@@ -127,8 +133,17 @@ class ClientCycle:
 
     def write(self, data: bytes) -> None:
         """Send body bytes now."""
+        if not data:
+            # An empty chunk would be the end.
+            return
         wire = self.wire
-        if self.plain:
+        if self.chunked:
+            # Framed here: two calls into zttp less, and its memory stays out of the processor's cache.
+            frame = b"%x\r\n%b\r\n" % (len(data), data)
+            if self.head:
+                frame, self.head = self.head + frame, b""
+            wire.transport.write(frame)
+        elif self.plain:
             wire.transport.write(data)
         elif not self.bodyless:
             wire.conn.send_data(data)
@@ -145,7 +160,7 @@ class ClientCycle:
             if data and not self.bodyless:
                 conn.send_data(data)
             conn.end_message()
-            wire.transport.write(conn.data_to_send())
+            wire.transport.write(self.head + conn.data_to_send() if self.head else conn.data_to_send())
             if self.keep_alive and conn.should_close():
                 self.keep_alive = False
         if self.more_body:
@@ -158,7 +173,7 @@ class ClientCycle:
         """Close once what was written has left, without the terminating chunk: the client sees a broken body."""
         self.complete = True
         if not self.plain:
-            self.wire.transport.write(self.wire.conn.data_to_send())
+            self.wire.transport.write(self.head + self.wire.conn.data_to_send())
         self.wire.transport.close()
 
     # -- ASGI, for control routes

@@ -88,32 +88,33 @@ class Exchange:
         overhead = None
         if self.dispatched is not None and self.released is not None and self.first_content is not None:
             overhead = (self.dispatched - self.received + self.released - self.first_content) * 1000
+        # By place, in the order of the fields: 27 names would cost 0.8 us.
         return Entry(
-            time=time.time() - (now - self.started),  # noqa: TID251  the log's wall clock
-            request_id=self.request_id,
-            client_request_id=self.client_request_id,
-            client=self.client,
-            key=principal.key if principal else None,
-            tenant=principal.tenant if principal else None,
-            plan=principal.plan if principal else None,
-            method=self.method,
-            path=self.cycle.raw_path.decode("latin-1"),
-            model=self.model,
-            route=self.route,
-            pool=self.pool,
-            endpoint=self.endpoint,
-            status=self.status,
-            code=self.error,
-            stream=self.stream,
-            attempts=self.attempts,
-            outcome=self.outcome,
-            ms=(now - self.started) * 1000,
-            first_byte_ms=None if self.first_content is None else (self.first_content - self.started) * 1000,
-            overhead_ms=overhead,
-            bytes_in=len(self.body),
-            bytes_out=self.size_out,
-            events=self.events,
-            prompt_tokens=prompt,
-            completion_tokens=completion,
-            client_gone=self.phase if self.gone else None,
+            time.time() - (now - self.started),  # noqa: TID251  the log's wall clock
+            self.request_id,  # request_id
+            self.client_request_id,  # client_request_id
+            self.client,  # client
+            principal.key if principal else None,  # key
+            principal.tenant if principal else None,  # tenant
+            principal.plan if principal else None,  # plan
+            self.method,  # method
+            self.cycle.raw_path.decode("latin-1"),  # path
+            self.model,  # model
+            self.route,  # route
+            self.pool,  # pool
+            self.endpoint,  # endpoint
+            self.status,  # status
+            self.error,  # code
+            self.stream,  # stream
+            self.attempts,  # attempts
+            self.outcome,  # outcome
+            (now - self.started) * 1000,  # ms
+            None if self.first_content is None else (self.first_content - self.started) * 1000,  # first_byte_ms
+            overhead,  # overhead_ms
+            len(self.body),  # bytes_in
+            self.size_out,  # bytes_out
+            self.events,  # events
+            prompt,  # prompt_tokens
+            completion,  # completion_tokens
+            self.phase if self.gone else None,  # client_gone
         )

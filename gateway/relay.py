@@ -84,7 +84,7 @@ class Relay:
         data = held[0] if len(held) == 1 else b"".join(held)
         self._held = []
         if data:
-            tap.feed(data)
+            tap.begin(data)
         if self.ended:
             cycle.finish(data)
             return

@@ -47,7 +47,7 @@ def test_usage_is_read_from_the_end_of_a_stream() -> None:
 
 def test_anthropic_usage_stands_at_both_ends() -> None:
     tap = Tap(stream=True)
-    tap.feed(
+    tap.begin(
         b'event: message_start\ndata: {"type":"message_start","message":{'
         b'"usage":{"input_tokens":3,"output_tokens":0}}}\n\n'
     )
