@@ -154,9 +154,12 @@ class Connection(asyncio.BufferedProtocol):
         self._began = True
         if not self._told and reader.status and not self._announce(sink, reader, nbytes):
             return
-        if reader.parts:
+        parts = reader.parts
+        if parts:
             self._quiet = 0
-            sink.on_data(reader.take())
+            body = parts[0] if len(parts) == 1 else b"".join(parts)
+            parts.clear()
+            sink.on_data(body)
             if self._sink is not sink:
                 return
         elif problem is None:

@@ -77,13 +77,6 @@ class ResponseReader:
         self.idle_limit: float | None = None
         """Seconds for which the server lets the connection idle, where it says so."""
 
-    def take(self) -> bytes:
-        """The body bytes that have not been delivered."""
-        parts = self.parts
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
-        parts.clear()
-        return data
-
     def head_size(self) -> int:
         """Bytes of the header lines."""
         return sum(len(name) + len(value) + 4 for name, value in self.headers)

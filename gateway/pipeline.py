@@ -190,7 +190,7 @@ class Pipeline:
         except ClientGone:
             # The openai SDK closes its socket at `[DONE]`, before HTTP's own end: that client has all
             # that it asked for.
-            if relay.tap is None or not relay.tap.said_end:
+            if not relay.said_end:
                 raise
             outcome = _outcome(relay)
         finally:

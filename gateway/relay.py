@@ -22,6 +22,11 @@ from policies.first_content import FirstContent
 HOLD_LIMIT: Final = 64 * 1024
 
 
+# So many reads, or one so large, and what has passed is looked at: a stream keeps at most 64 KiB for that.
+LOOK_EVERY: Final = 32
+LOOK_AT_ONCE: Final = 2048
+
+
 class Relay:
     """One answer: the sink of an upstream connection and the pump of the client's reply."""
 
@@ -42,6 +47,7 @@ class Relay:
     _connection: Connection | None = None
     _first: FirstContent | None = None
     _gap: Callable[[float], None] | None = None
+    _write: Callable[[bytes], None]
     _held_size = 0
     _passing = False
     _waiter: Signal | None = None
@@ -51,6 +57,8 @@ class Relay:
         self._clock = clock
         self._on_break = on_break
         self._held: list[bytes] = []
+        self._seen: list[bytes] = []
+        self._times: list[float] = []
         self.headers: Headers = []
 
     # -- the pipeline's side
@@ -94,17 +102,25 @@ class Relay:
             self._break()
         else:
             self._gap = gap
+            self._write = cycle.write
             self._passing = True
 
     def close(self) -> None:
         """Leave the upstream: a connection still in use is closed at once, which aborts the request in the engine."""
         self._cycle.pump = None
         self._passing = False
+        self._look()
         # It holds the exchange, which holds this: a cycle that only the garbage collector would find.
         self._on_break = _nothing_to_tell
         connection, self._connection = self._connection, None
         if connection is not None and not self.ended and self.error is None:
             connection.abort()
+
+    @property
+    def said_end(self) -> bool:
+        """Whether the client has been told, in the stream's own words, that it is over."""
+        self._look()
+        return self.tap is not None and self.tap.said_end
 
     @property
     def may_tell(self) -> bool:
@@ -114,6 +130,7 @@ class Relay:
     def interrupt(self, event: bytes) -> None:
         """Break a released answer off for a reason of ours."""
         self._passing = False
+        self._look()
         self._cut_after(event if self.may_tell else b"")
 
     # -- the upstream's side (Sink)
@@ -127,17 +144,33 @@ class Relay:
 
     def on_data(self, data: bytes) -> None:
         if self._passing:
-            now = self._clock()
-            if self._gap is not None:
-                self._gap(now - self.last_at)
-            self.last_at = now
-            self.tap.feed(data)  # type: ignore[union-attr]
-            self._cycle.write(data)
+            self._write(data)
+            self._times.append(self._clock())
+            self._seen.append(data)
+            if len(self._seen) >= LOOK_EVERY or len(data) > LOOK_AT_ONCE:
+                self._look()
             return
         self._held.append(data)
         self._held_size += len(data)
         if self.began_at is None and (self._first is None or self._begins(data)):
             self._begin()
+
+    def _look(self) -> None:
+        """Read along what has passed since the last time: times between reads, usage, errors. Many reads at a time,
+        because what is looked at one by one has left the processor's cache each time."""
+        seen, times = self._seen, self._times
+        if not seen:
+            return
+        gap, last = self._gap, self.last_at
+        if gap is not None:
+            for moment in times:
+                gap(moment - last)
+                last = moment
+        self.last_at = times[-1]
+        assert self.tap is not None, "made at the release"
+        self.tap.feed(seen)
+        seen.clear()
+        times.clear()
 
     def _begins(self, data: bytes) -> bool:
         first = self._first
@@ -148,6 +181,7 @@ class Relay:
 
     def on_end(self) -> None:
         self.ended = True
+        self._look()
         if self._connection is not None:
             self.framed = self._connection.framed
         if self._passing:
@@ -174,6 +208,7 @@ class Relay:
     def _break(self) -> None:
         """Rule 5: the client gets all that came, an error event where the dialect has one, and never a clean end."""
         self._passing = False
+        self._look()
         self._cut_after(self._on_break(self))
 
     def _cut_after(self, event: bytes) -> None:

@@ -38,8 +38,14 @@ class Tap:
         self.error: int | None = None
         """The status that an error event under a 200 head stood for."""
 
-    def feed(self, data: bytes) -> None:
-        """Look at body bytes that go to the client."""
+    def begin(self, data: bytes) -> None:
+        """The first body bytes that go to the client."""
+        self._first = data
+        self.feed([data])
+
+    def feed(self, reads: list[bytes]) -> None:
+        """Look at body bytes that went to the client, in their order."""
+        data = reads[0] if len(reads) == 1 else b"".join(reads)
         self.size += len(data)
         self._previous, self._last = self._last, data
         if not self._stream:
@@ -51,11 +57,6 @@ class Tap:
         self.events += data.count(b"\n\n")
         if data.find(b"error") >= 0:
             self._find_error(data.split(b"\n\n"))
-
-    def begin(self, data: bytes) -> None:
-        """The same for the first bytes."""
-        self._first = data
-        self.feed(data)
 
     @property
     def between_events(self) -> bool:

@@ -16,7 +16,7 @@ DONE = b"data: [DONE]\n\n"
 def _fed(body: bytes, cut: int, *, stream: bool = True) -> Tap:
     tap = Tap(stream=stream)
     for start in range(0, len(body), cut):
-        tap.feed(body[start : start + cut])
+        tap.feed([body[start : start + cut]])
     return tap
 
 
@@ -52,9 +52,9 @@ def test_anthropic_usage_stands_at_both_ends() -> None:
         b'"usage":{"input_tokens":3,"output_tokens":0}}}\n\n'
     )
     for _ in range(5):
-        tap.feed(b'event: content_block_delta\ndata: {"type":"content_block_delta"}\n\n')
-    tap.feed(b'event: message_delta\ndata: {"type":"message_delta","usage":{"output_tokens":5}}\n\n')
-    tap.feed(b'event: message_stop\ndata: {"type":"message_stop"}\n\n')
+        tap.feed([b'event: content_block_delta\ndata: {"type":"content_block_delta"}\n\n'])
+    tap.feed([b'event: message_delta\ndata: {"type":"message_delta","usage":{"output_tokens":5}}\n\n'])
+    tap.feed([b'event: message_stop\ndata: {"type":"message_stop"}\n\n'])
     assert tap.usage() == (3, 5)
 
 
@@ -72,7 +72,7 @@ def test_an_open_event_is_known_for_open() -> None:
 def test_a_long_open_event_is_not_kept_whole() -> None:
     tap = Tap(stream=True)
     for _ in range(100):
-        tap.feed(b"x" * 60_000)
+        tap.feed([b"x" * 60_000])
     assert len(tap._open) <= 64 * 1024
-    tap.feed(b"\n\n")
+    tap.feed([b"\n\n"])
     assert tap.between_events
