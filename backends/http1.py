@@ -50,6 +50,7 @@ class Connection(asyncio.BufferedProtocol):
         "_paused",
         "_quiet",
         "_reader",
+        "_reserved",
         "_sink",
         "_told",
         "_transport",
@@ -64,6 +65,7 @@ class Connection(asyncio.BufferedProtocol):
         self._reader = ResponseReader(HttpResponseParser)
         self._transport: asyncio.Transport
         self._sink: Sink | None = None
+        self._reserved: Sink | None = None
         self._failure = UpstreamError("no_answer", "closed before the request was sent")
         self._live = False
         self._paused = False
@@ -89,6 +91,14 @@ class Connection(asyncio.BufferedProtocol):
 
     # -- the caller's side
 
+    def reserve(self, sink: Sink) -> None:
+        """Say for whom a request will be sent presently. Bytes that come before it is sent are still nobody's."""
+        self._reserved = sink
+
+    def reserved_by(self, sink: Sink) -> bool:
+        """Whether it is still this sink's: `abort` has ended that otherwise."""
+        return self._reserved is sink
+
     def send(self, head: bytes, body: bytes, sink: Sink, *, head_request: bool = False) -> None:
         """Write a whole request in one system call; its response goes to `sink`.
 
@@ -96,6 +106,7 @@ class Connection(asyncio.BufferedProtocol):
         loop's next turn, never from in here.
         """
         self._sink = sink
+        self._reserved = None
         if not self._live:
             asyncio.get_running_loop().call_soon(self._report_death, sink)
             return
@@ -120,7 +131,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         """Close the socket now; the sink hears nothing more. Safe in every state and inside the sink's own calls."""
-        self._sink = None
+        self._sink = self._reserved = None
         self._close()
 
     # -- the socket's side

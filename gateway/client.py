@@ -131,6 +131,11 @@ class ClientCycle:
         if self.wire.write_paused:
             pump.pause()
 
+    def write_chunk(self, data: bytes) -> None:
+        """`write` for what is chunked, not empty, and not the first: a stream's way. Framed here: two calls into zttp
+        less, and its memory stays out of the processor's cache."""
+        self.wire.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+
     def write(self, data: bytes) -> None:
         """Send body bytes now."""
         if not data:
@@ -138,11 +143,8 @@ class ClientCycle:
             return
         wire = self.wire
         if self.chunked:
-            # Framed here: two calls into zttp less, and its memory stays out of the processor's cache.
-            frame = b"%x\r\n%b\r\n" % (len(data), data)
-            if self.head:
-                frame, self.head = self.head + frame, b""
-            wire.transport.write(frame)
+            head, self.head = self.head, b""
+            wire.transport.write(b"%b%x\r\n%b\r\n" % (head, len(data), data))
         elif self.plain:
             wire.transport.write(data)
         elif not self.bodyless:

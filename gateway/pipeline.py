@@ -19,6 +19,7 @@ from gateway.client import ClientGone
 from gateway.exchange import Exchange
 from gateway.headers import downstream_filter, reply_headers, upstream_filter, upstream_head
 from gateway.observe.metrics import Metrics
+from gateway.outbox import Outbox
 from gateway.relay import Relay
 from gateway.settle import Settlement
 from policies import outcome as outcomes
@@ -52,6 +53,7 @@ class Pipeline:
         self._metrics = metrics
         self._settlement = settlement
         self._loop = loop
+        self._outbox = Outbox(loop)
         self._clock = clock
         self._up = upstream_filter()
         self._down = downstream_filter()
@@ -220,7 +222,7 @@ class Pipeline:
     def _send(self, exchange: Exchange, connection: Connection, relay: Relay, head: bytes, body: bytes) -> None:
         relay.attach(connection)
         exchange.phase, exchange.dispatched = "first_byte", self._clock()
-        connection.send(head, body, relay, head_request=exchange.method == "HEAD")
+        self._outbox.request(connection, head, body, relay, head_request=exchange.method == "HEAD")
 
     def _release(self, exchange: Exchange, endpoint: Endpoint, relay: Relay) -> None:
         """The answer has begun: from here on it belongs to the client."""
@@ -235,7 +237,7 @@ class Pipeline:
         if relay.stream:
             self._metrics.open_streams.value += 1
             gap = self._metrics.gap(exchange.model or "", endpoint.spec.pool)
-        relay.release(headers, length_known=length_known, gap=gap)
+        relay.release(headers, length_known=length_known, gap=gap, outbox=self._outbox)
         exchange.released = self._clock()
 
     # -- how it ends

@@ -183,9 +183,7 @@ class ClientProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._lingered >= 0:
-            self._lingered += len(data)
-            if self._lingered > LINGER_BYTES:
-                self.transport.abort()
+            self._discard(len(data))
             return
         cycle = self.cycle
         if cycle is None or cycle.complete:
@@ -196,9 +194,7 @@ class ClientProtocol(asyncio.Protocol):
                     return
             self._head_bytes += len(data)
         elif not cycle.more_body:
-            self._ahead += len(data)
-            if self._ahead > AHEAD_LIMIT:
-                self._pause_reading()
+            self._wait_its_turn(len(data))
         try:
             event = self.conn.receive_event(data)
         except zttp.RemoteProtocolError as error:
@@ -207,9 +203,25 @@ class ClientProtocol(asyncio.Protocol):
             return
         self._handle(event)
         if self._head_bytes and self._lingered < 0:
-            self._note_line(data)
-            if self._head_bytes > self._settings.max_head:
-                self._refuse(_TOO_LARGE)
+            self._head_grows(data)
+
+    def _discard(self, size: int) -> None:
+        """What a refused client still sends."""
+        self._lingered += size
+        if self._lingered > LINGER_BYTES:
+            self.transport.abort()
+
+    def _wait_its_turn(self, size: int) -> None:
+        """A pipelined request, or the beginning of one."""
+        self._ahead += size
+        if self._ahead > AHEAD_LIMIT:
+            self._pause_reading()
+
+    def _head_grows(self, data: bytes) -> None:
+        """A head is not whole yet."""
+        self._note_line(data)
+        if self._head_bytes > self._settings.max_head:
+            self._refuse(_TOO_LARGE)
 
     def _note_line(self, data: bytes) -> None:
         """A head is not whole yet: remember whether its first line is, which tells a long URL from many headers."""

@@ -15,6 +15,7 @@ from backends.upstream import UpstreamError
 from gateway.client import ClientCycle
 from gateway.drive import Signal
 from gateway.headers import Headers
+from gateway.outbox import Outbox
 from gateway.tap import Tap
 from policies.first_content import FirstContent
 
@@ -82,7 +83,9 @@ class Relay:
         self._waiter = waiter = Signal()
         return waiter
 
-    def release(self, headers: Headers, *, length_known: bool, gap: Callable[[float], None] | None) -> None:
+    def release(
+        self, headers: Headers, *, length_known: bool, gap: Callable[[float], None] | None, outbox: Outbox
+    ) -> None:
         """Let the head and all that was held go to the client; what follows goes straight through."""
         self.released = True
         tap = self.tap = Tap(stream=self.stream)
@@ -94,7 +97,7 @@ class Relay:
         if data:
             tap.begin(data)
         if self.ended:
-            cycle.finish(data)
+            outbox.answer(cycle, data)
             return
         cycle.fed_by(self)
         cycle.write(data)
@@ -102,7 +105,7 @@ class Relay:
             self._break()
         else:
             self._gap = gap
-            self._write = cycle.write
+            self._write = cycle.write_chunk if cycle.chunked and not cycle.head else cycle.write
             self._passing = True
 
     def close(self) -> None:

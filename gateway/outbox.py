@@ -1,0 +1,49 @@
+"""What becomes ready in one turn of the event loop leaves together, at the turn's end: requests to engines, and answers
+that are whole already to clients.
+
+uvloop writes at once, and a write that wakes a sleeping process costs 8 us on a virtual machine: an interrupt to
+another core. Writes back to back wake it once; writes 20 us apart, as requests are parsed, wake it each time. What is
+alone leaves 3 us later.
+"""
+
+import asyncio
+
+from backends.http1 import Connection
+from backends.upstream import Sink
+from gateway.client import ClientCycle
+
+
+class Outbox:
+    """One an event loop."""
+
+    __slots__ = ("_answers", "_loop", "_requests")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._requests: list[tuple[Connection, bytes, bytes, Sink, bool]] = []
+        self._answers: list[tuple[ClientCycle, bytes]] = []
+
+    def request(self, connection: Connection, head: bytes, body: bytes, sink: Sink, *, head_request: bool) -> None:
+        """Send a request at the end of this turn, unless the connection was taken from its sink by then."""
+        self._schedule()
+        connection.reserve(sink)
+        self._requests.append((connection, head, body, sink, head_request))
+
+    def answer(self, cycle: ClientCycle, data: bytes) -> None:
+        """End a reply with its last bytes at the end of this turn, unless its client has left by then."""
+        self._schedule()
+        self._answers.append((cycle, data))
+
+    def _schedule(self) -> None:
+        if not self._requests and not self._answers:
+            self._loop.call_soon(self._empty)
+
+    def _empty(self) -> None:
+        requests, self._requests = self._requests, []
+        answers, self._answers = self._answers, []
+        for connection, head, body, sink, head_request in requests:
+            if connection.reserved_by(sink):
+                connection.send(head, body, sink, head_request=head_request)
+        for cycle, data in answers:
+            if not (cycle.disconnected or cycle.complete):
+                cycle.finish(data)

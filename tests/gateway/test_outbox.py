@@ -1,0 +1,75 @@
+"""What becomes ready in one turn leaves together; what has been taken back by then does not leave."""
+
+import asyncio
+
+from backends.connections import ConnectionPool
+from backends.upstream import Headers, Origin, UpstreamError
+from backends.wheel import TimerWheel
+from gateway.outbox import Outbox
+from tests.fakes.backend import Backend
+from tests.flow.harness import gateway_with
+
+
+class Answer:
+    """A sink that remembers how its exchange ended."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+        self.status = 0
+        self.error: UpstreamError | None = None
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        self.status = status
+
+    def on_data(self, data: bytes) -> None:
+        pass
+
+    def on_end(self) -> None:
+        self.over.set()
+
+    def on_error(self, error: UpstreamError) -> None:
+        self.error = error
+        self.over.set()
+
+
+HEAD = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+
+
+def _pool(backend: Backend) -> ConnectionPool:
+    wheel = TimerWheel(asyncio.get_running_loop())
+    return ConnectionPool(Origin("127.0.0.1", backend.port), keep_alive=4.0, wheel=wheel)
+
+
+async def test_a_request_leaves_at_the_end_of_the_turn() -> None:
+    async with Backend() as backend:
+        backend.answers(200)
+        pool, outbox, answer = _pool(backend), Outbox(asyncio.get_running_loop()), Answer()
+        connection = await pool.connect(2.0)
+        outbox.request(connection, HEAD, b"", answer, head_request=False)
+        await asyncio.wait_for(answer.over.wait(), 2.0)
+        assert (answer.status, answer.error) == (200, None)
+        pool.close()
+
+
+async def test_a_connection_that_was_given_up_in_the_same_turn_sends_nothing() -> None:
+    async with Backend() as backend:
+        backend.answers(200)
+        pool, outbox, answer = _pool(backend), Outbox(asyncio.get_running_loop()), Answer()
+        connection = await pool.connect(2.0)
+        outbox.request(connection, HEAD, b"", answer, head_request=False)
+        connection.abort()
+        await asyncio.sleep(0.05)
+        assert backend.requests == []
+        assert not answer.over.is_set()
+        assert pool.active == 0
+
+
+async def test_a_client_that_leaves_in_the_turn_of_its_request_reaches_no_engine() -> None:
+    async with Backend() as backend, gateway_with(backend) as gw:
+        backend.answers(200)
+        client = await gw.connect()
+        await client.send(gw.chat_request())
+        client.reset()
+        await asyncio.sleep(0.1)
+        assert gw.gateway.plane.in_flight == 0
+        assert gw.gateway.plane.active_connections == 0
