@@ -21,6 +21,7 @@ from backends.workers.supervisor import Supervisor, WorkerEvent
 from gateway import __version__
 from gateway.admin.routes import admin_routes, client_routes
 from gateway.banner import banner
+from gateway.clocks import WireSettings
 from gateway.control import Control, StartError
 from gateway.edge import Edge
 from gateway.observe.access_log import AccessLog
@@ -28,7 +29,6 @@ from gateway.observe.lag import watch_lag
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
 from gateway.pipeline import Pipeline
-from gateway.protocol import WireSettings
 from gateway.server import Listener, run
 from gateway.settle import Settlement
 from gateway.status import GatewayStatus

@@ -22,6 +22,7 @@ from gateway.observe.metrics import Metrics
 from gateway.outbox import Outbox
 from gateway.relay import Relay
 from gateway.settle import Settlement
+from gateway.words import NOT_SENT, REFUSALS, ROUTE_REFUSALS, client_error, outcome_of
 from policies import outcome as outcomes
 from policies.describe import Call, Refused, describe, refuse_engine_fields, rewrite_model
 from policies.identity import AuthenticationError, Principal
@@ -137,7 +138,7 @@ class Pipeline:
             if call.fields:
                 refuse_engine_fields(call, principal.scopes)
         except Refused as error:
-            raise _REFUSALS[error.code](str(error), param=error.param) from None
+            raise REFUSALS[error.code](str(error), param=error.param) from None
         return call
 
     async def _describe_aside(self, exchange: Exchange) -> Call:
@@ -148,7 +149,7 @@ class Pipeline:
         try:
             routed = view.routes.find(exchange.kind, call.model, principal)
         except RouteRefused as error:
-            raise _ROUTE_REFUSALS[error.code](str(error), param="model") from None
+            raise ROUTE_REFUSALS[error.code](str(error), param="model") from None
         exchange.route, exchange.pool = routed.label, routed.route.pool
         return routed
 
@@ -184,17 +185,17 @@ class Pipeline:
             self._release(exchange, endpoint, relay)
             if not relay.over:
                 await relay.change()
-            outcome = _outcome(relay)
+            outcome = outcome_of(relay)
         except UpstreamError as error:
-            outcome = outcomes.NOT_SENT if error.kind in _NOT_SENT else outcomes.NO_ANSWER
+            outcome = outcomes.NOT_SENT if error.kind in NOT_SENT else outcomes.NO_ANSWER
             self._plane.emit(EndpointFailed(endpoint.spec.pool, endpoint.name, error.kind))
-            raise _client_error(error) from None
+            raise client_error(error) from None
         except ClientGone:
             # The openai SDK closes its socket at `[DONE]`, before HTTP's own end: that client has all
             # that it asked for.
             if not relay.said_end:
                 raise
-            outcome = _outcome(relay)
+            outcome = outcome_of(relay)
         finally:
             relay.close()
             self._given_back(exchange, endpoint, relay, outcome)
@@ -280,34 +281,3 @@ def _renamed(exchange: Exchange, model: str) -> tuple[bytes, bytes]:
     return rewrite_model(
         exchange.body, model, exchange.kind.model_in, exchange.fields.get(b"content-type")
     ), exchange.target
-
-
-def _outcome(relay: Relay) -> Outcome:
-    """What the endpoint is told of an answer of which the client got at least the head."""
-    if relay.error is not None:
-        return outcomes.BROKEN_OFF
-    failed = relay.first_event_error or (relay.tap.error if relay.tap is not None else None)
-    return outcomes.of_status(failed or relay.status)
-
-
-def _client_error(error: UpstreamError) -> errors.GatewayError:
-    """What the client is told: the kind of failure, never the address."""
-    if error.kind == "connect_timeout":
-        return errors.ConnectTimeout("The engine did not accept a connection in time.")
-    if error.kind in _NOT_SENT:
-        return errors.UpstreamUnreachable(f"The engine could not be reached ({error.kind}).")
-    if error.kind == "malformed":
-        return errors.UpstreamFailed("The engine's answer was not valid HTTP.")
-    return errors.UpstreamFailed("The engine closed the connection without an answer.")
-
-
-_REFUSALS: Final = {
-    "invalid_json": errors.InvalidJson, "invalid_request": errors.InvalidRequest, "field_not_allowed":
-    errors.FieldNotAllowed,
-    "unsupported_media_type": errors.UnsupportedMediaType,
-}  # fmt: skip
-_ROUTE_REFUSALS: Final = {
-    "model_not_found": errors.ModelNotFound, "model_not_allowed": errors.ModelNotAllowed, "path_not_found":
-    errors.PathNotFound,
-}  # fmt: skip
-_NOT_SENT: Final = frozenset({"refused", "connect_timeout", "tls", "dns"})

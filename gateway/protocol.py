@@ -2,21 +2,19 @@
 protocols lack.
 
 A client's leaving is told at once, also by a FIN and also while a pipelined request waits; requests start without a
-task; replies are written by direct
-calls; a stalled reader is given up; every refusal has our error body.
+task; replies are written by direct calls; every refusal has our error body. Its times are kept by `gateway.clocks`.
 """
 
 import asyncio
-import functools
 import logging
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Coroutine
 from typing import Any, Final, Protocol
 
 import zttp
 
-from backends.wheel import Timer, TimerWheel
+from backends.wheel import TimerWheel
 from gateway.client import ClientCycle, ClientGone
+from gateway.clocks import Clocks, WireSettings
 from gateway.drive import Drive
 from gateway.errors import (
     DeadlineExceeded,
@@ -36,13 +34,8 @@ log = logging.getLogger("sluice.client")
 AHEAD_LIMIT: Final = 64 * 1024
 # Back-pressure begins at this many unsent bytes; at most one upstream read (64 KiB) is added to it.
 WRITE_HIGH_WATER: Final = 64 * 1024
-# How long a refused client that still sends may pause, how long it may go on in all, and how much it may send: most
-# SDKs read no answer before all of their body has left (RFC 9112 section 9.6; the times are nginx's).
-LINGER_PAUSE, LINGER_SECONDS, LINGER_BYTES = 5.0, 30.0, 64 << 20
-# An idle keep-alive connection of a client ends after this long: above the 60 s that common load balancers keep theirs.
-CLIENT_KEEP_ALIVE: Final = 75.0
-
-
+# How much a refused client may go on sending while it is waited for (`gateway.clocks`).
+LINGER_BYTES: Final = 64 << 20
 _CR: Final = ord("\r")
 # zttp's words for a head beyond its own limit, used for ours too.
 _TOO_LARGE: Final = "message exceeded configured size limit"
@@ -52,18 +45,6 @@ class Door(Protocol):
     """Who takes a request: a coroutine that answers it, or None for one that is answered by the ASGI application."""
 
     def open(self, cycle: ClientCycle) -> Coroutine[Any, Any, None] | None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class WireSettings:
-    """Limits of a client connection: sizes in bytes, times in seconds."""
-
-    clock: Callable[[], float]
-    """Monotonic, in seconds, finer than the loop's (which uvloop rounds to milliseconds)."""
-    max_head: int = 32 * 1024
-    write_timeout: float | None = 60.0
-    keep_alive: float = CLIENT_KEEP_ALIVE
-    linger_pause: float = LINGER_PAUSE
 
 
 class ClientProtocol(asyncio.Protocol):
@@ -93,7 +74,6 @@ class ClientProtocol(asyncio.Protocol):
         self._state = server_state
         self._door = door
         self._drives = drives
-        self._wheel = wheel
         self._settings = settings
         self._fresh = False
         self._handling = False
@@ -104,13 +84,10 @@ class ClientProtocol(asyncio.Protocol):
         self._head_bytes = 0
         self._line_read = False
         self._lingered = -1
-        self._idle_since = self.loop.time()
-        self._due: float | None = None
-        self._total_at = 0.0
-        self._idle_timer: Timer | None = None
-        self._stall_timer: Timer | None = None
-        self._total_timer: Timer | None = None
-        self._stall_size = 0
+        self._clocks = Clocks(
+            loop=self.loop, wheel=wheel, settings=settings, expire=self._expire, give_up=self._give_up
+        )
+        self.limit = self._clocks.limit
 
     # -- the connection's life
 
@@ -121,13 +98,11 @@ class ClientProtocol(asyncio.Protocol):
         if isinstance(peer, tuple):
             self.address = str(peer[0])
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
-        self._idle_timer = self._wheel.arm(self._settings.keep_alive, self._idle)
+        self._clocks.start(self.transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._state.connections.discard(self)
-        for timer in (self._idle_timer, self._stall_timer, self._total_timer):
-            if timer is not None:
-                self._wheel.cancel(timer)
+        self._clocks.stop()
         self._left()
 
     def eof_received(self) -> None:
@@ -152,32 +127,22 @@ class ClientProtocol(asyncio.Protocol):
         else:
             self.cycle.keep_alive = False
 
-    def _idle(self) -> None:
-        """One lazy timer a connection, not one a request: it looks when the connection last became idle."""
-        busy = self.cycle is not None and not self.cycle.complete
-        left = self._settings.keep_alive - (self.loop.time() - self._idle_since)
-        if not busy and left <= 0:
-            self.transport.close()
-        else:
-            self._idle_timer = self._wheel.arm(self._settings.keep_alive if busy else left, self._idle)
-
     def linger(self) -> None:
         """Let a client that still sends read our answer: a close now would reset the connection under it."""
         self._lingered = 0
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.resume_reading()
-        self._linger_on(-1, self.loop.time() + LINGER_SECONDS)
+        self._clocks.linger(lambda: self._lingered)
 
-    def _linger_on(self, seen: int, until: float) -> None:
-        """Look every few seconds whether it still sends; in between it costs nothing. `seen` is how much it had sent
-        the last time, -1 at first."""
-        if self.transport.is_closing():
-            return
-        if self.loop.time() >= until or self._lingered == seen:
-            self.transport.abort()
-        else:
-            self._wheel.arm(self._settings.linger_pause, functools.partial(self._linger_on, self._lingered, until))
+    def _give_up(self) -> None:
+        if self.cycle is not None:
+            self.cycle.stalled = True
+        self.transport.abort()
+
+    def _expire(self) -> None:
+        if self.drive is not None:
+            self.drive.throw(DeadlineExceeded("The answer took longer than the route's total timeout."))
 
     # -- reading
 
@@ -265,6 +230,7 @@ class ClientProtocol(asyncio.Protocol):
         headers = event.headers.to_list(lowercase_names=True)
         settings = self._settings
         self.cycle = ClientCycle(self, event, headers, settings.clock())
+        self._clocks.busy()
         size, self._head_bytes = self._head_bytes, 0
         if size > settings.max_head and _head_size(event, headers) > settings.max_head:
             self._line_read = len(event.target) <= settings.max_head
@@ -323,10 +289,9 @@ class ClientProtocol(asyncio.Protocol):
     def replied(self) -> None:
         """A reply has ended: the next request may be waiting already."""
         self._state.total_requests += 1
-        self._due = None
+        self._clocks.idle()
         if self._lingered >= 0 or self.transport.is_closing():
             return
-        self._idle_since = self.loop.time()
         self._head_bytes, self._ahead = self._ahead, 0
         self.resume_reading()
         self._turn = True
@@ -344,32 +309,6 @@ class ClientProtocol(asyncio.Protocol):
             self._read_paused = False
             self.transport.resume_reading()
 
-    # -- time
-
-    def limit(self, seconds: float | None) -> None:
-        """The request under way may take so long in all. One timer a connection: it is moved only when it would fire
-        too late."""
-        if seconds is None:
-            return
-        due = self._due = self.loop.time() + seconds
-        timer = self._total_timer
-        if timer is None or not timer.armed:
-            self._total_timer = self._wheel.arm(seconds, self._total)
-            self._total_at = due
-        elif due < self._total_at:
-            self._wheel.rearm(timer, seconds)
-            self._total_at = due
-
-    def _total(self) -> None:
-        if self._due is None:
-            return
-        left = self._due - self.loop.time()
-        if left > 0 and self._total_timer is not None:
-            self._wheel.rearm(self._total_timer, left)
-            self._total_at = self._due
-        elif self.drive is not None:
-            self.drive.throw(DeadlineExceeded("The answer took longer than the route's total timeout."))
-
     # -- writing
 
     def pause_writing(self) -> None:
@@ -378,29 +317,13 @@ class ClientProtocol(asyncio.Protocol):
             return
         if self.cycle is not None and self.cycle.pump is not None:
             self.cycle.pump.pause()
-        if self._settings.write_timeout is not None and self._stall_timer is None:
-            self._stall_size = self.transport.get_write_buffer_size()
-            self._stall_timer = self._wheel.arm(self._settings.write_timeout, self._stalled)
+        self._clocks.write_paused()
 
     def resume_writing(self) -> None:
         self.write_paused = False
-        if self._stall_timer is not None:
-            self._wheel.cancel(self._stall_timer)
-            self._stall_timer = None
+        self._clocks.write_resumed()
         if self.cycle is not None and self.cycle.pump is not None:
             self.cycle.pump.resume()
-
-    def _stalled(self) -> None:
-        """The client read nothing for `write_timeout`: give it up. One that reads slowly gets as long again."""
-        self._stall_timer = None
-        size = self.transport.get_write_buffer_size()
-        if size < self._stall_size and self._settings.write_timeout is not None:
-            self._stall_size = size
-            self._stall_timer = self._wheel.arm(self._settings.write_timeout, self._stalled)
-            return
-        if self.cycle is not None:
-            self.cycle.stalled = True
-        self.transport.abort()
 
     def _refuse(self, why: str) -> None:
         """Answer what is not HTTP, or too large a head, and stop listening."""

@@ -14,9 +14,10 @@ import uvloop
 from uvicorn import Config, Server
 
 from backends.wheel import TimerWheel
+from gateway.clocks import WireSettings
 from gateway.drive import Drive
 from gateway.errors import ShuttingDown
-from gateway.protocol import ClientProtocol, Door, WireSettings
+from gateway.protocol import ClientProtocol, Door
 
 ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -112,6 +113,7 @@ class Listener:
 
     async def _end_connections(self, grace: float) -> None:
         """What was told leaves with the loop's next turns; a client that does not read it waits for nobody."""
+        await asyncio.sleep(0.005)
         for connection in list(self._state.connections):
             connection.transport.close()
         ended = asyncio.get_running_loop().time() + grace

@@ -10,7 +10,7 @@ from typing import Any
 
 from backends.wheel import TimerWheel
 from gateway.client import ClientCycle, ClientGone
-from gateway.protocol import WireSettings
+from gateway.clocks import WireSettings
 from gateway.server import Listener
 from tests.flow.harness import eventually
 

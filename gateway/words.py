@@ -1,0 +1,44 @@
+"""From the words of those below us (a refusal's code, an upstream error's kind) to an outcome and to what the client is
+told."""
+
+from typing import Final
+
+from backends.upstream import UpstreamError
+from gateway import errors
+from gateway.relay import Relay
+from policies import outcome as outcomes
+from policies.outcome import Outcome
+
+REFUSALS: Final = {
+    "invalid_json": errors.InvalidJson,
+    "invalid_request": errors.InvalidRequest,
+    "field_not_allowed": errors.FieldNotAllowed,
+    "unsupported_media_type": errors.UnsupportedMediaType,
+}
+"""Of `policies.describe`."""
+ROUTE_REFUSALS: Final = {
+    "model_not_found": errors.ModelNotFound,
+    "model_not_allowed": errors.ModelNotAllowed,
+    "path_not_found": errors.PathNotFound,
+}
+"""Of `policies.routing`."""
+NOT_SENT: Final = frozenset({"refused", "connect_timeout", "tls", "dns"})
+
+
+def outcome_of(relay: Relay) -> Outcome:
+    """What the endpoint is told of an answer of which the client got at least the head."""
+    if relay.error is not None:
+        return outcomes.BROKEN_OFF
+    failed = relay.first_event_error or (relay.tap.error if relay.tap is not None else None)
+    return outcomes.of_status(failed or relay.status)
+
+
+def client_error(error: UpstreamError) -> errors.GatewayError:
+    """What the client is told: the kind of failure, never the address."""
+    if error.kind == "connect_timeout":
+        return errors.ConnectTimeout("The engine did not accept a connection in time.")
+    if error.kind in NOT_SENT:
+        return errors.UpstreamUnreachable(f"The engine could not be reached ({error.kind}).")
+    if error.kind == "malformed":
+        return errors.UpstreamFailed("The engine's answer was not valid HTTP.")
+    return errors.UpstreamFailed("The engine closed the connection without an answer.")
