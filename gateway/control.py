@@ -139,8 +139,10 @@ class Control:
             workers=[(view.pool, view.name) for view in views],
         )  # fmt: skip
         up = {(pool.name, spec.name) for pool in table.pools.values() for spec in pool.endpoints}
+        # Nobody looks at listed endpoints as yet: "up" would be a claim that nothing stands behind.
+        watched = {(view.pool, view.name) for view in views}
         for pair in pairs:
-            self._metrics.endpoint(*pair).state("up" if pair in up else "down")
+            self._metrics.endpoint(*pair).state(("up" if pair in up else "down") if pair in watched else "unknown")
         for pair in leaving:
             self._metrics.endpoint(*pair).state("draining")
         for view in views:

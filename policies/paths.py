@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Final, Literal
 from urllib.parse import quote, unquote_to_bytes
 
 from policies.describe import ModelIn
@@ -70,7 +70,7 @@ CONTROL = PathKind("control", model_in="none", methods=_GET)
 UNKNOWN = PathKind("unknown", model_in="none", methods=())
 """Served by nobody."""
 
-_KINDS = [
+SERVED: Final = (
     PathKind("/v1/chat/completions", "chat"),
     PathKind("/v1/completions", "completions"),
     PathKind("/v1/embeddings", "embeddings"),
@@ -94,8 +94,9 @@ _KINDS = [
     PathKind("/v2", "predict", "none", "triton", _GET, raw_path="/v2"),
     PathKind("/v2/health/live", "predict", "none", "triton", _GET, raw_path="/v2/health/live"),
     PathKind("/v2/health/ready", "predict", "none", "triton", _GET, raw_path="/v2/health/ready"),
-]
-_STATIC: dict[bytes, PathKind] = {kind.path.encode(): kind for kind in _KINDS} | {
+)
+"""The paths without a name in them that go to an engine."""
+_STATIC: dict[bytes, PathKind] = {kind.path.encode(): kind for kind in SERVED} | {
     path: CONTROL for path in (b"/health", b"/ready", b"/v1/models")
 }
 

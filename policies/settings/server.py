@@ -39,7 +39,7 @@ class Server:
     """Read at start; a change here needs a restart.
 
     listen: where clients connect: HOST:PORT, [IPV6]:PORT or unix:PATH
-    admin: where /healthz, /readyz, /metrics, the API and the status page are
+    admin: where /healthz, /readyz and /metrics are
     admin_token: token of the API and the page, needed as soon as admin is not loopback
     processes: data-plane processes; auto is one per core
     max_body: largest request body

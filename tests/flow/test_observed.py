@@ -81,6 +81,8 @@ async def test_every_series_of_an_endpoint_is_there_before_the_first_request(bac
         for endpoint in ("pool-0", "pool-1"):
             assert ("endpoint_in_flight", frozenset({("pool", "pool"), ("endpoint", endpoint)})) in gw.series()
             assert gw.total("endpoint_state", endpoint=endpoint) == 1
+            # Nobody has looked whether it is up.
+            assert gw.total("endpoint_state", endpoint=endpoint, state="unknown") == 1
         assert ("gap_seconds_count", frozenset({("model", "m"), ("pool", "pool")})) in gw.series()
         assert gw.total("policy_generation") == 1
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from policies.paths import SERVED
 from tests import docs
 
 ROOT = docs.ROOT
@@ -37,6 +38,17 @@ def test_readme_leads_from_nothing_to_an_answer_and_to_an_own_engine() -> None:
     places = [README.find(step) for step in way]
     assert -1 not in places
     assert places == sorted(places)
+
+
+def test_readme_names_every_path_that_clients_may_ask_for_with_its_scope() -> None:
+    rows = re.findall(r"^\| (`/.*) \| .* \| `([a-z]+)` \|$", README, flags=re.MULTILINE)
+    named = {(path, scope) for paths, scope in rows for path in re.findall(r"`(/[^`]+)`", paths)}
+    served = {(kind.path, kind.scope) for kind in SERVED}
+    assert served - named == set()
+    below = {"/versions/{v}", "/infer", "/generate", "/generate_stream", "/ready"}
+    assert {path for path, _ in named - served} <= below | {"/v2/models/{m}"} | {
+        "/v1/responses/{id}", "/v1/responses/{id}/cancel",
+    }  # fmt: skip
 
 
 def test_changelog_begins_with_what_is_not_released_yet() -> None:
