@@ -60,6 +60,11 @@ class Gateway:
         policy = control.policy
         observe = policy.observe
         self.metrics.limit_series(observe.metrics.max_series, observe.metrics.labels)
+        for path in _log_files(policy):
+            if not path.parent.is_dir():
+                raise StartError(
+                    f"cannot write {path}: there is no folder {path.parent}; make it, or name another file"
+                )
         self.log = Log(observe.log.path, level=observe.log.level, form=observe.log.format)
         self._access = _access_log(policy, self.log, rng)
         self.wheel = TimerWheel(loop)
@@ -161,6 +166,14 @@ def _worker_line(worker: str, text: str) -> None:
     """What a worker printed, under its name."""
     # The text is the event, so that only what repeats itself is held back.
     logging.getLogger("sluice.worker").info(f"{worker}: {text}")
+
+
+def _log_files(policy: Policy) -> list[Path]:
+    """The logs that go to files: one that could not be written would only be missed when it is needed."""
+    names = [policy.observe.log.path]
+    if policy.observe.access_log is not None:
+        names.append(policy.observe.access_log.path)
+    return [Path(name) for name in names if name not in ("-", "stderr", "stdout")]
 
 
 def _access_log(policy: Policy, own: Log, rng: random.Random) -> AccessLog | None:

@@ -39,12 +39,12 @@ class Edge:
         except MethodRefused as error:
             refusal = errors.MethodNotAllowed(f"{method} is not allowed here; use {error.allow}.", allow=error.allow)
             return self._pipeline.refuse(self._exchange(cycle, error.kind, view), refusal)
-        if kind is CONTROL:
-            return None
         exchange = self._exchange(cycle, kind, view)
         host = exchange.fields.get(b"host", b"")
         if host not in self._hosts and not self._plain_host(host):
             return self._pipeline.refuse(exchange, errors.BadHost("The Host header is not a host and port."))
+        if kind is CONTROL:
+            return None
         if not kind.methods:
             return self._pipeline.refuse(
                 exchange, errors.PathNotFound("This path is not served. See the README for those that are.")

@@ -55,6 +55,12 @@ class Exchange:
         """Whether one of these headers stands more than once."""
         return any(sum(1 for name, _ in self.wire_headers if name == wanted) > 1 for wanted in names)
 
+    def connection(self) -> bytes | None:
+        """The Connection header's value, all its lines joined; None without one."""
+        if len(self.fields) == len(self.wire_headers):
+            return self.fields.get(b"connection")
+        return b",".join(value for name, value in self.wire_headers if name == b"connection") or None
+
     def broken(self, relay: Relay) -> bytes:
         """Rule 5: the event that tells of a broken stream, or nothing where the body has no room for one."""
         self.error = StreamBroken.code

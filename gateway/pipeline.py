@@ -97,10 +97,12 @@ class Pipeline:
     def _authenticate(self, exchange: Exchange, view: View) -> Principal:
         fields = exchange.fields
         authorization, x_api_key = fields.get(b"authorization"), fields.get(b"x-api-key")
-        if len(fields) != len(exchange.wire_headers) and exchange.repeats(b"authorization", b"x-api-key"):
-            raise errors.InvalidApiKey(
-                "Several credentials were sent. Send one, as 'Authorization: Bearer KEY' or 'x-api-key: KEY'."
-            )
+        if len(fields) != len(exchange.wire_headers):
+            if exchange.repeats(b"authorization", b"x-api-key"):
+                raise errors.InvalidApiKey(
+                    "Several credentials were sent. Send one, as 'Authorization: Bearer KEY' or 'x-api-key: KEY'."
+                )
+            _refuse_repeats(exchange)
         try:
             principal = exchange.principal = view.authenticator.authenticate(authorization, x_api_key)
         except AuthenticationError as error:
@@ -167,6 +169,7 @@ class Pipeline:
         it."""
         exchange.attempts += 1
         relay = exchange.relay = Relay(exchange.cycle, self._clock, exchange.broken)
+        # Also of an attempt that a shutdown ends: nobody's fault either.
         outcome = outcomes.CLIENT_GONE
         try:
             head, body = self._request(exchange, endpoint, routed)
@@ -196,6 +199,9 @@ class Pipeline:
             if not relay.said_end:
                 raise
             outcome = outcome_of(relay)
+        except errors.DeadlineExceeded:
+            outcome = outcomes.TOO_SLOW
+            raise
         finally:
             relay.close()
             self._given_back(exchange, endpoint, relay, outcome)
@@ -205,7 +211,7 @@ class Pipeline:
         body, target = exchange.body, exchange.target
         if routed.upstream_model != exchange.model and routed.upstream_model is not None:
             body, target = _renamed(exchange, routed.upstream_model)
-        kept = self._up.kept(exchange.wire_headers, exchange.fields.get(b"connection"))
+        kept = self._up.kept(exchange.wire_headers, exchange.connection())
         length = len(body) if body or exchange.method == "POST" else None
         return upstream_head(endpoint.request_head(exchange.method, target), kept, exchange.request_id, length), body
 
@@ -259,6 +265,13 @@ class Pipeline:
         elif relay is not None and not cycle.complete:
             exchange.error = error.code
             relay.interrupt(errors.error_event(error, exchange.kind.family, named=exchange.kind.named_events))
+
+
+def _refuse_repeats(exchange: Exchange) -> None:
+    """What says how to read the body may stand once: we would read the last, and the engine perhaps the first."""
+    for name in (b"content-type", b"content-encoding", b"content-length"):
+        if exchange.repeats(name):
+            raise errors.InvalidRequest(f"The header {name.decode()} was sent more than once.")
 
 
 def _check_framing(exchange: Exchange, limit: int, size: int) -> None:

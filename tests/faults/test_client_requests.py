@@ -380,6 +380,25 @@ async def test_connection_strips_what_it_names(backend: Backend) -> None:
         assert "x-end" in names
 
 
+async def test_every_connection_line_strips_what_it_names(backend: Backend) -> None:
+    headers = [("connection", "x-hop"), ("connection", "keep-alive"), ("x-hop", "1"), ("x-end", "1")]
+    async with gateway_with(backend) as gw:
+        assert (await gw.send(gw.chat_request(stream=False, headers=headers))).status == 200
+        names = {name for name, _ in backend.requests[0].headers}
+        assert names.isdisjoint({"x-hop", "connection"})
+        assert "x-end" in names
+
+
+@pytest.mark.parametrize("name", ["content-type", "content-encoding"])
+async def test_what_says_how_to_read_the_body_may_stand_once(backend: Backend, name: str) -> None:
+    """We would read the last one and the engine perhaps the first: two requests in one."""
+    headers = [(name, "identity"), (name, "identity")]
+    async with gateway_with(backend) as gw:
+        answer = await gw.send(gw.chat_request(stream=False, headers=headers))
+        assert (answer.status, answer.error["code"]) == (400, "invalid_request")
+        assert backend.requests == []
+
+
 SPOOFED = [
     ("x-forwarded-for", "203.0.113.9"),
     ("x-forwarded-host", "evil.example"),

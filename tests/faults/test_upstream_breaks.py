@@ -195,6 +195,8 @@ async def test_a_body_that_drips_is_bounded_by_the_total_deadline(backend: Backe
         assert 0.25 < asyncio.get_running_loop().time() - started < 1.0
         assert answer.end == "cut"
         assert answer.chunks[-1]["error"]["code"] == "deadline_exceeded"
+        (line,) = await gw.access_lines()
+        assert (line["code"], line["outcome"], line["client_gone"]) == ("deadline_exceeded", "too_slow", None)
         await backend.all_closed()
 
 

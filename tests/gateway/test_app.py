@@ -168,6 +168,10 @@ def no_ca_file_but_workers(folder: Path, port: int) -> Path:
     return no_ca_file(folder, port, **engine())
 
 
+def no_folder_for_the_log(folder: Path, port: int) -> Path:
+    return policy(folder, observe={"access_log": {"path": "nowhere/access.log"}})
+
+
 # What is wrong -> what has to be in the text.
 NO_START = {
     bad_policy: (b"policy.yaml:", b"nowhere", b"wrong"),
@@ -177,6 +181,7 @@ NO_START = {
     no_secret: (b"policy.yaml:", b"SLUICE_TEST_NOT_SET"),
     no_ca_file: (b"nowhere.pem",),
     no_ca_in_the_file: (b"nowhere.pem",),
+    no_folder_for_the_log: (b"nowhere", b"no folder"),
 }
 WITH_WORKERS = {no_ca_file_but_workers: (b"nowhere.pem",)}
 
