@@ -8,6 +8,7 @@ task; replies are written by direct calls; every refusal has our error body. Its
 import asyncio
 import logging
 from collections.abc import Coroutine
+from http import HTTPStatus
 from typing import Any, Final, Protocol
 
 import zttp
@@ -339,7 +340,8 @@ class ClientProtocol(asyncio.Protocol):
             head = (
                 b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
             )
-            self.transport.write(head % (error.status, error.code.encode(), len(body)) + body)
+            phrase = HTTPStatus(error.status).phrase.encode()
+            self.transport.write(head % (error.status, phrase, len(body)) + body)
         self._fresh = self._turn = False
         self._left()
         self.linger()

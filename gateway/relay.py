@@ -105,7 +105,7 @@ class Relay:
             self._break()
         else:
             self._gap = gap
-            self._write = cycle.write_chunk if cycle.chunked and not cycle.head else cycle.write
+            self._write = cycle.writer()
             self._passing = True
 
     def close(self) -> None:
