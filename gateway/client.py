@@ -105,12 +105,12 @@ class ClientCycle:
 
     def start(self, status: int, headers: Headers, *, length_known: bool) -> None:
         """Queue the head; it leaves with the first `write` or `finish`."""
-        self.begun = True
         self.expects_continue = False
         self.bodyless = self.method == "HEAD" or status in (204, 304)
         if self.more_body or not self.keep_alive:
             headers = [*headers, (b"connection", b"close")]
-        if not (length_known or self.bodyless):
+        chunked = not (length_known or self.bodyless)
+        if chunked:
             if self.http_version == b"1.0":
                 self.plain, self.keep_alive = True, False
                 lines = [
@@ -119,11 +119,14 @@ class ClientCycle:
                     b"connection: close\r\n\r\n",
                 ]
                 self.wire.transport.write(b"".join(lines))
+                self.begun = True
                 return
             headers = [*headers, (b"transfer-encoding", b"chunked")]
-            self.chunked = True
         self.wire.conn.send_response(status, headers)
-        if self.chunked:
+        # Not before: a head that can't be written must leave room for one that says so.
+        self.begun = True
+        self.chunked = chunked
+        if chunked:
             self.head = self.wire.conn.data_to_send()
 
     def fed_by(self, pump: Pump) -> None:

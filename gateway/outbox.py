@@ -7,10 +7,13 @@ alone leaves 3 us later.
 """
 
 import asyncio
+import logging
 
 from backends.http1 import Connection
-from backends.upstream import Sink
+from backends.upstream import Sink, UpstreamError
 from gateway.client import ClientCycle
+
+log = logging.getLogger("sluice.outbox")
 
 
 class Outbox:
@@ -43,7 +46,17 @@ class Outbox:
         answers, self._answers = self._answers, []
         for connection, head, body, sink, head_request in requests:
             if connection.reserved_by(sink):
-                connection.send(head, body, sink, head_request=head_request)
+                try:
+                    connection.send(head, body, sink, head_request=head_request)
+                except Exception as error:
+                    # The others of this turn must leave all the same. Their own client hears of it as of any break.
+                    log.exception("a request could not be written")
+                    connection.abort()
+                    sink.on_error(UpstreamError("no_answer", str(error)))
         for cycle, data in answers:
             if not (cycle.disconnected or cycle.complete):
-                cycle.finish(data)
+                try:
+                    cycle.finish(data)
+                except Exception:
+                    log.exception("an answer could not be written")
+                    cycle.wire.transport.abort()

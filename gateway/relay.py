@@ -1,10 +1,8 @@
 """The upstream's answer on its way to the client: held until it begins (DESIGN section 2, rules 1 and 2), then passed
 through as it came.
 
-Chunks go from the upstream's socket callback straight into the client's transport, without a task switch: nine tenths
-of an event's cost are the
-kernel's, and a task switch would add another. Back-pressure is direct too: a client that reads slowly pauses the
-upstream's reading.
+Chunks go from the upstream's socket callback straight into the client's transport, without a task switch. Back-pressure
+is direct too: a client that reads slowly pauses the upstream's reading.
 """
 
 from collections.abc import Callable

@@ -286,3 +286,17 @@ async def test_a_mirror_of_the_body_is_the_body() -> None:
         body = bytes(range(256)) * 1000
         await client.send(CHUNKED + chunks(body[:1000], body[1000:1001], body[1001:]) + b"0\r\n\r\n")
         assert (await client.answer()).body == b"/a " + body
+
+
+async def test_a_head_that_cannot_be_written_leaves_room_for_one_that_says_so() -> None:
+    async def answer(cycle: ClientCycle) -> None:
+        with pytest.raises(Exception, match="malformed"):
+            cycle.start(200, [(b"x", b"a\nb")], length_known=False)
+        assert not cycle.begun
+        cycle.start(502, [(b"content-length", b"2")], length_known=True)
+        cycle.finish(b"no")
+
+    async with listening(Door(answer)) as listener, await Client.to(listener.address) as client:
+        await client.send(request("GET", "/a"))
+        told = await client.answer()
+        assert (told.status, told.body, told.framing) == (502, b"no", "length")
