@@ -1,18 +1,20 @@
 """Every error that a client can get: class -> status, code and body. This module is the only writer of error bodies.
 
 GatewayError
- +- InvalidJson 400            invalid_json              +- BodyTooLarge 413         body_too_large
- +- InvalidRequest 400         invalid_request           +- UnsupportedMediaType 415 unsupported_media_type
- +- FieldNotAllowed 400        field_not_allowed         +- UriTooLong 414           uri_too_long
- +- BadHost 400                bad_host                  +- HeadersTooLarge 431      headers_too_large
- +- InvalidApiKey 401          invalid_api_key           +- UpstreamUnreachable 502  upstream_unreachable
- +- ModelNotAllowed 403        model_not_allowed         +- UpstreamFailed 502       upstream_error
- +- ScopeNotAllowed 403        scope_not_allowed         +- NoEndpoint 503           no_endpoint_available
- +- ModelNotFound 404          model_not_found           +- ShuttingDown 503         shutting_down
- +- PathNotFound 404           path_not_found            +- ConnectTimeout 504       connect_timeout
- +- MethodNotAllowed 405       method_not_allowed        +- DeadlineExceeded 504     deadline_exceeded
-                                                         +- StreamBroken             stream_broken (in a begun stream)
-                                                         +- InternalError 500        internal_error (a fault of ours)
+ +- InvalidJson 400            invalid_json              +- UriTooLong 414           uri_too_long
+ +- InvalidRequest 400         invalid_request           +- HeadersTooLarge 431      headers_too_large
+ +- FieldNotAllowed 400        field_not_allowed         +- UpstreamUnreachable 502  upstream_unreachable
+ +- BadHost 400                bad_host                  +- UpstreamFailed 502       upstream_error
+ +- InvalidApiKey 401          invalid_api_key           +- NoEndpoint 503           no_endpoint_available
+ +- ModelNotAllowed 403        model_not_allowed         +- ShuttingDown 503         shutting_down
+ +- ScopeNotAllowed 403        scope_not_allowed         +- ConnectTimeout 504       connect_timeout
+ +- ModelNotFound 404          model_not_found           +- FirstByteTimeout 504     first_byte_timeout
+ +- PathNotFound 404           path_not_found            +- IdleTimeout 504          idle_timeout
+ +- MethodNotAllowed 405       method_not_allowed        +- AttemptTimeout 504       attempt_timeout
+ +- HeaderTimeout 408          header_timeout            +- DeadlineExceeded 504     deadline_exceeded
+ +- BodyTimeout 408            body_timeout              +- StreamBroken             stream_broken (in a begun stream)
+ +- BodyTooLarge 413           body_too_large            +- InternalError 500        internal_error (a fault of ours)
+ +- UnsupportedMediaType 415   unsupported_media_type
 
 The body's shape is that of the path's family: OpenAI's, Anthropic's under /v1/messages, Triton's under /v2, TGI's on
 its own paths.
@@ -33,6 +35,9 @@ class GatewayError(Exception):
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
+
+    spent = False
+    """Whether our attempts are used up: the client's own would only multiply them (DESIGN section 2, rule 12)."""
 
     def __init__(
         self, message: str, *, param: str | None = None, retry_after: int | None = None, allow: str | None = None
@@ -89,6 +94,14 @@ class MethodNotAllowed(GatewayError):
     status, code = 405, "method_not_allowed"
 
 
+class HeaderTimeout(GatewayError):
+    status, code = 408, "header_timeout"
+
+
+class BodyTimeout(GatewayError):
+    status, code = 408, "body_timeout"
+
+
 class BodyTooLarge(GatewayError):
     status, code = 413, "body_too_large"
 
@@ -127,6 +140,20 @@ class ShuttingDown(GatewayError):
 
 class ConnectTimeout(GatewayError):
     status, code = 504, "connect_timeout"
+
+
+class AttemptTimeout(GatewayError):
+    """One attempt took too long; another may still be made."""
+
+    status, code = 504, "attempt_timeout"
+
+
+class FirstByteTimeout(AttemptTimeout):
+    code = "first_byte_timeout"
+
+
+class IdleTimeout(AttemptTimeout):
+    code = "idle_timeout"
 
 
 class DeadlineExceeded(GatewayError):
