@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import unquote
 
-from gateway.errors import BodyTooLarge
+from gateway.errors import BodyTooLarge, GatewayError
 from gateway.headers import Headers
 
 
@@ -14,6 +14,13 @@ class Pump(Protocol):
 
     def pause(self) -> None: ...
     def resume(self) -> None: ...
+
+
+class Timekeeper(Protocol):
+    """Who knows the times of the request under way: asked when the wire's limit has passed."""
+
+    def overdue(self) -> float | GatewayError:
+        """The seconds to wait on before it is asked again, or what to throw into the request."""
 
 
 class ClientGone(Exception):
@@ -33,7 +40,8 @@ class Wire(Protocol):
     def resume_reading(self) -> None: ...
     def replied(self) -> None: ...
     def linger(self) -> None: ...
-    def limit(self, seconds: float | None) -> None: ...
+    def limit(self, seconds: float | None) -> None:
+        """Ask the request's timekeeper in so many seconds from now; the last word counts."""
 
 
 class ClientCycle:
@@ -53,6 +61,8 @@ class ClientCycle:
     plain = False
     """An HTTP/1.0 client and a body of unknown length: unframed bytes, then close."""
     pump: Pump | None = None
+    timekeeper: Timekeeper | None = None
+    """Asked when the wire's `limit` has passed; without one the total deadline is what has passed."""
     head = b""
     """The head of a chunked reply, until its first chunk takes it along."""
     _arrival: asyncio.Future[None] | None = None

@@ -142,8 +142,20 @@ class ClientProtocol(asyncio.Protocol):
         self.transport.abort()
 
     def _expire(self) -> None:
-        if self.drive is not None:
-            self.drive.throw(DeadlineExceeded("The answer took longer than the route's total timeout."))
+        """The limit has passed: whether that ends the request, its timekeeper knows."""
+        drive, cycle = self.drive, self.cycle
+        if drive is None or cycle is None:
+            return
+        keeper = cycle.timekeeper
+        verdict = (
+            DeadlineExceeded("The answer took longer than the route's total timeout.")
+            if keeper is None
+            else keeper.overdue()
+        )
+        if isinstance(verdict, GatewayError):
+            drive.throw(verdict)
+        else:
+            self.limit(verdict)
 
     # -- reading
 

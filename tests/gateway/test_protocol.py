@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.client import ClientCycle, ClientGone
-from gateway.errors import ShuttingDown
+from gateway.errors import FirstByteTimeout, GatewayError, ShuttingDown
 from tests.fakes.backend import Backend
 from tests.fakes.client import Client, request
 from tests.flow.harness import eventually, gateway_with
@@ -248,6 +248,62 @@ async def test_a_connection_is_not_idle_while_its_request_is_answered() -> None:
         await asyncio.sleep(0.4)
         held.go.set()
         assert (await client.answer()).body == b"/a"
+
+
+class Keeper:
+    """A timekeeper that gives a little more time so often, and then ends the request."""
+
+    def __init__(self, more: int) -> None:
+        self.more = more
+        self.asked = 0
+
+    def overdue(self) -> float | GatewayError:
+        self.asked += 1
+        return 0.1 if self.asked <= self.more else FirstByteTimeout("too slow")
+
+
+async def test_a_requests_timekeeper_says_when_its_time_is_over() -> None:
+    keeper, ended = Keeper(2), list[float]()
+    loop = asyncio.get_running_loop()
+
+    async def waits(cycle: ClientCycle) -> None:
+        cycle.timekeeper = keeper
+        cycle.wire.limit(0.1)
+        started = loop.time()
+        try:
+            await loop.create_future()
+        except FirstByteTimeout:
+            ended.append(loop.time() - started)
+            plain(cycle, b"late", 504)
+
+    async with listening(Door(waits)) as listener, await Client.to(listener.address) as client:
+        await client.send(GET)
+        assert (await client.answer()).status == 504
+        assert keeper.asked == 3
+        assert 0.3 <= ended[0] < 0.8
+        await asyncio.sleep(0.2)
+        assert keeper.asked == 3, "the limit ends with its request"
+
+
+async def test_the_last_word_on_a_limit_counts_whether_it_is_sooner_or_later() -> None:
+    loop = asyncio.get_running_loop()
+    times: list[float] = []
+
+    async def waits(cycle: ClientCycle) -> None:
+        cycle.timekeeper = Keeper(0)
+        started = loop.time()
+        for seconds in (5.0, 0.1, 0.3):
+            cycle.wire.limit(seconds)
+        try:
+            await loop.create_future()
+        except FirstByteTimeout:
+            times.append(loop.time() - started)
+            plain(cycle, b"late", 504)
+
+    async with listening(Door(waits)) as listener, await Client.to(listener.address) as client:
+        await client.send(GET)
+        assert (await client.answer()).status == 504
+        assert 0.3 <= times[0] < 0.6
 
 
 class Flood:
