@@ -28,6 +28,8 @@ class Edge:
         self._rng = rng
         self._trust = TrustedProxies(())
         self._hosts: set[bytes] = set()
+        self.closed = False
+        """Whether no more work is taken: set when the gateway drains."""
 
     def open(self, cycle: ClientCycle) -> Coroutine[Any, Any, None] | None:
         """The coroutine that answers a request, or None where Starlette's routes do."""
@@ -40,6 +42,9 @@ class Edge:
             refusal = errors.MethodNotAllowed(f"{method} is not allowed here; use {error.allow}.", allow=error.allow)
             return self._pipeline.refuse(self._exchange(cycle, error.kind, view), refusal)
         exchange = self._exchange(cycle, kind, view)
+        if self.closed:
+            cycle.keep_alive = False
+            return self._pipeline.refuse(exchange, errors.shutting_down())
         host = exchange.fields.get(b"host", b"")
         if host not in self._hosts and not self._plain_host(host):
             return self._pipeline.refuse(exchange, errors.BadHost("The Host header is not a host and port."))

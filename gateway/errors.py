@@ -36,9 +36,6 @@ class GatewayError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
 
-    spent = False
-    """Whether our attempts are used up: the client's own would only multiply them (DESIGN section 2, rule 12)."""
-
     def __init__(
         self, message: str, *, param: str | None = None, retry_after: int | None = None, allow: str | None = None
     ) -> None:
@@ -136,6 +133,11 @@ class NoEndpoint(GatewayError):
 
 class ShuttingDown(GatewayError):
     status, code = 503, "shutting_down"
+
+
+def shutting_down() -> ShuttingDown:
+    """What every request is told that the gateway's end leaves without an answer."""
+    return ShuttingDown("The gateway is shutting down. Try again.", retry_after=1)
 
 
 class ConnectTimeout(GatewayError):

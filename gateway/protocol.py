@@ -122,11 +122,19 @@ class ClientProtocol(asyncio.Protocol):
             self.transport.abort()
 
     def shutdown(self) -> None:
-        """uvicorn's word for: finish what you have, take nothing more."""
-        if self.cycle is None or self.cycle.complete:
-            self.transport.close()
-        else:
+        """uvicorn's word for: finish what you have, take nothing more. A request of which a part is here is waited for,
+        so that it is told why it gets no answer."""
+        if self.cycle is not None and not self.cycle.complete:
             self.cycle.keep_alive = False
+        elif not self._head_bytes and self._lingered < 0:
+            self.transport.close()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a reply is not wholly given, or has not wholly left."""
+        if self.cycle is not None and not self.cycle.complete:
+            return True
+        return self.transport.get_write_buffer_size() > 0
 
     def linger(self) -> None:
         """Let a client that still sends read our answer: a close now would reset the connection under it."""

@@ -16,7 +16,7 @@ from uvicorn import Config, Server
 from backends.wheel import TimerWheel
 from gateway.clocks import WireSettings
 from gateway.drive import Drive
-from gateway.errors import ShuttingDown
+from gateway.errors import shutting_down
 from gateway.protocol import ClientProtocol, Door
 
 ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
@@ -58,6 +58,11 @@ class Listener:
         """Requests being answered now."""
         return len(self._drives) + len(self._state.tasks)
 
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is under way, or has not wholly left."""
+        return any(connection.busy for connection in self._state.connections)
+
     def bind(self) -> None:
         """Take the address. Raises OSError with a message that says what to do."""
         try:
@@ -80,17 +85,28 @@ class Listener:
         self._server.lifespan = config.lifespan_class(config)
         await self._server.startup(sockets=[self._socket])
 
-    async def stop(self, grace: float = 1.0) -> None:
-        """Accept nothing more, end idle connections, tell the clients of what runs, and after `grace` seconds cut what
-        is left."""
+    def close(self) -> None:
+        """Accept nothing more; connections that are there stay."""
         self._remove_file()
         if self._server.started:
             for server in self._server.servers:
                 server.close()
-            await self._end_requests(grace)
-            await self._end_connections(grace)
         if self._socket is not None:
             self._socket.close()
+
+    def let_go(self) -> None:
+        """End idle connections now, and the others with the answer that they are waiting for."""
+        for connection in list(self._state.connections):
+            connection.shutdown()
+
+    async def stop(self, grace: float = 1.0) -> None:
+        """Accept nothing more, end idle connections, tell the clients of what runs, and after `grace` seconds cut what
+        is left."""
+        self.close()
+        if self._server.started:
+            self.let_go()
+            await self._end_requests(grace)
+            await self._end_connections(grace)
 
     def _remove_file(self) -> None:
         """Take our socket file away, not one that another gateway has put in its place since. Before the socket is
@@ -104,10 +120,8 @@ class Listener:
         self._file = None
 
     async def _end_requests(self, grace: float) -> None:
-        for connection in list(self._state.connections):
-            connection.shutdown()
         for drive in list(self._drives):
-            drive.throw(ShuttingDown("The gateway is shutting down. Try again.", retry_after=1))
+            drive.throw(shutting_down())
         if self._state.tasks:
             await asyncio.wait(list(self._state.tasks), timeout=grace)
 
