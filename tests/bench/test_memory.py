@@ -16,8 +16,8 @@ LIMIT_MB = 70
 READY = r"^ready on (\S+)$"
 # What no request of the quickstart needs: libraries of later issues, of the other verbs, and of probes that it has not.
 # click is not among them: `import uvicorn` imports it for a command line of its own (1.5 MB, and no way round it).
-UNWANTED = ("redis", "hiredis", "limits", "jwt", "cryptography", "tenacity", "pybreaker", "httpx", "httpcore", "typer",
-            "rich", "opentelemetry", "vllm", "torch", "h11")  # fmt: skip
+UNWANTED = ("redis", "hiredis", "limits", "jwt", "cryptography", "httpx", "httpcore", "typer", "rich",
+            "tornado", "opentelemetry", "vllm", "torch", "h11")  # fmt: skip
 
 
 def _quickstart(folder: Path) -> Path:
