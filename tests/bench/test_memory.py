@@ -58,7 +58,9 @@ def test_the_quickstart_never_imports_what_it_does_not_need(tmp_path: Path) -> N
     def check(gateway: Child, log: Path) -> None:
         _ask(gateway, log)
         told = re.findall(r"^import time: +\d+ \| +\d+ \| +(\S+)$", log.read_text(), re.MULTILINE)
-        imported = {name.partition(".")[0] for name in told}
+        # An import that fails is told too (pybreaker and tenacity try tornado, pybreaker redis). Of a package that was
+        # found something inside of it is told as well.
+        imported = {name.partition(".")[0] for name in told if "." in name}
         assert {"gateway", "uvicorn", "uvloop", "zttp", "httptools", "msgspec"} <= imported
         assert imported.isdisjoint(UNWANTED), imported.intersection(UNWANTED)
 

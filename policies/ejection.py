@@ -1,0 +1,175 @@
+"""Ejection: an endpoint that fails more than the others is left out for a while, and longer every time (DESIGN section
+2, rule 7; POLICY: `ejection`).
+
+Values in, verdict out: a `FailureRecord` says when there is a reason, `may_eject` whether the pool can bear it, and the
+caller decides and calls `eject`. What is nobody's fault (a 400, a client that left) is not told to the record at all.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from policies.settings import Ejection
+
+SATURATED_IN_ROW: Final = 5
+"""So many 503 without Retry-After, with nothing else between them, are a reason (rule 7)."""
+
+_BUCKETS: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why an endpoint should be left out, with the figures for the log.
+
+    failures: in a row, or in the window where kind is `error_rate`
+    requests: of the window, those failures among them
+    window: its length in seconds
+    """
+
+    kind: Literal["consecutive", "error_rate", "saturated"]
+    failures: int
+    requests: int
+    window: float
+
+
+def may_eject(settings: Ejection, members: int, ejected_now: int) -> bool:
+    """Whether a pool of `members` may leave out one more than `ejected_now`: at most `max_ejected` of it, rounded down,
+    and never its last one."""
+    # 0.29 x 100 is 28.999999999999996 in floating point.
+    most = int(settings.max_ejected * members + 1e-9)
+    return ejected_now < min(most, members - 1)
+
+
+class FailureRecord:
+    """What one endpoint has done of late. Every `now` is in seconds of one monotonic clock.
+
+    The window has a granularity of a tenth: it looks back between 0.9 and 1 `window`.
+    While the endpoint is ejected, failures are not counted: they are of attempts that began before, or of a pool that
+    has nobody else, and it has been told once.
+    """
+
+    __slots__ = (
+        "_ends",
+        "_failures",
+        "_forgiven_at",
+        "_in_row",
+        "_length",
+        "_old",
+        "_old_failures",
+        "_old_requests",
+        "_requests",
+        "_saturated",
+        "_settings",
+        "_width",
+        "ejected_until",
+    )
+
+    def __init__(self, settings: Ejection) -> None:
+        self._settings: Final = settings
+        self._width: Final = settings.window / _BUCKETS
+        self.ejected_until = 0.0
+        """When the last ejection is over, or was ended early."""
+        self._length = 0.0
+        self._forgiven_at = 0.0
+        self._in_row = 0
+        self._saturated = 0
+        # The bucket that is being filled, and the full ones of the window, oldest first: (end, requests, failures).
+        self._ends = 0.0
+        self._requests = 0
+        self._failures = 0
+        self._old: deque[tuple[float, int, int]] = deque()
+        self._old_requests = 0
+        self._old_failures = 0
+
+    def succeeded(self, now: float) -> None:
+        """An attempt got its whole answer."""
+        if now >= self._ends:
+            self._turn(now)
+        self._requests += 1
+        self._in_row = self._saturated = 0
+
+    def failed(self, now: float, *, consecutive: bool = True) -> Reason | None:
+        """An attempt failed; a reason to eject, if there is one now.
+
+        `consecutive` False: it counts in the error rate and neither makes a row longer nor ends it (429).
+        """
+        self._saturated = 0
+        if now < self.ejected_until:
+            return None
+        self._count(now)
+        if consecutive:
+            self._in_row += 1
+            if self._in_row >= self._settings.consecutive:
+                return self._reason("consecutive", self._in_row)
+        return self._rate()
+
+    def saturated(self, now: float) -> Reason | None:
+        """A 503 without Retry-After: it counts in the error rate, and in a row of its own."""
+        if now < self.ejected_until:
+            return None
+        self._count(now)
+        self._saturated += 1
+        if self._saturated >= SATURATED_IN_ROW:
+            return self._reason("saturated", self._saturated)
+        return self._rate()
+
+    def eject(self, now: float) -> float:
+        """Leave it out from now on; for how many seconds.
+
+        Twice as long as the last time, up to `max_for`; `for` again once it was in for as long as it was out.
+        """
+        settings = self._settings
+        if now >= self._forgiven_at:
+            self._length = 0.0
+        self._length = min(2 * self._length or settings.for_, settings.max_for)
+        self.ejected_until = now + self._length
+        self._forgiven_at = self.ejected_until + self._length
+        self._forget()
+        return self._length
+
+    def readmit(self, now: float) -> None:
+        """End an ejection early; how long the next one takes is decided as if it had been served."""
+        if now < self.ejected_until:
+            self.ejected_until = now
+            self._forgiven_at = now + self._length
+
+    def _count(self, now: float) -> None:
+        if now >= self._ends:
+            self._turn(now)
+        self._requests += 1
+        self._failures += 1
+
+    def _rate(self) -> Reason | None:
+        failures = self._old_failures + self._failures
+        requests = self._old_requests + self._requests
+        if requests < self._settings.min_requests or failures < self._settings.error_rate * requests:
+            return None
+        return self._reason("error_rate", failures)
+
+    def _reason(self, kind: Literal["consecutive", "error_rate", "saturated"], failures: int) -> Reason:
+        return Reason(kind, failures, self._old_requests + self._requests, self._settings.window)
+
+    def _turn(self, now: float) -> None:
+        """Begin a bucket, and drop those that have left the window."""
+        if self._requests:
+            self._old.append((self._ends, self._requests, self._failures))
+            self._old_requests += self._requests
+            self._old_failures += self._failures
+            self._requests = self._failures = 0
+        self._ends = now + self._width
+        # A bucket began a width before its end, and the one that begins now ends a width from now.
+        begin = now - self._settings.window + 2 * self._width
+        while self._old and self._old[0][0] < begin:
+            _, requests, failures = self._old.popleft()
+            self._old_requests -= requests
+            self._old_failures -= failures
+
+    def _forget(self) -> None:
+        """What was before an ejection says nothing about the time after it."""
+        self._in_row = self._saturated = 0
+        self._ends = 0.0
+        self._requests = self._failures = 0
+        self._old.clear()
+        self._old_requests = self._old_failures = 0
