@@ -17,8 +17,7 @@ NOT_BUILT: Final = frozenset(
     pools.*.health pools.*.ejection pools.*.breaker pools.*.slow_start pools.*.scrape
     pools.*.endpoints[].max_in_flight pools.*.endpoints[].tags
     pools.*.workers.warm_up pools.*.workers.restart.crash_loop pools.*.workers.stop.drain pools.*.workers.autoscale
-    routes[].match routes[].retry routes[].hedge routes[].cache routes[].fallback routes[].canary routes[].shadow
-    routes[].timeouts.first_byte routes[].timeouts.first_byte_plain routes[].timeouts.idle routes[].timeouts.attempt
+    routes[].match routes[].hedge routes[].cache routes[].fallback routes[].canary routes[].shadow
     observe.access_log.format observe.tracing
     """.split()
 )

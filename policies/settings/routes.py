@@ -84,7 +84,7 @@ class Retry:
     jitter: full draws each wait from 0 to its length
     budget: retries for each request of the last 10 s, per pool and process
     floor: retries that are always allowed in 10 s
-    when: outcomes that are retried
+    when: outcomes that are retried; a broken_off answer never is, whatever stands here
     """
 
     retries: Annotated[int, COUNT] = 3

@@ -7,6 +7,7 @@ import pytest
 from policies.available import NOT_BUILT
 from policies.document import PolicyError, load
 from policies.settings import Policy
+from policies.settings.routes import Retry, Timeouts
 from policies.shapes import Either, ListOf, NamesOf, OrOff, Section, Shape, keys
 from tests.policies.policy_files import DATA, POOLS, ROUTES, loaded, mistakes
 
@@ -104,6 +105,26 @@ routes:
 - {model: n, pool: q, retry: {retries: 3}, timeouts: {first_byte: 60s, idle: 1m, attempt: 30m, first_byte_plain: off}}
 """
     assert isinstance(loaded(tmp_path, pool), Policy)
+
+
+def test_retries_and_every_timeout_can_be_set(tmp_path: Path) -> None:
+    routes = """
+routes:
+- model: m
+  pool: p
+  retry: {retries: 1, backoff: 50ms, factor: 3, max: 1s, jitter: none, budget: 0.5, floor: 0, when: [no_answer, 500]}
+  timeouts: {connect: 1s, first_byte: 2s, first_byte_plain: 3s, idle: 4s, attempt: 5s, total: 6s}
+- {model: n, pool: p, retry: off, timeouts: {first_byte: off, idle: off, attempt: off, total: off}}
+"""
+    first, second = loaded(tmp_path, POOLS + routes).routes
+    assert first.retry == Retry(
+        retries=1, backoff=0.05, factor=3.0, max=1.0, jitter="none", budget=0.5, floor=0, when=("no_answer", 500)
+    )
+    assert first.timeouts == Timeouts(
+        connect=1.0, first_byte=2.0, first_byte_plain=3.0, idle=4.0, attempt=5.0, total=6.0
+    )
+    assert second.retry is None
+    assert second.timeouts == Timeouts(first_byte=None, idle=None, attempt=None, total=None)
 
 
 @pytest.mark.parametrize(
