@@ -1,9 +1,8 @@
-"""One client request with its reply, on the wire: direct calls for the pipeline, ASGI for control routes."""
+"""One client request with its reply, on the wire: direct calls for the pipeline (`gateway.asgi` for control routes)."""
 
 import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
-from urllib.parse import unquote
 
 from gateway.errors import BodyTooLarge, GatewayError
 from gateway.headers import Headers
@@ -94,9 +93,10 @@ class ClientCycle:
                 raise BodyTooLarge(f"The body is over the limit of {limit} bytes (server.max_body).")
             if not self.more_body:
                 return b"".join(parts)
-            await self._more()
+            await self.more()
 
-    async def _more(self) -> None:
+    async def more(self) -> None:
+        """Wait until more of the body has come, or the client has left."""
         if self.expects_continue:
             self.expects_continue = False
             self.wire.conn.send_informational(100)
@@ -198,37 +198,3 @@ class ClientCycle:
         if not self.plain:
             self.wire.transport.write(self.head + self.wire.conn.data_to_send())
         self.wire.transport.close()
-
-    # -- ASGI, for control routes
-
-    def scope(self, client: tuple[str, int], server: tuple[str, int]) -> dict[str, Any]:
-        """The ASGI scope of this request."""
-        path = unquote(self.raw_path.decode("latin-1"))
-        return {
-            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version":
-            self.http_version.decode(),
-            "server": server, "client": client, "scheme": "http", "method": self.method, "root_path": "", "path": path,
-            "raw_path": self.raw_path, "query_string": self.query, "headers": self.headers,
-        }  # fmt: skip
-
-    async def receive(self) -> dict[str, Any]:
-        """ASGI: the body as it comes, then the news that the client has left."""
-        if self.complete or self.disconnected:
-            return {"type": "http.disconnect"}
-        if not self.parts and self.more_body:
-            await self._more()
-        body, self.parts = b"".join(self.parts), []
-        return {"type": "http.request", "body": body, "more_body": self.more_body}
-
-    async def send(self, message: dict[str, Any]) -> None:
-        """ASGI: the reply. Control routes answer in one small piece, so there is no back-pressure here."""
-        if self.disconnected:
-            return
-        if message["type"] == "http.response.start":
-            headers = list(message.get("headers", ()))
-            known = any(name.lower() == b"content-length" for name, _ in headers)
-            self.start(message["status"], headers, length_known=known)
-        elif message.get("more_body", False):
-            self.write(message.get("body", b""))
-        else:
-            self.finish(message.get("body", b""))

@@ -6,7 +6,6 @@ task; replies are written by direct calls; every refusal has our error body. Its
 """
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from http import HTTPStatus
 from typing import Any, Final, Protocol
@@ -14,29 +13,24 @@ from typing import Any, Final, Protocol
 import zttp
 
 from backends.wheel import TimerWheel
+from gateway.asgi import AsgiCycle
 from gateway.client import ClientCycle, ClientGone
-from gateway.clocks import Clocks, WireSettings
+from gateway.clocks import WireSettings
+from gateway.connection import ClientConnection
 from gateway.drive import Drive
 from gateway.errors import (
     DeadlineExceeded,
     GatewayError,
     HeadersTooLarge,
-    InternalError,
     InvalidRequest,
     UriTooLong,
     error_body,
 )
 from gateway.headers import Headers
 
-log = logging.getLogger("sluice.client")
-
 # A client may send this much ahead of its turn; beyond it we stop reading, and then its leaving goes unseen until
 # its turn.
 AHEAD_LIMIT: Final = 64 * 1024
-# Back-pressure begins at this many unsent bytes; at most one upstream read (64 KiB) is added to it.
-WRITE_HIGH_WATER: Final = 64 * 1024
-# How much a refused client may go on sending while it is waited for (`gateway.clocks`).
-LINGER_BYTES: Final = 64 << 20
 _CR: Final = ord("\r")
 # zttp's words for a head beyond its own limit, used for ours too.
 _TOO_LARGE: Final = "message exceeded configured size limit"
@@ -48,10 +42,8 @@ class Door(Protocol):
     def open(self, cycle: ClientCycle) -> Coroutine[Any, Any, None] | None: ...
 
 
-class ClientProtocol(asyncio.Protocol):
+class ClientProtocol(ClientConnection):
     """What uvicorn makes for each accepted connection."""
-
-    transport: asyncio.Transport
 
     def __init__(
         self,
@@ -66,49 +58,29 @@ class ClientProtocol(asyncio.Protocol):
         settings: WireSettings,
     ) -> None:
         """The first four are uvicorn's (0.54)."""
-        self.loop: asyncio.AbstractEventLoop = _loop or asyncio.get_running_loop()
+        super().__init__(_loop or asyncio.get_running_loop(), wheel, settings)
         self.conn: Any = zttp.Connection(zttp.SERVER)
-        self.cycle: ClientCycle | None = None
         self.drive: Drive | None = None
-        self.address = "unix"
         self._app = config.loaded_app
         self._state = server_state
         self._door = door
         self._drives = drives
-        self._settings = settings
         self._fresh = False
         self._handling = False
         self._turn = False
-        self._read_paused = False
-        self.write_paused = False
         self._ahead = 0
         self._head_bytes = 0
         self._line_read = False
-        self._lingered = -1
-        self._clocks = Clocks(
-            loop=self.loop, wheel=wheel, settings=settings, expire=self._expire, give_up=self._give_up
-        )
-        self.limit = self._clocks.limit
 
     # -- the connection's life
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
+        super().connection_made(transport)
         self._state.connections.add(self)
-        peer = transport.get_extra_info("peername")
-        if isinstance(peer, tuple):
-            self.address = str(peer[0])
-        self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
-        self._clocks.start(self.transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._state.connections.discard(self)
-        self._clocks.stop()
-        self._left()
-
-    def eof_received(self) -> None:
-        """A FIN is leaving, as in nginx: it can't be told from a close. Returning None closes the transport."""
-        self._left()
+        super().connection_lost(exc)
 
     def _left(self) -> None:
         cycle = self.cycle
@@ -124,30 +96,20 @@ class ClientProtocol(asyncio.Protocol):
     def shutdown(self) -> None:
         """uvicorn's word for: finish what you have, take nothing more. A request of which a part is here is waited for,
         so that it is told why it gets no answer."""
-        if self.cycle is not None and not self.cycle.complete:
+        if self.cycle is not None and self.answering:
             self.cycle.keep_alive = False
         elif not self._head_bytes and self._lingered < 0:
             self.transport.close()
 
     @property
+    def answering(self) -> bool:
+        """Whether a request is here of which the reply is not wholly given."""
+        return self.cycle is not None and not self.cycle.complete
+
+    @property
     def busy(self) -> bool:
         """Whether a reply is not wholly given, or has not wholly left."""
-        if self.cycle is not None and not self.cycle.complete:
-            return True
-        return self.transport.get_write_buffer_size() > 0
-
-    def linger(self) -> None:
-        """Let a client that still sends read our answer: a close now would reset the connection under it."""
-        self._lingered = 0
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        self.resume_reading()
-        self._clocks.linger(lambda: self._lingered)
-
-    def _give_up(self) -> None:
-        if self.cycle is not None:
-            self.cycle.stalled = True
-        self.transport.abort()
+        return self.answering or self.transport.get_write_buffer_size() > 0
 
     def _expire(self) -> None:
         """The limit has passed: whether that ends the request, its timekeeper knows."""
@@ -190,12 +152,6 @@ class ClientProtocol(asyncio.Protocol):
         self._handle(event)
         if self._head_bytes and self._lingered < 0:
             self._head_grows(data)
-
-    def _discard(self, size: int) -> None:
-        """What a refused client still sends."""
-        self._lingered += size
-        if self._lingered > LINGER_BYTES:
-            self.transport.abort()
 
     def _wait_its_turn(self, size: int) -> None:
         """A pipelined request, or the beginning of one."""
@@ -282,7 +238,10 @@ class ClientProtocol(asyncio.Protocol):
             self._drives.add(self.drive)
             self.drive.start()
             return
-        task = self.loop.create_task(self._asgi(cycle), name=f"{cycle.method} {cycle.raw_path[:64]!r}")
+        address = self.transport.get_extra_info("sockname")
+        server = address[:2] if isinstance(address, tuple) else ("unix", 0)
+        answer = AsgiCycle(cycle).answer(self._app, (self.address, 0), server)
+        task = self.loop.create_task(answer, name=f"{cycle.method} {cycle.raw_path[:64]!r}")
         self._state.tasks.add(task)
         task.add_done_callback(self._state.tasks.discard)
 
@@ -290,22 +249,6 @@ class ClientProtocol(asyncio.Protocol):
         self._drives.discard(drive)
         if self.drive is drive:
             self.drive = None
-
-    async def _asgi(self, cycle: ClientCycle) -> None:
-        address = self.transport.get_extra_info("sockname")
-        server = address if isinstance(address, tuple) else ("unix", 0)
-        try:
-            await self._app(cycle.scope((self.address, 0), server[:2]), cycle.receive, cycle.send)
-        except Exception:
-            log.exception("a control route failed")
-            if not cycle.begun:
-                body = error_body(InternalError("The gateway failed."), "openai")
-                cycle.start(
-                    500,
-                    [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))],
-                    length_known=True,
-                )
-                cycle.finish(body)
 
     def replied(self) -> None:
         """A reply has ended: the next request may be waiting already."""
@@ -318,33 +261,6 @@ class ClientProtocol(asyncio.Protocol):
         self._turn = True
         if not self._handling:
             self._handle(zttp.NEED_DATA)
-
-    def _pause_reading(self) -> None:
-        if not self._read_paused:
-            self._read_paused = True
-            self.transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        """The pipeline wants more of the body, or it is the next request's turn."""
-        if self._read_paused:
-            self._read_paused = False
-            self.transport.resume_reading()
-
-    # -- writing
-
-    def pause_writing(self) -> None:
-        self.write_paused = True
-        if self._lingered >= 0:
-            return
-        if self.cycle is not None and self.cycle.pump is not None:
-            self.cycle.pump.pause()
-        self._clocks.write_paused()
-
-    def resume_writing(self) -> None:
-        self.write_paused = False
-        self._clocks.write_resumed()
-        if self.cycle is not None and self.cycle.pump is not None:
-            self.cycle.pump.resume()
 
     def _refuse(self, why: str) -> None:
         """Answer what is not HTTP, or too large a head, and stop listening."""

@@ -1,0 +1,106 @@
+"""The socket's side of a client connection: back-pressure both ways, its end, and the end of one that was refused."""
+
+import asyncio
+from typing import Final
+
+from backends.wheel import TimerWheel
+from gateway.client import ClientCycle
+from gateway.clocks import Clocks, WireSettings
+
+# Back-pressure begins at this many unsent bytes; at most one upstream read (64 KiB) is added to it.
+WRITE_HIGH_WATER: Final = 64 * 1024
+# How much a refused client may go on sending while it is waited for (`gateway.clocks`).
+LINGER_BYTES: Final = 64 << 20
+
+
+class ClientConnection(asyncio.Protocol):
+    """What `gateway.protocol` builds on: it says what the bytes mean."""
+
+    transport: asyncio.Transport
+    cycle: ClientCycle | None = None
+    """The request under way, or the last one."""
+    address = "unix"
+    """The client's address without its port."""
+    write_paused = False
+    _read_paused = False
+    _lingered = -1
+    """Bytes that a refused client has sent since; -1 for one that was not refused."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, wheel: TimerWheel, settings: WireSettings) -> None:
+        self.loop = loop
+        self._settings = settings
+        self._clocks = Clocks(loop=loop, wheel=wheel, settings=settings, expire=self._expire, give_up=self._give_up)
+        self.limit = self._clocks.limit
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            self.address = str(peer[0])
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        self._clocks.start(self.transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._clocks.stop()
+        self._left()
+
+    def eof_received(self) -> None:
+        """A FIN is leaving, as in nginx: it can't be told from a close. Returning None closes the transport."""
+        self._left()
+
+    def _left(self) -> None:
+        """The client has left."""
+        raise NotImplementedError
+
+    def _expire(self) -> None:
+        """The limit of the request under way has passed."""
+        raise NotImplementedError
+
+    def _give_up(self) -> None:
+        """The client reads nothing."""
+        if self.cycle is not None:
+            self.cycle.stalled = True
+        self.transport.abort()
+
+    # -- a refused client
+
+    def linger(self) -> None:
+        """Let a client that still sends read our answer: a close now would reset the connection under it."""
+        self._lingered = 0
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.resume_reading()
+        self._clocks.linger(lambda: self._lingered)
+
+    def _discard(self, size: int) -> None:
+        """What a refused client still sends."""
+        self._lingered += size
+        if self._lingered > LINGER_BYTES:
+            self.transport.abort()
+
+    # -- back-pressure
+
+    def _pause_reading(self) -> None:
+        if not self._read_paused:
+            self._read_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """The pipeline wants more of the body, or it is the next request's turn."""
+        if self._read_paused:
+            self._read_paused = False
+            self.transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        if self._lingered >= 0:
+            return
+        if self.cycle is not None and self.cycle.pump is not None:
+            self.cycle.pump.pause()
+        self._clocks.write_paused()
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        self._clocks.write_resumed()
+        if self.cycle is not None and self.cycle.pump is not None:
+            self.cycle.pump.resume()
