@@ -62,6 +62,7 @@ class FailureRecord:
         "_requests",
         "_saturated",
         "_settings",
+        "_tick",
         "_width",
         "ejected_until",
     )
@@ -75,11 +76,12 @@ class FailureRecord:
         self._forgiven_at = 0.0
         self._in_row = 0
         self._saturated = 0
-        # The bucket that is being filled, and the full ones of the window, oldest first: (end, requests, failures).
+        # The bucket that is being filled, and the others of the window, oldest first: (tick, requests, failures).
+        self._tick = 0
         self._ends = 0.0
         self._requests = 0
         self._failures = 0
-        self._old: deque[tuple[float, int, int]] = deque()
+        self._old: deque[tuple[int, int, int]] = deque()
         self._old_requests = 0
         self._old_failures = 0
 
@@ -154,14 +156,13 @@ class FailureRecord:
     def _turn(self, now: float) -> None:
         """Begin a bucket, and drop those that have left the window."""
         if self._requests:
-            self._old.append((self._ends, self._requests, self._failures))
+            self._old.append((self._tick, self._requests, self._failures))
             self._old_requests += self._requests
             self._old_failures += self._failures
             self._requests = self._failures = 0
-        self._ends = now + self._width
-        # A bucket began a width before its end, and the one that begins now ends a width from now.
-        begin = now - self._settings.window + 2 * self._width
-        while self._old and self._old[0][0] < begin:
+        self._tick = tick = int(now / self._width)
+        self._ends = (tick + 1) * self._width
+        while self._old and self._old[0][0] <= tick - _BUCKETS:
             _, requests, failures = self._old.popleft()
             self._old_requests -= requests
             self._old_failures -= failures
