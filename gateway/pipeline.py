@@ -9,25 +9,17 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from backends.endpoint import Endpoint
-from backends.http1 import Connection
-from backends.plane import DataPlane, EndpointFailed, View
-from backends.pool import Pool
-from backends.upstream import UpstreamError
+from backends.plane import View
 from gateway import errors
+from gateway.attempts import Attempts
 from gateway.client import ClientGone
+from gateway.deadlines import Deadlines
 from gateway.exchange import Exchange
-from gateway.headers import downstream_filter, reply_headers, upstream_filter, upstream_head
-from gateway.observe.metrics import Metrics
-from gateway.outbox import Outbox
-from gateway.relay import Relay
 from gateway.settle import Settlement
-from gateway.words import NOT_SENT, REFUSALS, ROUTE_REFUSALS, client_error, outcome_of
-from policies import outcome as outcomes
-from policies.describe import Call, Refused, describe, refuse_engine_fields, rewrite_model
+from gateway.words import REFUSALS, ROUTE_REFUSALS
+from policies.deadline import DeadlineError, time_left
+from policies.describe import Call, Refused, describe, refuse_engine_fields
 from policies.identity import AuthenticationError, Principal
-from policies.outcome import Outcome
-from policies.paths import with_model
 from policies.routing import Routed, RouteRefused
 
 log = logging.getLogger("sluice.pipeline")
@@ -43,21 +35,14 @@ class Pipeline:
     def __init__(
         self,
         *,
-        plane: DataPlane,
-        metrics: Metrics,
+        attempts: Attempts,
         settlement: Settlement,
-        loop: asyncio.AbstractEventLoop,
         clock: Callable[[], float],
     ) -> None:
         """`clock` is monotonic, in seconds, and finer than the loop's, which uvloop rounds to milliseconds."""
-        self._plane = plane
-        self._metrics = metrics
+        self._attempts = attempts
         self._settlement = settlement
-        self._loop = loop
-        self._outbox = Outbox(loop)
         self._clock = clock
-        self._up = upstream_filter()
-        self._down = downstream_filter()
 
     async def serve(self, exchange: Exchange, view: View) -> None:
         """Answer one request, whatever happens. Never raises."""
@@ -70,11 +55,9 @@ class Pipeline:
                 self._describe(exchange) if len(exchange.body) <= SCAN_ON_LOOP else await self._describe_aside(exchange)
             )
             routed = self._route(exchange, view, principal, call)
+            self._deadline(exchange, routed)
             # Later issues: limit, cache and admit stand here.
-            endpoint = self._choose(exchange, view.pools[routed.route.pool])
-            exchange.cycle.wire.limit(routed.route.timeouts.total)
-            with endpoint.slot:
-                await self._attempt(exchange, endpoint, routed)
+            await self._attempts.run(exchange, view.pools[routed.route.pool], routed)
         except errors.GatewayError as error:
             self._fail(exchange, error)
         except ClientGone:
@@ -85,6 +68,7 @@ class Pipeline:
                 exchange, errors.InternalError("The gateway failed. The operator can find the cause by the request id.")
             )
         finally:
+            exchange.cycle.timekeeper = None
             self._settlement.settle(exchange)
 
     async def refuse(self, exchange: Exchange, error: errors.GatewayError) -> None:
@@ -155,107 +139,23 @@ class Pipeline:
         exchange.route, exchange.pool = routed.label, routed.route.pool
         return routed
 
-    def _choose(self, exchange: Exchange, pool: Pool) -> Endpoint:
-        endpoint = pool.choose()
-        if endpoint is None:
-            raise errors.NoEndpoint(
-                f"No endpoint of pool {pool.name} is available now. Try again shortly.", retry_after=1
-            )
-        exchange.endpoint = endpoint.name
-        return endpoint
-
-    async def _attempt(self, exchange: Exchange, endpoint: Endpoint, routed: Routed) -> None:
-        """One attempt, settled once with its outcome. The free repeat after a reset of a reused connection is part of
-        it."""
-        exchange.attempts += 1
-        relay = exchange.relay = Relay(exchange.cycle, self._clock, exchange.broken)
-        # Also of an attempt that a shutdown ends: nobody's fault either.
-        outcome = outcomes.CLIENT_GONE
-        try:
-            head, body = self._request(exchange, endpoint, routed)
-            connect = routed.route.timeouts.connect
-            connection = endpoint.take() or await self._connect(exchange, endpoint, connect)
-            self._send(exchange, connection, relay, head, body)
-            if not relay.begun:
-                await relay.change()
-            if relay.error is not None and relay.error.kind == "reset_reused":
-                relay = exchange.relay = Relay(exchange.cycle, self._clock, exchange.broken)
-                self._send(exchange, await self._connect(exchange, endpoint, connect), relay, head, body)
-                if not relay.begun:
-                    await relay.change()
-            if relay.error is not None and relay.began_at is None:
-                raise relay.error
-            self._release(exchange, endpoint, relay)
-            if not relay.over:
-                await relay.change()
-            outcome = outcome_of(relay)
-        except UpstreamError as error:
-            outcome = outcomes.NOT_SENT if error.kind in NOT_SENT else outcomes.NO_ANSWER
-            self._plane.emit(EndpointFailed(endpoint.spec.pool, endpoint.name, error.kind))
-            raise client_error(error) from None
-        except ClientGone:
-            # The openai SDK closes its socket at `[DONE]`, before HTTP's own end: that client has all
-            # that it asked for.
-            if not relay.said_end:
-                raise
-            outcome = outcome_of(relay)
-        except errors.DeadlineExceeded:
-            outcome = outcomes.TOO_SLOW
-            raise
-        finally:
-            relay.close()
-            self._given_back(exchange, endpoint, relay, outcome)
-
-    def _request(self, exchange: Exchange, endpoint: Endpoint, routed: Routed) -> tuple[bytes, bytes]:
-        """Head and body as they go upstream: the client's bytes, save the headers that end here and a renamed model."""
-        body, target = exchange.body, exchange.target
-        if routed.upstream_model != exchange.model and routed.upstream_model is not None:
-            body, target = _renamed(exchange, routed.upstream_model)
-        kept = self._up.kept(exchange.wire_headers, exchange.connection())
-        length = len(body) if body or exchange.method == "POST" else None
-        return upstream_head(endpoint.request_head(exchange.method, target), kept, exchange.request_id, length), body
-
-    async def _connect(self, exchange: Exchange, endpoint: Endpoint, timeout: float) -> Connection:
-        """A fresh connection. It is made in a task of its own, which is given up with the request."""
-        exchange.phase = "connect"
-        task = self._loop.create_task(endpoint.connect(timeout), name=f"connect {endpoint.name}")
-        try:
-            return await task
-        except BaseException:
-            if not task.cancel() and not task.cancelled() and task.exception() is None:
-                task.result().abort()
-            raise
-
-    def _send(self, exchange: Exchange, connection: Connection, relay: Relay, head: bytes, body: bytes) -> None:
-        relay.attach(connection)
-        exchange.phase, exchange.dispatched = "first_byte", self._clock()
-        self._outbox.request(connection, head, body, relay, head_request=exchange.method == "HEAD")
-
-    def _release(self, exchange: Exchange, endpoint: Endpoint, relay: Relay) -> None:
-        """The answer has begun: from here on it belongs to the client."""
-        exchange.phase, exchange.status, exchange.first_content = "stream", relay.status, relay.began_at
-        headers, length_known = reply_headers(
-            self._down, relay.status, relay.headers, endpoint.origin, stream=relay.stream
-        )
-        headers.append((b"x-request-id", exchange.request_id.encode()))
-        headers.append((b"x-sluice-attempts", b"%d" % exchange.attempts))
-        headers += endpoint.reply_headers
-        gap = None
-        if relay.stream:
-            self._metrics.open_streams.value += 1
-            gap = self._metrics.gap(exchange.model or "", endpoint.spec.pool)
-        relay.release(headers, length_known=length_known, gap=gap, outbox=self._outbox)
-        exchange.released = self._clock()
+    def _deadline(self, exchange: Exchange, routed: Routed) -> None:
+        """The times of this request; a client may leave us less than its route does, and not more."""
+        hurry = None
+        asked = exchange.fields.get(b"x-sluice-deadline")
+        if asked is not None:
+            try:
+                hurry = time_left(asked)
+            except DeadlineError as error:
+                raise errors.InvalidRequest(str(error)) from None
+        exchange.deadlines = exchange.cycle.timekeeper = Deadlines(
+            self._clock, exchange.cycle.wire.limit, routed.route.timeouts, started=exchange.started,
+            stream=exchange.stream, hurry=hurry,
+        )  # fmt: skip
+        if hurry is not None and exchange.started + hurry <= self._clock():
+            raise errors.DeadlineExceeded("The deadline had passed before the request could be sent.")
 
     # -- how it ends
-
-    def _given_back(self, exchange: Exchange, endpoint: Endpoint, relay: Relay, outcome: Outcome) -> None:
-        if relay.stream and relay.released:
-            self._metrics.open_streams.value -= 1
-        if not relay.framed:
-            endpoint.meter.unframed.value += 1
-        exchange.outcome = outcome.label
-        endpoint.settle(outcome)
 
     def _fail(self, exchange: Exchange, error: errors.GatewayError) -> None:
         """Tell the client: as a status while nothing was sent, else by breaking the stream off honestly."""
@@ -283,14 +183,3 @@ def _check_framing(exchange: Exchange, limit: int, size: int) -> None:
         raise errors.InvalidRequest("Only the transfer coding chunked is understood.")
     if b"content-encoding" in fields and fields[b"content-encoding"].lower() != b"identity":
         raise errors.UnsupportedMediaType("Send the body without a content coding.")
-
-
-def _renamed(exchange: Exchange, model: str) -> tuple[bytes, bytes]:
-    """Body and target with the model's name at the engine: rule 8's declared edit, which leaves every other byte as
-    it came."""
-    if exchange.kind.model_in == "path":
-        path, mark, query = exchange.target.partition(b"?")
-        return exchange.body, with_model(path, model) + mark + query
-    return rewrite_model(
-        exchange.body, model, exchange.kind.model_in, exchange.fields.get(b"content-type")
-    ), exchange.target

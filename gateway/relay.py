@@ -42,7 +42,10 @@ class Relay:
     first_event_error: int | None = None
     began_at: float | None = None
     """Clock time of the first content of a stream, or of the first body byte or the end of any other answer."""
-    last_at = 0.0
+    held_up = False
+    """Whether the client reads too slowly, so that we do not read from the engine."""
+    _looked_at = 0.0
+    _resumed_at = 0.0
     _connection: Connection | None = None
     _first: FirstContent | None = None
     _gap: Callable[[float], None] | None = None
@@ -75,6 +78,17 @@ class Relay:
     def over(self) -> bool:
         """Whether the answer has ended or broken off."""
         return self.ended or self.error is not None
+
+    @property
+    def last_at(self) -> float:
+        """Clock time of the last read that brought content; 0.0 before the first."""
+        times = self._times
+        return times[-1] if times else self._looked_at
+
+    @property
+    def quiet_since(self) -> float:
+        """Since when the engine has had the word and said nothing: a pause that the client made is not the engine's."""
+        return max(self.last_at, self._resumed_at)
 
     def change(self) -> Signal:
         """What to wait for: set when the answer begins, ends or fails, whichever comes next."""
@@ -162,12 +176,12 @@ class Relay:
         seen, times = self._seen, self._times
         if not seen:
             return
-        gap, last = self._gap, self.last_at
+        gap, last = self._gap, max(self._looked_at, self._resumed_at)
         if gap is not None:
             for moment in times:
                 gap(moment - last)
                 last = moment
-        self.last_at = times[-1]
+        self._looked_at = times[-1]
         assert self.tap is not None, "made at the release"
         self.tap.feed(seen)
         seen.clear()
@@ -198,7 +212,7 @@ class Relay:
         self._wake()
 
     def _begin(self) -> None:
-        self.began_at = self.last_at = self._clock()
+        self.began_at = self._looked_at = self._clock()
         self._wake()
 
     def _wake(self) -> None:
@@ -221,10 +235,13 @@ class Relay:
     # -- the client's side (Pump)
 
     def pause(self) -> None:
+        self.held_up = True
         if self._connection is not None and not self.over:
             self._connection.pause()
 
     def resume(self) -> None:
+        self._look()
+        self.held_up, self._resumed_at = False, self._clock()
         if self._connection is not None and not self.over:
             self._connection.resume()
 

@@ -22,7 +22,7 @@ ROUTE_REFUSALS: Final = {
     "path_not_found": errors.PathNotFound,
 }
 """Of `policies.routing`."""
-NOT_SENT: Final = frozenset({"refused", "connect_timeout", "tls", "dns"})
+NOT_SENT: Final = frozenset({"refused", "connect_timeout", "tls", "dns", "no_descriptor"})
 
 
 def outcome_of(relay: Relay) -> Outcome:
@@ -37,8 +37,20 @@ def client_error(error: UpstreamError) -> errors.GatewayError:
     """What the client is told: the kind of failure, never the address."""
     if error.kind == "connect_timeout":
         return errors.ConnectTimeout("The engine did not accept a connection in time.")
+    if error.kind == "no_descriptor":
+        return errors.NoEndpoint("The gateway has no file descriptor left. Try again shortly.", retry_after=1)
     if error.kind in NOT_SENT:
         return errors.UpstreamUnreachable(f"The engine could not be reached ({error.kind}).")
     if error.kind == "malformed":
         return errors.UpstreamFailed("The engine's answer was not valid HTTP.")
     return errors.UpstreamFailed("The engine closed the connection without an answer.")
+
+
+def outcome_of_error(error: UpstreamError) -> Outcome:
+    """What becomes of an attempt that brought no answer."""
+    return outcomes.NOT_SENT if error.kind in NOT_SENT else outcomes.NO_ANSWER
+
+
+def timeout_of(error: errors.GatewayError) -> str:
+    """What `timeouts_total` calls the time that was up."""
+    return "total" if isinstance(error, errors.DeadlineExceeded) else error.code.removesuffix("_timeout")

@@ -48,6 +48,8 @@ class Entry(codec.Struct, gc=False):
     attempts: int = 0
     outcome: str | None = None
     """Of the last attempt."""
+    trail: tuple[tuple[str, str, float], ...] = ()
+    """Of every attempt: its endpoint's name, its outcome, its length in milliseconds."""
     ms: float = 0.0
     """From its first byte in to its last byte out."""
     first_byte_ms: float | None = None

@@ -1,0 +1,188 @@
+"""attempt*: one attempt after another until an answer is the client's (DESIGN section 2, rules 1, 3, 4, 7, 11 and 12).
+
+The only loop of a request. Each attempt takes a slot of an endpoint, sends, and waits for the first content; what came
+of it is an `Outcome`, and `policies.retry.judge` alone says whether there is another. Once a byte may have gone to the
+client there is none.
+"""
+
+import math
+import random
+from collections.abc import Callable
+from typing import Final
+
+from backends.endpoint import Endpoint
+from backends.pool import Pool
+from backends.upstream import UpstreamError
+from backends.wheel import TimerWheel
+from gateway import errors
+from gateway.client import ClientGone
+from gateway.dispatch import Dispatch
+from gateway.drive import Signal
+from gateway.exchange import Exchange
+from gateway.observe.metrics import Metrics
+from gateway.relay import Relay
+from gateway.words import client_error, outcome_of, outcome_of_error, timeout_of
+from policies import outcome as outcomes
+from policies.outcome import Outcome
+from policies.retry import judge, retry_after
+from policies.routing import Routed
+
+# The engine did not let us in at all: whoever was refused so by every endpoint of a pool need not wait for a backoff.
+_NOBODY: Final = frozenset({"refused", "dns"})
+
+
+class Attempts:
+    """Makes the attempts of every request of one process; what belongs to one request is in its Exchange."""
+
+    def __init__(
+        self, *, dispatch: Dispatch, metrics: Metrics, wheel: TimerWheel, clock: Callable[[], float],
+        wall: Callable[[], float], rng: random.Random,
+    ) -> None:  # fmt: skip
+        """`clock` is monotonic, in seconds, and finer than the loop's, which uvloop rounds to milliseconds; `wall` is
+        seconds since the epoch, for a Retry-After that is a date."""
+        self._dispatch = dispatch
+        self._metrics = metrics
+        self._wheel = wheel
+        self._clock = clock
+        self._wall = wall
+        self._chance = rng.random
+
+    async def run(self, exchange: Exchange, pool: Pool, routed: Routed) -> None:
+        """Answer the request. Raises GatewayError where no engine's answer can be passed on, ClientGone."""
+        pool.budget.request(exchange.received)
+        wait: float | None = 0.0
+        while wait is not None:
+            if wait:
+                await self._sleep(exchange, wait)
+            wait = await self._attempt(exchange, pool, self._choose(exchange, pool), routed)
+
+    def _choose(self, exchange: Exchange, pool: Pool) -> Endpoint:
+        now = self._clock() if exchange.tried else exchange.received
+        endpoint = pool.choose(now, exchange.model, exchange.tried)
+        if endpoint is None:
+            raise self._nobody(exchange, pool, now)
+        return endpoint
+
+    def _nobody(self, exchange: Exchange, pool: Pool, now: float) -> errors.NoEndpoint:
+        why = pool.nobody(now, exchange.model)
+        seconds = max(1, math.ceil(why.retry_after))
+        return errors.NoEndpoint(
+            f"No endpoint of pool {pool.name} is available now ({why.reason}). Try again in {seconds} s.",
+            retry_after=seconds,
+        )
+
+    async def _attempt(self, exchange: Exchange, pool: Pool, endpoint: Endpoint, routed: Routed) -> float | None:
+        """One attempt, settled once with its outcome, at its end. None: the request is answered; else the seconds to
+        wait before the next attempt."""
+        began = self._clock()
+        exchange.attempt(endpoint, began)
+        permit = endpoint.permit(exchange.model, began)
+        # Also of an attempt that a shutdown ends: nobody's fault either.
+        outcome, told, excused = outcomes.CLIENT_GONE, None, False
+        try:
+            with endpoint.slot:
+                relay = await self._dispatch.reach(exchange, endpoint, routed)
+                if relay.status >= 400 or relay.first_event_error is not None:
+                    outcome = outcomes.of_status(relay.first_event_error or relay.status)
+                    told = self._retry_after(relay)
+                    wait = self._again(exchange, pool, routed, outcome, told)
+                    if wait is not None:
+                        return wait
+                self._dispatch.release(exchange, endpoint, relay)
+                if not relay.over:
+                    await relay.change()
+                outcome = outcome_of(relay)
+        except ClientGone:
+            # The openai SDK closes its socket at `[DONE]`, before HTTP's own end: that client has all
+            # that it asked for.
+            answer = exchange.relay
+            if answer is None or not answer.said_end:
+                raise
+            outcome = outcome_of(answer)
+        except UpstreamError as error:
+            outcome, excused = outcome_of_error(error), error.kind == "no_descriptor"
+            return self._unanswered(exchange, pool, routed, outcome, error)
+        except (errors.AttemptTimeout, errors.DeadlineExceeded) as error:
+            outcome, excused = outcomes.TOO_SLOW, self._excused(exchange, endpoint, error)
+            return self._too_slow(exchange, pool, routed, error)
+        finally:
+            self._dispatch.give_back(exchange, endpoint)
+            now = self._clock()
+            exchange.settled(endpoint, outcome, now)
+            endpoint.settle(
+                outcome, now, model=exchange.model, permit=permit, retry_after=told, excused=excused,
+                released=exchange.cycle.begun,
+            )  # fmt: skip
+        return None
+
+    # -- another attempt?
+
+    def _unanswered(
+        self, exchange: Exchange, pool: Pool, routed: Routed, outcome: Outcome, error: UpstreamError
+    ) -> float | None:
+        """After an attempt that brought no answer: the wait before the next one; raises what the client is told."""
+        if error.kind == "connect_timeout":
+            self._metrics.timed_out("connect")
+        if error.kind in _NOBODY:
+            exchange.unmet += 1
+            now = self._clock()
+            if exchange.unmet == exchange.attempts and not pool.fresh(now, exchange.model, exchange.tried):
+                raise errors.NoEndpoint(
+                    f"No endpoint of pool {pool.name} accepts connections. Try again shortly.", retry_after=1
+                ) from None
+        wait = self._again(exchange, pool, routed, outcome, None) if error.kind != "no_descriptor" else None
+        if wait is None:
+            raise client_error(error) from None
+        return wait
+
+    def _excused(self, exchange: Exchange, endpoint: Endpoint, error: errors.GatewayError) -> bool:
+        """Whether an attempt that was too slow is nobody's fault: the endpoint is busy, for it yields to others; or
+        the deadline left it less than the route does."""
+        short = isinstance(error, errors.DeadlineExceeded) and (exchange.deadlines.hurried or exchange.attempts > 1)
+        return short or endpoint.yielded_since(exchange.attempt_began)
+
+    def _too_slow(self, exchange: Exchange, pool: Pool, routed: Routed, error: errors.GatewayError) -> float | None:
+        """After an attempt whose time was up: the wait before the next one; raises what the client is told."""
+        self._metrics.timed_out(timeout_of(error))
+        if exchange.cycle.begun or isinstance(error, errors.DeadlineExceeded):
+            raise error
+        wait = self._again(exchange, pool, routed, outcomes.TOO_SLOW, None)
+        if wait is None:
+            raise error
+        return wait
+
+    def _again(
+        self, exchange: Exchange, pool: Pool, routed: Routed, outcome: Outcome, told: float | None
+    ) -> float | None:
+        """The seconds to wait before another attempt, or None when there is none."""
+        now = self._clock()
+        verdict = judge(
+            outcome, settings=routed.route.retry, attempts=exchange.attempts,
+            fresh=pool.fresh(now, exchange.model, exchange.tried), retry_after=told,
+            left=exchange.deadlines.left(now), budget=pool.budget, now=now, chance=self._chance,
+        )  # fmt: skip
+        meter = self._metrics.pool(pool.name)
+        if verdict.again:
+            meter.retried(outcome.label)
+            return verdict.wait
+        if verdict.why == "budget":
+            meter.budget_exhausted.value += 1
+        # Rule 12; a route that makes one attempt has none to multiply.
+        exchange.spent = verdict.why == "budget" or (verdict.why == "spent" and exchange.attempts > 1)
+        return None
+
+    def _retry_after(self, relay: Relay) -> float | None:
+        if relay.status not in (429, 503):
+            return None
+        return retry_after(dict(relay.headers).get(b"retry-after"), self._wall())
+
+    async def _sleep(self, exchange: Exchange, seconds: float) -> None:
+        """Wait before an endpoint is tried again; the client's leaving and the deadline end it."""
+        exchange.phase = "retry"
+        exchange.deadlines.resting(self._clock())
+        waited = Signal()
+        timer = self._wheel.arm(seconds, waited.set)
+        try:
+            await waited
+        finally:
+            self._wheel.cancel(timer)

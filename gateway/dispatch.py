@@ -1,0 +1,119 @@
+"""One attempt on the wire: the request out to an endpoint, the answer's beginning in, and its release to the client."""
+
+import asyncio
+from collections.abc import Callable
+
+from backends.endpoint import Endpoint
+from backends.http1 import Connection
+from gateway.exchange import Exchange
+from gateway.headers import downstream_filter, reply_headers, upstream_filter, upstream_head
+from gateway.observe.metrics import Metrics
+from gateway.outbox import Outbox
+from gateway.relay import Relay
+from policies.describe import rewrite_model
+from policies.paths import with_model
+from policies.routing import Routed
+
+
+class Dispatch:
+    """Sends and receives for the attempts of one process; decides nothing. `clock` is monotonic, in seconds."""
+
+    def __init__(self, *, metrics: Metrics, loop: asyncio.AbstractEventLoop, clock: Callable[[], float]) -> None:
+        self._metrics = metrics
+        self._loop = loop
+        self._clock = clock
+        self._outbox = Outbox(loop)
+        self._up = upstream_filter()
+        self._down = downstream_filter()
+
+    # -- to the first content
+
+    async def reach(self, exchange: Exchange, endpoint: Endpoint, routed: Routed) -> Relay:
+        """Send the request and wait until an answer has begun. Raises UpstreamError. The free repeat after a reset of
+        a reused connection is part of it."""
+        relay = exchange.relay = Relay(exchange.cycle, self._clock, exchange.broken)
+        head, body = self._request(exchange, endpoint, routed)
+        timeout = routed.route.timeouts.connect
+        connection = endpoint.take() or await self._connect(exchange, endpoint, timeout)
+        self._send(exchange, connection, relay, head, body)
+        if not relay.begun:
+            await relay.change()
+        if relay.error is not None and relay.error.kind == "reset_reused":
+            relay = exchange.relay = Relay(exchange.cycle, self._clock, exchange.broken)
+            self._send(exchange, await self._connect(exchange, endpoint, timeout), relay, head, body)
+            if not relay.begun:
+                await relay.change()
+        if relay.error is not None and relay.began_at is None:
+            raise relay.error
+        return relay
+
+    def _request(self, exchange: Exchange, endpoint: Endpoint, routed: Routed) -> tuple[bytes, bytes]:
+        """Head and body as they go upstream: the client's bytes, save the headers that end here and a renamed model."""
+        body, target = exchange.body, exchange.target
+        if routed.upstream_model != exchange.model and routed.upstream_model is not None:
+            body, target = _renamed(exchange, routed.upstream_model)
+        kept = self._up.kept(exchange.wire_headers, exchange.connection())
+        length = len(body) if body or exchange.method == "POST" else None
+        return upstream_head(endpoint.request_head(exchange.method, target), kept, exchange.request_id, length), body
+
+    async def _connect(self, exchange: Exchange, endpoint: Endpoint, timeout: float) -> Connection:
+        """A fresh connection. It is made in a task of its own, which is given up with the request."""
+        exchange.phase = "connect"
+        exchange.deadlines.connecting(self._clock())
+        task = self._loop.create_task(endpoint.connect(timeout), name=f"connect {endpoint.name}")
+        try:
+            return await task
+        except BaseException:
+            if not task.cancel() and not task.cancelled() and task.exception() is None:
+                task.result().abort()
+            raise
+
+    def _send(self, exchange: Exchange, connection: Connection, relay: Relay, head: bytes, body: bytes) -> None:
+        relay.attach(connection)
+        now = exchange.dispatched = self._clock()
+        exchange.phase = "first_byte"
+        exchange.deadlines.sent(now)
+        self._outbox.request(connection, head, body, relay, head_request=exchange.method == "HEAD")
+
+    # -- from the first content on
+
+    def release(self, exchange: Exchange, endpoint: Endpoint, relay: Relay) -> None:
+        """The answer has begun: from here on it belongs to the client."""
+        exchange.phase, exchange.status, exchange.first_content = "stream", relay.status, relay.began_at
+        headers, length_known = reply_headers(
+            self._down, relay.status, relay.headers, endpoint.origin, stream=relay.stream
+        )
+        headers.append((b"x-request-id", exchange.request_id.encode()))
+        headers.append((b"x-sluice-attempts", b"%d" % exchange.attempts))
+        headers += endpoint.reply_headers
+        if exchange.spent:
+            headers.append((b"x-should-retry", b"false"))
+        gap = None
+        if relay.stream:
+            self._metrics.open_streams.value += 1
+            gap = self._metrics.gap(exchange.model or "", endpoint.spec.pool)
+        relay.release(headers, length_known=length_known, gap=gap, outbox=self._outbox)
+        now = exchange.released = self._clock()
+        if not relay.over:
+            exchange.deadlines.relaying(relay, now)
+
+    def give_back(self, exchange: Exchange, endpoint: Endpoint) -> None:
+        relay = exchange.relay
+        if relay is None:
+            return
+        relay.close()
+        if relay.stream and relay.released:
+            self._metrics.open_streams.value -= 1
+        if not relay.framed:
+            endpoint.meter.unframed.value += 1
+
+
+def _renamed(exchange: Exchange, model: str) -> tuple[bytes, bytes]:
+    """Body and target with the model's name at the engine: rule 8's declared edit, which leaves every other byte as
+    it came."""
+    if exchange.kind.model_in == "path":
+        path, mark, query = exchange.target.partition(b"?")
+        return exchange.body, with_model(path, model) + mark + query
+    return rewrite_model(
+        exchange.body, model, exchange.kind.model_in, exchange.fields.get(b"content-type")
+    ), exchange.target
