@@ -35,6 +35,7 @@ class ConnectionPool:
     closed, and what a burst opened beyond need idles out.
 
     `keep_alive`: seconds for which an idle connection is kept; a server's shorter `Keep-Alive: timeout=N` is obeyed.
+    `context`: what `tls.client_context` made, where several pools share one (making it takes 10 ms or more).
     Raises OSError when the CA file of `origin.tls` can't be loaded.
     """
 
@@ -46,6 +47,7 @@ class ConnectionPool:
         wheel: TimerWheel,
         buffer: memoryview | None = None,
         resolve: Resolver = system_resolver,
+        context: ssl.SSLContext | None = None,
     ) -> None:
         self.origin: Final = origin
         self._keep_alive: Final = keep_alive
@@ -53,7 +55,7 @@ class ConnectionPool:
         self._time: Final = wheel.time
         self._buffer: Final = read_buffer() if buffer is None else buffer
         self._resolve: Final = resolve
-        self._tls: Final = None if origin.tls is None else client_context(origin.tls)
+        self._tls: Final = client_context(origin.tls) if origin.tls is not None and context is None else context
         # In the order in which they became idle.
         self._idle: dict[Connection, None] = {}
         self._active: set[Connection] = set()
@@ -69,6 +71,10 @@ class ConnectionPool:
     @property
     def idle(self) -> int:
         return len(self._idle)
+
+    def yielded_since(self, moment: float) -> bool:
+        """Whether the sink of a connection in use has had bytes of an answer since."""
+        return any(connection.yielded_at > moment for connection in self._active)
 
     def take(self) -> Connection | None:
         """The connection that became idle last, if it has not idled too long."""

@@ -91,6 +91,11 @@ class Connection(asyncio.BufferedProtocol):
 
     # -- the caller's side
 
+    @property
+    def yielded_at(self) -> float:
+        """When its sink last had bytes of an answer, by the sink's own clock; 0 for a sink that keeps no count."""
+        return getattr(self._sink, "last_at", 0.0)
+
     def reserve(self, sink: Sink) -> None:
         """Say for whom a request will be sent presently. Bytes that come before it is sent are still nobody's."""
         self._reserved = sink

@@ -7,34 +7,33 @@ stayed the same keep their connections and counts, those that are gone are close
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 from backends.connections import ConnectionPool, read_buffer
 from backends.endpoint import Endpoint, EndpointMeter
+from backends.events import EndpointEvent, Verdict
 from backends.pool import Pool, Strategy
+from backends.pool_state import PoolMeter, PoolState
 from backends.table import EndpointSpec, Table
 from backends.tls import TlsSettings
 from backends.upstream import Origin
-from backends.wheel import TimerWheel
+from backends.wheel import Timer, TimerWheel
 from policies.balancing import strategy
 from policies.identity import Authenticator
 from policies.routing import Routes
 
-
-@dataclass(frozen=True, slots=True)
-class EndpointFailed:
-    """An event of the data plane: an attempt found nobody there."""
-
-    pool: str
-    endpoint: str
-    reason: str
+# How often expired pauses and ejections are looked for while nobody chooses, in seconds.
+TICK = 0.25
 
 
 class Meters(Protocol):
     """Where the data plane counts."""
 
+    def pool(self, name: str) -> PoolMeter: ...
     def endpoint(self, pool: str, endpoint: str) -> EndpointMeter: ...
 
 
@@ -53,18 +52,23 @@ class DataPlane:
 
     def __init__(
         self, *, loop: asyncio.AbstractEventLoop, wheel: TimerWheel, meters: Meters, rng: random.Random,
-        now: Callable[[], float], emit: Callable[[EndpointFailed], None],
+        now: Callable[[], float], emit: Callable[[EndpointEvent], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        """`now` is wall time in seconds since the epoch, for credentials that expire."""
+        """`now` is wall time in seconds since the epoch, for credentials that expire; `clock` is the monotonic one of
+        every `now` that pools and endpoints are given."""
         self._loop = loop
         self._wheel = wheel
         self._meters = meters
         self._rng = rng
         self._now = now
+        self._clock = clock
         self._buffer = read_buffer()
         self._endpoints: dict[EndpointSpec, Endpoint] = {}
         self._retired: list[Endpoint] = []
         self._strategies: dict[tuple[str, str], Strategy] = {}
+        self._states: dict[str, PoolState] = {}
+        self._ticking: Timer | None = None
         self.emit = emit
         self.view: View | None = None
 
@@ -90,20 +94,32 @@ class DataPlane:
 
     def install(self, table: Table) -> None:
         """Make a table the one in force. Everything is built first; the swap is one assignment."""
-        endpoints = {spec: self._endpoint(spec) for pool in table.pools.values() for spec in pool.endpoints}
+        states = {name: self._states.get(name) or self._state(name) for name in table.pools}
+        endpoints = {
+            spec: self._endpoint(spec, states[pool.name]) for pool in table.pools.values() for spec in pool.endpoints
+        }
         pools = {}
         strategies = {}
         for spec in table.pools.values():
             key = (spec.name, spec.balance)
             strategies[key] = self._strategies.get(key) or strategy(spec.balance, self._rng)
-            pools[spec.name] = Pool(spec, tuple(endpoints[one] for one in spec.endpoints), strategies[key])
+            pools[spec.name] = Pool(
+                spec, tuple(endpoints[one] for one in spec.endpoints), strategies[key], states[spec.name]
+            )
         authenticator = Authenticator(table.keys, table.anonymous, self._now)
         view = View(table, pools, Routes(table.routes), authenticator)
         gone = [endpoint for spec, endpoint in self._endpoints.items() if spec not in endpoints]
         self.view, self._endpoints, self._strategies = view, endpoints, strategies
+        self._follow(table, states)
         self._retired = [endpoint for endpoint in [*self._retired, *gone] if endpoint.in_flight or endpoint.active]
         for endpoint in gone:
             endpoint.close()
+
+    def tell(self, verdict: Verdict) -> None:
+        """What the probes of an endpoint have come to; of one that has left the table it is ignored."""
+        for spec, endpoint in self._endpoints.items():
+            if (spec.pool, spec.name, spec.incarnation) == (verdict.pool, verdict.endpoint, verdict.incarnation):
+                endpoint.standing.heard(verdict, self._clock())
 
     def busy(self, name: str) -> bool:
         """Whether an attempt is under way on the endpoint of this name, also on one that left the table."""
@@ -114,10 +130,39 @@ class DataPlane:
         for endpoint in self._all():
             endpoint.close()
 
+    def _follow(self, table: Table, states: dict[str, PoolState]) -> None:
+        """Tell every pool what is in the new table, and those that are gone that they are."""
+        now = self._clock()
+        for name, state in self._states.items():
+            if name not in states:
+                state.install(state.spec, (), now)
+        self._states = states
+        for name, spec in table.pools.items():
+            states[name].install(spec, [self._endpoints[one].standing for one in spec.endpoints], now)
+
+    def _state(self, name: str) -> PoolState:
+        return PoolState(name, self._meters.pool(name), emit=self._tell, alarm=self._wake)
+
+    def _tell(self, event: EndpointEvent) -> None:
+        self.emit(event)
+
+    def _wake(self) -> None:
+        """Something will expire: from now on it is looked for, also while nobody chooses."""
+        if self._ticking is None:
+            self._ticking = self._wheel.arm(TICK, self._tick)
+
+    def _tick(self) -> None:
+        self._ticking = None
+        now = self._clock()
+        for state in self._states.values():
+            state.refresh(now)
+        if any(state.due < inf for state in self._states.values()):
+            self._wake()
+
     def _all(self) -> list[Endpoint]:
         return [*self._endpoints.values(), *self._retired]
 
-    def _endpoint(self, spec: EndpointSpec) -> Endpoint:
+    def _endpoint(self, spec: EndpointSpec, state: PoolState) -> Endpoint:
         found = self._endpoints.get(spec)
         if found is not None:
             return found
@@ -128,4 +173,4 @@ class DataPlane:
         except OSError as error:
             reason = f"endpoint {spec.name}: tls.ca {spec.ca} can't be loaded: {error.strerror or error}"
             raise OSError(error.errno, reason) from error
-        return Endpoint(spec, connections, self._meters.endpoint(spec.pool, spec.name))
+        return Endpoint(spec, connections, self._meters.endpoint(spec.pool, spec.name), state)

@@ -1,10 +1,21 @@
-"""A pool of the data plane: the endpoints that may be tried now, and the strategy that chooses among them."""
+"""A pool of the data plane: which of its endpoints may be tried now, and the strategy that chooses among them.
 
+While nothing is wrong a choice is two comparisons and the strategy. Who is a candidate is worked out again only when
+something has changed or expired; breakers, which depend on the model, are asked each time while there are any.
+"""
+
+from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
 from backends.endpoint import Endpoint
+from backends.events import Nobody
+from backends.pool_state import PoolState
 from backends.table import PoolSpec
+from policies.retry_budget import RetryBudget
+
+# For what nobody can say how long it takes: a client may ask again after so many seconds.
+SOON = 1.0
 
 
 class Strategy(Protocol):
@@ -14,18 +25,102 @@ class Strategy(Protocol):
 
 
 class Pool:
-    """One pool of one table."""
+    """One pool of one table. Every `now` is in seconds of one monotonic clock.
 
-    __slots__ = ("candidates", "engine", "name", "strategy")
+    candidates: all endpoints of the table, whatever is wrong with them
+    """
 
-    def __init__(self, spec: PoolSpec, candidates: tuple[Endpoint, ...], strategy: Strategy) -> None:
+    __slots__ = ("_guarded", "_known", "_seen", "_state", "_usual", "candidates", "engine", "name", "strategy")
+
+    def __init__(self, spec: PoolSpec, candidates: tuple[Endpoint, ...], strategy: Strategy, state: PoolState) -> None:
         self.name = spec.name
         self.engine = spec.engine
         self.candidates = candidates
         self.strategy = strategy
+        self._known = spec.known
+        self._state = state
+        self._seen = -1
+        self._guarded = False
+        self._usual: Sequence[Endpoint] = ()
 
-    def choose(self) -> Endpoint | None:
-        """The endpoint for the next attempt, or None while there is no candidate."""
+    @property
+    def budget(self) -> RetryBudget:
+        """The pool's retries of the last 10 s; it lives on over tables."""
+        return self._state.budget
+
+    def choose(self, now: float = 0.0, model: str | None = None, tried: Sequence[Endpoint] = ()) -> Endpoint | None:
+        """The endpoint for the next attempt, or None: `nobody` says why.
+
+        Who was not tried yet comes first. Where there is no candidate it looks past ejection, probes and pauses that
+        the engine did not ask for (panic), never past an open breaker, a drain or an engine's own Retry-After.
+        """
+        state = self._state
+        if now >= state.due:
+            state.refresh(now)
+        if self._seen != state.version:
+            self._look()
+        usual = self._usual
+        if self._guarded:
+            usual = [one for one in usual if one.standing.lets(model, now)]
+        if not usual:
+            return self._panic(now, model, tried)
+        if tried:
+            usual = [one for one in usual if one not in tried] or usual
+        return self.strategy.choose(usual)
+
+    def fresh(self, now: float, model: str | None, tried: Sequence[Endpoint]) -> bool:
+        """Whether a candidate is there that was not tried yet."""
+        return any(one not in tried for one in self.available(now) if one.standing.lets(model, now))
+
+    def available(self, now: float) -> Sequence[Endpoint]:
+        """The candidates now, save for their breakers."""
+        self._state.refresh(now)
+        if self._seen != self._state.version:
+            self._look()
+        return self._usual
+
+    def nobody(self, now: float, model: str | None) -> Nobody:
+        """Why `choose` gave None. Of several reasons it is that of the endpoint that is back first."""
         if not self.candidates:
+            return Nobody("down" if self._known else "empty", SOON)
+        there = [one.standing for one in self.candidates if not one.standing.drained]
+        if not there:
+            return Nobody("drained", SOON)
+        reasons: list[Nobody] = []
+        for standing in there:
+            pause = standing.paused_until - now if standing.told else 0.0
+            retry_in = standing.retry_in(model, now)
+            reasons.append(Nobody("paused", pause) if pause > retry_in else Nobody("breaker", retry_in))
+        soonest = min(reasons, key=lambda one: one.retry_after)
+        return soonest if soonest.retry_after < float("inf") else Nobody("breaker", SOON)
+
+    def _look(self) -> None:
+        """Work out who is a candidate."""
+        self._seen = self._state.version
+        self._usual = [one for one in self.candidates if one.standing.available]
+        self._guarded = any(one.standing.guarded for one in self._usual)
+        if self._usual and not self._guarded:
+            self._state.panicking = False
+
+    def _panic(self, now: float, model: str | None, tried: Sequence[Endpoint]) -> Endpoint | None:
+        """The last resort: paused ones before ejected ones before those that are down."""
+        left = [
+            one for one in self.candidates
+            if not one.standing.drained and not one.standing.told and one.standing.lets(model, now)
+        ]  # fmt: skip
+        if not left:
             return None
-        return self.strategy.choose(self.candidates)
+        left = [one for one in left if one not in tried] or left
+        best = min(_trouble(one) for one in left)
+        counts = Counter(_TROUBLES[_trouble(one)] for one in left)
+        self._state.panics(counts)
+        return self.strategy.choose([one for one in left if _trouble(one) == best])
+
+
+_TROUBLES = ("none", "paused", "ejected", "down")
+
+
+def _trouble(endpoint: Endpoint) -> int:
+    """What keeps it out, the worst of all: an index into _TROUBLES."""
+    standing = endpoint.standing
+    return 3 if standing.down else 2 if standing.ejected else 1 if standing.paused else 0

@@ -8,9 +8,13 @@ they began with.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from policies.identity import KeyRecord, Principal
 from policies.settings import Route
+from policies.settings.pools import Breaker, Ejection
+
+Forced = Literal["open", "closed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,14 @@ class PoolSpec:
     balance: str
     endpoints: tuple[EndpointSpec, ...]
     known: tuple[str, ...]
+    ejection: Ejection | None = None
+    breaker: Breaker | None = None
+    slow_start: float | None = None
+    """Seconds in which the share of an endpoint that came back grows."""
+    drained: frozenset[str] = frozenset()
+    """Names of endpoints that get nothing new, by the operator's word."""
+    forced: Mapping[str, Forced] = field(default_factory=dict)
+    """By name, the state in which the operator holds an endpoint's breakers."""
 
 
 @dataclass(frozen=True, slots=True)

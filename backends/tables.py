@@ -1,23 +1,31 @@
 """Makes a finished table of a policy, of the workers as they are now, and of the keys."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
-from backends.table import EndpointSpec, PoolSpec, Table
+from backends.table import EndpointSpec, Forced, PoolSpec, Table
 from backends.workers.supervisor import WorkerView
 from policies.identity import KeyRecord, principal_for
 from policies.settings import Endpoint, Policy, Pool
 
+_NOBODY: Mapping[str, Forced] = MappingProxyType({})
+
 
 def build_table(
-    policy: Policy, *, generation: int, workers: Sequence[WorkerView], keys: Mapping[bytes, KeyRecord]
-) -> Table:
-    """The table of one moment. A worker is a candidate while it is ready; a listed endpoint always is (probes come
-    later)."""
+    policy: Policy, *, generation: int, workers: Sequence[WorkerView], keys: Mapping[bytes, KeyRecord],
+    drained: Collection[str] = (), forced: Mapping[str, Forced] = _NOBODY,
+) -> Table:  # fmt: skip
+    """The table of one moment. A worker is in it while it is ready; a listed endpoint always is, and what probes and
+    outcomes say of it is the data plane's to know.
+
+    drained: names of endpoints that get nothing new
+    forced: by name, the state in which the operator holds an endpoint's breakers
+    """
     anonymous = policy.auth.anonymous
     return Table(
         generation=generation,
-        pools={name: _pool(name, pool, workers) for name, pool in policy.pools.items()},
+        pools={name: _pool(name, pool, workers, drained, forced) for name, pool in policy.pools.items()},
         routes=policy.routes,
         keys=keys,
         anonymous=None if anonymous is None else principal_for(policy.plans[anonymous], plan_name=anonymous),
@@ -26,12 +34,25 @@ def build_table(
     )
 
 
-def _pool(name: str, pool: Pool, workers: Sequence[WorkerView]) -> PoolSpec:
+def _pool(
+    name: str, pool: Pool, workers: Sequence[WorkerView], drained: Collection[str], forced: Mapping[str, Forced]
+) -> PoolSpec:
     mine = [view for view in workers if view.pool == name]
     listed = [_listed(name, pool, endpoint) for endpoint in pool.endpoints]
     ready = [_worker(pool, view) for view in mine if view.state == "ready" and view.url is not None]
     known = tuple(spec.name for spec in listed) + tuple(view.name for view in mine)
-    return PoolSpec(name, pool.engine, pool.balance, (*listed, *ready), known)
+    return PoolSpec(
+        name,
+        pool.engine,
+        pool.balance,
+        (*listed, *ready),
+        known,
+        ejection=pool.ejection,
+        breaker=pool.breaker,
+        slow_start=pool.slow_start,
+        drained=frozenset(known).intersection(drained),
+        forced={one: forced[one] for one in known if one in forced},
+    )
 
 
 def _listed(pool_name: str, pool: Pool, endpoint: Endpoint) -> EndpointSpec:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from backends.events import EndpointEvent
 from backends.keyfile import KeyFileError, load_keys
-from backends.plane import DataPlane, EndpointFailed
+from backends.plane import DataPlane
 from backends.tables import build_table
 from backends.workers.supervisor import Supervisor, WorkerEvent, WorkerView
 from gateway.observe.log import fields
@@ -66,6 +67,7 @@ class Control:
         self._supervisor: Supervisor | None = None
         self._keys = Keys({})
         self._following = False
+        self._frozen = False
         self._generation = 0
         self._seen: dict[str, Signature] = {}
         self._watcher: asyncio.Task[None] | None = None
@@ -110,11 +112,16 @@ class Control:
         self._count_round(views)
         self._watcher = asyncio.get_running_loop().create_task(self._watch(), name="policy watch")
 
-    async def stop(self, *, hurry: bool) -> None:
-        """End the workers and the watching."""
-        self._following = False
+    def freeze(self) -> None:
+        """The gateway is ending: no policy is read any more, so that no worker is started for one."""
+        self._frozen = True
         if self._watcher is not None:
             self._watcher.cancel()
+
+    async def stop(self, *, hurry: bool) -> None:
+        """End the workers and the watching. May be called again, in a hurry, while it runs."""
+        self._following = False
+        self.freeze()
         if self._supervisor is not None:
             await self._supervisor.stop(hurry=hurry)
 
@@ -138,11 +145,10 @@ class Control:
             pools=table.pools, routes=named, endpoints=pairs, leaving=leaving,
             workers=[(view.pool, view.name) for view in views],
         )  # fmt: skip
-        up = {(pool.name, spec.name) for pool in table.pools.values() for spec in pool.endpoints}
-        # Nobody looks at listed endpoints as yet: "up" would be a claim that nothing stands behind.
-        watched = {(view.pool, view.name) for view in views}
-        for pair in pairs:
-            self._metrics.endpoint(*pair).state(("up" if pair in up else "down") if pair in watched else "unknown")
+        # The data plane shows the states of those that are in the table.
+        shown = {(pool.name, spec.name) for pool in table.pools.values() for spec in pool.endpoints}
+        for pair in set(pairs) - shown:
+            self._metrics.endpoint(*pair).state("down")
         for pair in leaving:
             self._metrics.endpoint(*pair).state("draining")
         for view in views:
@@ -157,9 +163,11 @@ class Control:
 
     # -- events in
 
-    def endpoint_failed(self, event: EndpointFailed) -> None:
-        """The data plane found nobody at an endpoint. Until there are probes this is only told."""
-        log.warning("endpoint_failed", extra=fields(pool=event.pool, endpoint=event.endpoint, reason=event.reason))
+    def endpoint_failed(self, event: EndpointEvent) -> None:
+        """The data plane found nobody at an endpoint, or thinks differently of it."""
+        level = logging.INFO if event.kind in ("returned", "breaker_half_open", "breaker_closed") else logging.WARNING
+        what = fields(pool=event.pool, endpoint=event.endpoint or None, reason=event.reason, **event.figures)
+        log.log(level, f"endpoint_{event.kind}" if event.endpoint else f"pool_{event.kind}", extra=what)
 
     def _changed(self) -> None:
         """A worker's state is another. Nothing may be raised into the supervisor: the last good table stays."""
@@ -191,6 +199,9 @@ class Control:
     async def reload(self, why: str) -> None:
         """Read policy and keys again and put them in force, or keep what is in force and say what is wrong."""
         async with self._reloading:
+            if self._frozen:
+                log.info("policy_not_read", extra=fields(why=why, reason="the gateway is shutting down"))
+                return
             # Taken before the files are read: a change meanwhile is seen again, and nothing is read twice for one.
             self._seen.update({path: _signature(path) for path in self._seen})
             try:

@@ -10,39 +10,45 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from gateway.observe.members import EndpointMetrics, PoolMetrics, WorkerMetrics
 from gateway.observe.names import (
     ATTEMPTS,
+    BREAKER_STATE,
     BUILD_INFO,
     CLIENT_GONE,
     CLIENT_GONE_PHASES,
+    EJECTIONS,
     ENDPOINT_IN_FLIGHT,
     ENDPOINT_STATE,
-    ENDPOINT_STATES,
     FIRST_BYTE,
     GAP,
     LOG_DROPPED,
     LOOP_LAG,
     METRICS,
     OPEN_STREAMS,
-    OUTCOMES,
     OUTPUT_TOKEN,
     OVERHEAD,
+    PANICS,
     POLICY_GENERATION,
     POLICY_RELOAD_FAILURES,
     PREFIX,
+    PROBES,
     REQUEST_SECONDS,
     REQUESTS,
+    RETRIES,
+    RETRY_BUDGET_EXHAUSTED,
     STREAMS_BROKEN,
+    TIMEOUT_KINDS,
+    TIMEOUTS,
     TOKENS,
     UNFRAMED_ENDS,
     WORKER_RESTARTS,
     WORKER_START,
     WORKER_STATE,
-    WORKER_STATES,
 )
 from gateway.observe.series import Budget, Family, Histogram, Metric, Number
 
-__all__ = ["METRICS", "EndpointMetrics", "Metrics", "WorkerMetrics"]
+__all__ = ["METRICS", "EndpointMetrics", "Metrics", "PoolMetrics", "WorkerMetrics"]
 
 Observe = Callable[[float], None]
 Pair = tuple[str, str]
@@ -51,57 +57,6 @@ Snapshot = list[tuple[Metric, list[tuple[dict[str, str], list[tuple[str, str | N
 
 # What the policy may leave out of the labels.
 _OPTIONAL = frozenset({"tenant", "model", "pool"})
-
-
-class EndpointMetrics:
-    """What is counted of one endpoint. `in_flight` is a gauge: add to its `value` at dispatch, take off at the end."""
-
-    __slots__ = ("_attempts", "_names", "_outcomes", "_states", "broken", "in_flight", "unframed")
-
-    def __init__(self, owner: Metrics, pool: str, endpoint: str) -> None:
-        self._names = (pool, endpoint)
-        self._attempts = owner.attempts
-        self.in_flight = owner.endpoint_in_flight.known(pool, endpoint)
-        self.broken = owner.streams_broken.known(pool, endpoint)
-        self.unframed = owner.unframed_ends.known(pool, endpoint)
-        self._states = {state: owner.endpoint_state.known(pool, endpoint, state) for state in ENDPOINT_STATES}
-        self._outcomes = {outcome: self._attempts.known(pool, endpoint, outcome) for outcome in OUTCOMES}
-
-    def attempt(self, outcome: str) -> None:
-        """One attempt has ended: an outcome's word (`ok`, `not_sent` ...) or a status as text (`503`)."""
-        number = self._outcomes.get(outcome)
-        if number is None:
-            number = self._outcomes[outcome] = self._attempts.get(*self._names, outcome)
-        number.value += 1
-        if outcome == "broken_off":
-            self.broken.value += 1
-
-    def state(self, name: str) -> None:
-        """The endpoint is in this state now, one of ENDPOINT_STATES; KeyError for another."""
-        _set_state(self._states, name)
-
-
-class WorkerMetrics:
-    """What is counted of one worker."""
-
-    __slots__ = ("_restarts", "_start", "_states")
-
-    def __init__(self, owner: Metrics, pool: str, worker: str) -> None:
-        self._states = {state: owner.worker_state.known(pool, worker, state) for state in WORKER_STATES}
-        self._restarts = owner.worker_restarts.known(pool, worker)
-        self._start = owner.worker_start.known(pool).observe
-
-    def state(self, name: str) -> None:
-        """The worker is in this state now, one of WORKER_STATES; KeyError for another."""
-        _set_state(self._states, name)
-
-    def restarted(self) -> None:
-        """The worker was started again."""
-        self._restarts.value += 1
-
-    def started(self, seconds: float) -> None:
-        """From the start of the process to its first good health check."""
-        self._start(seconds)
 
 
 class Metrics:
@@ -126,6 +81,12 @@ class Metrics:
         self.attempts = self._numbers(ATTEMPTS)
         self.endpoint_in_flight = self._numbers(ENDPOINT_IN_FLIGHT)
         self.endpoint_state = self._numbers(ENDPOINT_STATE)
+        self.ejections = self._numbers(EJECTIONS)
+        self.breaker_state = self._numbers(BREAKER_STATE)
+        self.probes = self._numbers(PROBES)
+        self.retries = self._numbers(RETRIES)
+        self.retry_budget_exhausted = self._numbers(RETRY_BUDGET_EXHAUSTED)
+        self.panics = self._numbers(PANICS)
         self.streams_broken = self._numbers(STREAMS_BROKEN)
         self.unframed_ends = self._numbers(UNFRAMED_ENDS)
         self.worker_state = self._numbers(WORKER_STATE)
@@ -133,6 +94,8 @@ class Metrics:
         self.worker_start = self._histograms(WORKER_START)
         client_gone = self._numbers(CLIENT_GONE)
         self._client_gone = {phase: client_gone.known(phase) for phase in CLIENT_GONE_PHASES}
+        timeouts = self._numbers(TIMEOUTS)
+        self._timeouts = {kind: timeouts.known(kind) for kind in TIMEOUT_KINDS}
         self.overhead: Observe = self._histograms(OVERHEAD).known().observe
         self.loop_lag: Observe = self._histograms(LOOP_LAG).known().observe
         self.open_streams = self._numbers(OPEN_STREAMS).known()
@@ -140,8 +103,9 @@ class Metrics:
         self._reload_failures = self._numbers(POLICY_RELOAD_FAILURES).known()
         self._log_dropped = self._numbers(LOG_DROPPED).known()
         self._numbers(BUILD_INFO).known(version).value = 1
-        self._endpoints: dict[tuple[str, str], EndpointMetrics] = {}
-        self._workers: dict[tuple[str, str], WorkerMetrics] = {}
+        self._pools: dict[str, PoolMetrics] = {}
+        self._endpoints: dict[Pair, EndpointMetrics] = {}
+        self._workers: dict[Pair, WorkerMetrics] = {}
 
     def limit_series(self, max_series: int, labels: Iterable[str] = ("tenant", "model", "pool")) -> None:
         """What the policy says of `observe.metrics`; to be called before anything was counted."""
@@ -178,6 +142,10 @@ class Metrics:
         """The client left in this phase, one of CLIENT_GONE_PHASES; KeyError for another."""
         self._client_gone[phase].value += 1
 
+    def timed_out(self, kind: str) -> None:
+        """One of the timeouts has passed, one of TIMEOUT_KINDS; KeyError for another."""
+        self._timeouts[kind].value += 1
+
     def policy_loaded(self, generation: int) -> None:
         """This generation of the policy is in force."""
         self._generation.value = generation
@@ -189,6 +157,13 @@ class Metrics:
     def log_dropped(self, lines: int) -> None:
         """Set (not add) how many access log lines were lost since the start."""
         self._log_dropped.value = lines
+
+    def pool(self, name: str) -> PoolMetrics:
+        """The counters of one pool; they exist, at 0, from the first call on. The same object each time."""
+        found = self._pools.get(name)
+        if found is None:
+            found = self._pools[name] = PoolMetrics(self, name)
+        return found
 
     def endpoint(self, pool: str, endpoint: str) -> EndpointMetrics:
         """The counters of one endpoint; they exist, at 0, from the first call on. The same object each time."""
@@ -217,6 +192,9 @@ class Metrics:
         for family in self._families.values():
             if "pool" in family.metric.labels:
                 family.keep("pool", kept)
+        self._pools = {name: found for name, found in self._pools.items() if name in kept}
+        for name in kept:
+            self.pool(name)
         self._forget(self._endpoints, endpoints | leaving, "endpoint")
         self._forget(self._workers, workers, "worker")
         for model, pool in routes:
@@ -262,13 +240,6 @@ class Metrics:
             (family.metric, [(labels, list(child.samples())) for labels, child in family.labelled()])
             for family in self._families.values()
         ]
-
-
-def _set_state(states: dict[str, Number], name: str) -> None:
-    now = states[name]
-    for number in states.values():
-        number.value = 0
-    now.value = 1
 
 
 def _expose(snapshot: Snapshot, accept: str) -> tuple[bytes, str]:

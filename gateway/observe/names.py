@@ -13,6 +13,12 @@ PREFIX = "sluice_"
 OUTCOMES = ("ok", "not_sent", "no_answer", "too_slow", "broken_off", "client_gone")
 # One at a time. `unknown` is an endpoint that no probe has looked at yet.
 ENDPOINT_STATES = ("unknown", "up", "suspect", "down", "paused", "ejected", "draining")
+BREAKER_STATES = ("closed", "half_open", "open")
+EJECTION_REASONS = ("consecutive", "error_rate", "saturated")
+PROBE_RESULTS = ("ok", "failed")
+# Outcomes that the default `retry.when` lists; others appear with their first retry.
+RETRY_REASONS = ("not_sent", "no_answer", "too_slow", "429", "502", "503", "504")
+TIMEOUT_KINDS = ("connect", "first_byte", "idle", "attempt", "total", "header", "body", "write")
 WORKER_STATES = ("starting", "ready", "backoff", "stopping", "stopped", "quarantined")
 # Where in the order of policies a client was lost.
 CLIENT_GONE_PHASES = ("request", "queue", "connect", "first_byte", "stream", "retry")
@@ -70,6 +76,34 @@ ENDPOINT_STATE = Metric(
     ("pool", "endpoint", "state"),
     "1 for the state it is in: " + ", ".join(ENDPOINT_STATES) + ".",
 )
+BREAKER_STATE = Metric(
+    "breaker_state",
+    "gauge",
+    ("pool", "endpoint", "state"),
+    "1 for the state of its breaker, the worst of all models': " + ", ".join(BREAKER_STATES) + ".",
+)
+EJECTIONS = Metric(
+    "ejections_total",
+    "counter",
+    ("pool", "endpoint", "reason"),
+    "Times it was left out for its failures: " + ", ".join(EJECTION_REASONS) + ".",
+)
+PROBES = Metric("probes_total", "counter", ("pool", "endpoint", "result"), "Health probes that are over: ok, failed.")
+RETRIES = Metric(
+    "retries_total",
+    "counter",
+    ("pool", "reason"),
+    "Attempts after the first, by the outcome of the one before: a word or a status.",
+)
+RETRY_BUDGET_EXHAUSTED = Metric(
+    "retry_budget_exhausted_total", "counter", ("pool",), "Retries that were not made because the budget was spent."
+)
+PANICS = Metric(
+    "panics_total", "counter", ("pool",), "Choices that looked past ejection, pauses and probes: nobody else was there."
+)
+TIMEOUTS = Metric(
+    "timeouts_total", "counter", ("kind",), "Timeouts that have passed: " + ", ".join(TIMEOUT_KINDS) + "."
+)
 WORKER_STATE = Metric(
     "worker_state", "gauge", ("pool", "worker", "state"), "1 for the state it is in: " + ", ".join(WORKER_STATES) + "."
 )
@@ -114,6 +148,13 @@ METRICS: tuple[Metric, ...] = (
     ATTEMPTS,
     ENDPOINT_IN_FLIGHT,
     ENDPOINT_STATE,
+    BREAKER_STATE,
+    EJECTIONS,
+    PROBES,
+    RETRIES,
+    RETRY_BUDGET_EXHAUSTED,
+    PANICS,
+    TIMEOUTS,
     WORKER_STATE,
     WORKER_RESTARTS,
     WORKER_START,

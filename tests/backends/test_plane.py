@@ -37,10 +37,30 @@ class Meter:
 
     in_flight: AnyGauge = field(default_factory=Gauge)
     unframed: AnyGauge = field(default_factory=Gauge)
+    broken: AnyGauge = field(default_factory=Gauge)
     outcomes: list[str] = field(default_factory=list)
+    states: list[str] = field(default_factory=list)
+    breakers: list[str] = field(default_factory=list)
+    ejections: list[str] = field(default_factory=list)
 
     def attempt(self, outcome: str) -> None:
         self.outcomes.append(outcome)
+
+    def state(self, name: str) -> None:
+        self.states.append(name)
+
+    def breaker(self, state: str) -> None:
+        self.breakers.append(state)
+
+    def ejected(self, reason: str) -> None:
+        self.ejections.append(reason)
+
+
+@dataclass
+class PoolMeter:
+    """Counts one pool's panics."""
+
+    panics: AnyGauge = field(default_factory=Gauge)
 
 
 class Meters:
@@ -48,6 +68,10 @@ class Meters:
 
     def __init__(self) -> None:
         self.of: defaultdict[tuple[str, str], Meter] = defaultdict(Meter)
+        self.pools: defaultdict[str, PoolMeter] = defaultdict(PoolMeter)
+
+    def pool(self, name: str) -> PoolMeter:
+        return self.pools[name]
 
     def endpoint(self, pool: str, endpoint: str) -> EndpointMeter:
         return self.of[pool, endpoint]
