@@ -1,13 +1,9 @@
-"""Wires every object once: `Gateway` is the whole program, `serve` runs it until a signal ends it. Nothing is fetched
-from a global."""
+"""Wires every object once: `Gateway` is the whole program, which `gateway.running` runs until a signal ends it. Nothing
+is fetched from a global."""
 
 import asyncio
-import functools
-import gc
 import logging
 import random
-import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,17 +16,19 @@ from backends.workers.launch import Launcher
 from backends.workers.supervisor import Supervisor, WorkerEvent
 from gateway import __version__
 from gateway.admin.routes import admin_routes, client_routes
-from gateway.banner import banner
+from gateway.attempts import Attempts
 from gateway.clocks import WireSettings
 from gateway.control import Control, StartError
+from gateway.dispatch import Dispatch
 from gateway.edge import Edge
 from gateway.observe.access_log import AccessLog
 from gateway.observe.lag import watch_lag
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
 from gateway.pipeline import Pipeline
-from gateway.server import Listener, run
+from gateway.server import Listener
 from gateway.settle import Settlement
+from gateway.shutdown import Shutdown
 from gateway.status import GatewayStatus
 from policies.settings import Policy
 
@@ -72,12 +70,14 @@ class Gateway:
         self.plane = DataPlane(
             loop=loop, wheel=self.wheel, meters=self.metrics, rng=rng, now=clock, emit=control.endpoint_failed
         )
-        status = GatewayStatus(self.plane, self.metrics, self._access, clock())
+        self._status = status = GatewayStatus(self.plane, self.metrics, self._access, clock())
         settlement = Settlement(self.metrics, self._access, time.monotonic)
-        pipeline = Pipeline(
-            plane=self.plane, metrics=self.metrics, settlement=settlement, loop=loop, clock=time.monotonic
-        )
-        edge = Edge(plane=self.plane, pipeline=pipeline, rng=rng)
+        attempts = Attempts(
+            dispatch=Dispatch(metrics=self.metrics, loop=loop, clock=time.monotonic), metrics=self.metrics,
+            wheel=self.wheel, clock=time.monotonic, wall=clock, rng=rng,
+        )  # fmt: skip
+        pipeline = Pipeline(attempts=attempts, settlement=settlement, clock=time.monotonic)
+        self._edge = edge = Edge(plane=self.plane, pipeline=pipeline, rng=rng)
         wire = WireSettings(
             clock=time.monotonic, max_head=policy.server.max_head, write_timeout=policy.server.write_timeout
         )
@@ -147,19 +147,50 @@ class Gateway:
             self._access.reopen()
         await self.control.reload("SIGHUP")
 
-    async def stop(self) -> None:
-        """End: no new work, clients under way are told, workers' groups are ended, logs are written."""
+    async def leave(self, why: str, hurry: asyncio.Event) -> None:
+        """End in order: lame duck, drain, then `stop`; whenever `hurry` is set, without more waiting."""
+        server = self.control.policy.server
+        shutdown = Shutdown(
+            clients=self._clients, door=self._edge, lame_duck=server.lame_duck, drain=server.drain, hurry=hurry,
+            streams=lambda: int(self.metrics.open_streams.value), clock=time.monotonic,
+        )  # fmt: skip
+        self._status.leaving = True
+        self.control.freeze()
+        await shutdown.run(why)
         self._lag.cancel()
-        await self._end()
+        await self._end(hurry, shutdown.done)
 
-    async def _end(self) -> None:
+    async def stop(self) -> None:
+        """End now: no new work, clients under way are told, workers' groups are ended, logs are written."""
+        hurry = asyncio.Event()
+        hurry.set()
+        self._lag.cancel()
+        await self._end(hurry)
+
+    async def _end(self, hurry: asyncio.Event | None = None, done: Callable[[], None] = lambda: None) -> None:
+        """What is left is told and cut, then workers end, then operators are let go: until then they may look."""
         await self._clients.stop()
+        await self._end_workers(hurry)
         await self._admin.stop()
-        await self.control.stop(hurry=True)
         self.plane.close()
+        done()
         if self._access is not None:
             await asyncio.to_thread(self._access.close)
         await asyncio.to_thread(self.log.close)
+
+    async def _end_workers(self, hurry: asyncio.Event | None) -> None:
+        """SIGTERM and `stop.kill_after` for each, but killed at once in a hurry, also in one that begins meanwhile."""
+        loop = asyncio.get_running_loop()
+        if hurry is None or hurry.is_set():
+            await self.control.stop(hurry=True)
+            return
+        hurried = loop.create_task(hurry.wait(), name="hurry")
+        ending = loop.create_task(self.control.stop(hurry=False), name="workers end")
+        await asyncio.wait({hurried, ending}, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        if not ending.done():
+            await self.control.stop(hurry=True)
+        await ending
 
 
 def _worker_line(worker: str, text: str) -> None:
@@ -181,65 +212,3 @@ def _access_log(policy: Policy, own: Log, rng: random.Random) -> AccessLog | Non
     if settings is None:
         return None
     return AccessLog(settings.path, complain=own.complain, chance=rng.random, sample=settings.sample)
-
-
-def serve(path: Path) -> int:
-    """Run the gateway until SIGINT or SIGTERM. The exit code: 0 after an orderly end, 1 when it could not start."""
-    return run(functools.partial(_serve, path))
-
-
-def _settle_garbage() -> None:
-    """What was made at the start stays: the collector need not look at it again, nor look as often for cycles, of which
-    a request makes none. Worth 5% of a request's CPU."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
-
-
-def _end_deaf(loop: asyncio.AbstractEventLoop) -> None:
-    """From here on nothing is left to be ended: a signal that comes again must not change the exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.remove_signal_handler(number)
-        signal.signal(number, signal.SIG_IGN)
-
-
-async def _serve(path: Path) -> int:
-    loop = asyncio.get_running_loop()
-    try:
-        return await _serve_until_told(path, loop)
-    finally:
-        _end_deaf(loop)
-
-
-async def _serve_until_told(path: Path, loop: asyncio.AbstractEventLoop) -> int:
-    ended = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, ended.set)
-    gateway = Gateway(path)
-    try:
-        await gateway.start()
-    except StartError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    reloads: set[asyncio.Task[None]] = set()
-
-    def reload() -> None:
-        task = loop.create_task(gateway.reload(), name="reload")
-        reloads.add(task)
-        task.add_done_callback(reloads.discard)
-
-    loop.add_signal_handler(signal.SIGHUP, reload)
-    ready = loop.create_task(gateway.control.settled.wait(), name="first round")
-    stop = loop.create_task(ended.wait(), name="signal")
-    await asyncio.wait({ready, stop}, return_when=asyncio.FIRST_COMPLETED)
-    if not ended.is_set():
-        sys.stdout.write(
-            banner(gateway.control.policy, gateway.address, gateway.admin_address, gateway.control.demo_key)
-        )
-        sys.stdout.flush()
-        sys.stderr.write(f"ready on {gateway.address}\n")
-    _settle_garbage()
-    await stop
-    ready.cancel()
-    await gateway.stop()
-    return 0

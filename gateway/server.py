@@ -1,4 +1,4 @@
-"""Listening addresses: uvicorn's server without its signal handling and main loop (ours are in `gateway.app`), on
+"""Listening addresses: uvicorn's server without its signal handling and main loop (ours are in `gateway.running`), on
 uvloop."""
 
 import asyncio
@@ -54,6 +54,11 @@ class Listener:
         return len(self._state.connections)
 
     @property
+    def _connections(self) -> list[ClientProtocol]:
+        # uvicorn's type names its own protocols only.
+        return list(self._state.connections)  # type: ignore[arg-type]
+
+    @property
     def requests(self) -> int:
         """Requests being answered now."""
         return len(self._drives) + len(self._state.tasks)
@@ -61,7 +66,7 @@ class Listener:
     @property
     def busy(self) -> bool:
         """Whether an answer is under way, or has not wholly left."""
-        return any(connection.busy for connection in self._state.connections)
+        return any(connection.busy for connection in self._connections)
 
     def bind(self) -> None:
         """Take the address. Raises OSError with a message that says what to do."""
@@ -94,10 +99,11 @@ class Listener:
         if self._socket is not None:
             self._socket.close()
 
-    def let_go(self) -> None:
-        """End idle connections now, and the others with the answer that they are waiting for."""
-        for connection in list(self._state.connections):
-            connection.shutdown()
+    def let_go(self, *, idle: bool = True) -> None:
+        """End each connection with the answer that it is waiting for, and if `idle` those that wait for none now."""
+        for connection in self._connections:
+            if idle or connection.answering:
+                connection.shutdown()
 
     async def stop(self, grace: float = 1.0) -> None:
         """Accept nothing more, end idle connections, tell the clients of what runs, and after `grace` seconds cut what

@@ -14,6 +14,8 @@ class GatewayStatus:
         self._metrics = metrics
         self._access = access
         self.started_at = started_at
+        self.leaving = False
+        """Whether the gateway is ending: not ready any more, whatever its pools have."""
 
     @property
     def _view(self) -> View:
@@ -22,7 +24,9 @@ class GatewayStatus:
         return view
 
     def ready(self) -> tuple[bool, str]:
-        """Whether every pool has a candidate, and which has none."""
+        """Whether every pool has a candidate, and which has none; never while the gateway is ending."""
+        if self.leaving:
+            return False, "shutting down"
         empty = [name for name, pool in self._view.pools.items() if not pool.candidates]
         return (False, f"no candidate in: {', '.join(empty)}") if empty else (True, "ready")
 

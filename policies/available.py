@@ -9,7 +9,7 @@ from typing import Any, Final
 
 NOT_BUILT: Final = frozenset(
     """
-    server.admin_token server.header_timeout server.body_timeout server.lame_duck server.drain server.tls server.cors
+    server.admin_token server.header_timeout server.body_timeout server.tls server.cors
     store.password store.prefix store.timeout store.on_outage
     auth.api_keys.store auth.jwt
     plans.*.priority plans.*.weight plans.*.max_input_tokens plans.*.max_output_tokens plans.*.limits

@@ -15,6 +15,7 @@ from gateway.errors import (
     ModelNotFound,
     NoEndpoint,
     PathNotFound,
+    ShuttingDown,
     error_body,
 )
 from policies.identity import AuthenticationError, Principal
@@ -25,6 +26,8 @@ class Status(Protocol):
 
     @property
     def started_at(self) -> float: ...
+    @property
+    def leaving(self) -> bool: ...
     def ready(self) -> tuple[bool, str]: ...
     def in_flight(self) -> int: ...
     def any_candidate(self) -> bool: ...
@@ -77,6 +80,8 @@ def client_routes(status: Status) -> Router:
 
     async def ready(_: Request) -> Response:
         well, _why = status.ready()
+        if status.leaving:
+            raise ShuttingDown("Model not ready", retry_after=1)
         if not well:
             raise NoEndpoint("Model not ready", retry_after=1)
         return JSONResponse({"status": "ready"})

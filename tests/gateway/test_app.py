@@ -7,19 +7,12 @@ import contextlib
 import json
 import logging
 import os
-import re
-import select
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
@@ -27,109 +20,8 @@ from gateway.app import Gateway
 from gateway.control import StartError
 from tests.fakes.backend import Backend
 from tests.flow.harness import Footprint, eventually, gateway_with
+from tests.gateway.served import engine, policy, serving
 from tests.gateway.wire import Door, echo, listening
-
-ENGINE = Path(__file__).parents[1] / "backends" / "workers" / "engine.py"
-MARK = "SLUICE_APP_TEST"
-CHAT = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
-
-
-def engine(*habits: str, count: int = 2) -> dict[str, Any]:
-    """A pool of workers with these habits."""
-    command = [sys.executable, "-S", str(ENGINE), "{host}", "{port}", *habits]
-    workers = {"command": command, "count": count, "start_timeout": "20s", "stop": {"kill_after": "10s"}}
-    return {"engine": "http", "workers": workers}
-
-
-def policy(folder: Path, **over: Any) -> Path:
-    """A policy file that anybody may use, on free ports, with what is laid over it."""
-    document = {
-        "version": 1,
-        "server": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"},
-        "auth": {"anonymous": "all"},
-        "plans": {"all": {}},
-        "pools": {"pool": engine()},
-        "routes": [{"model": "m", "pool": "pool"}],
-        "observe": {"access_log": {"path": "access.log"}},
-        **over,
-    }
-    path = folder / "policy.yaml"
-    path.write_text(json.dumps(document))
-    return path
-
-
-def marked(mark: str) -> list[int]:
-    """Processes that were started, however indirectly, with this mark in their environment. Zombies have none."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-    return found
-
-
-@dataclass
-class Served:
-    """A running `sluice serve`."""
-
-    process: subprocess.Popen[bytes]
-    mark: str
-    said: bytes = b""
-
-    def until(self, pattern: bytes, timeout: float = 15.0) -> re.Match[bytes]:
-        """Wait until stderr has said something."""
-        assert self.process.stderr is not None
-        deadline = time.monotonic() + timeout
-        while (found := re.search(pattern, self.said)) is None:
-            left = deadline - time.monotonic()
-            assert left > 0, f"never said {pattern!r}: {self.said!r}"
-            self._more(self.process.stderr, left)
-        return found
-
-    def _more(self, pipe: IO[bytes], timeout: float) -> None:
-        if select.select([pipe], [], [], timeout)[0]:
-            data = os.read(pipe.fileno(), 65536)
-            assert data, f"it ended with {self.process.wait(5)}: {self.said!r}"
-            self.said += data
-
-    def ready(self) -> tuple[str, int]:
-        """Where it listens, once it says that it is ready."""
-        host, _, port = self.until(rb"ready on (\S+)\n")[1].decode().rpartition(":")
-        return host, int(port)
-
-    def workers(self) -> list[int]:
-        """Every process of it but itself."""
-        return [pid for pid in marked(self.mark) if pid != self.process.pid]
-
-    def ends(self, within: float) -> int:
-        """Its exit code; nothing of it is left after so many seconds."""
-        deadline = time.monotonic() + within
-        code = self.process.wait(within)
-        while marked(self.mark):
-            assert time.monotonic() < deadline, f"left: {marked(self.mark)}"
-            time.sleep(0.01)
-        return code
-
-
-@contextlib.contextmanager
-def serving(path: Path, **environment: str) -> Iterator[Served]:
-    """`sluice serve POLICY` in a session of its own. Whatever is left of it is killed at the end."""
-    mark = uuid.uuid4().hex
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from gateway.cli import main; main()", "serve", str(path)],
-        env={**os.environ, MARK: mark, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        yield Served(process, mark)
-    finally:
-        for pid in marked(mark):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        process.communicate(timeout=5)
-
 
 # -- it starts, or says why not
 
@@ -259,13 +151,12 @@ def test_what_it_has_to_say_of_the_policy_at_the_start_is_a_whole_line_of_its_lo
 # -- it ends
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_signal_ends_it_and_its_workers_within_3_seconds_with_exit_code_0(tmp_path: Path, number: int) -> None:
-    # The workers ignore SIGTERM, and one helper of each too.
+def test_sigint_ends_it_and_its_workers_within_3_seconds_with_exit_code_0(tmp_path: Path) -> None:
+    # The workers ignore SIGTERM, and one helper of each too. How SIGTERM ends it: tests/faults/test_shutdown.py.
     with serving(policy(tmp_path, pools={"pool": engine("ignore_term", "fork")})) as served:
         served.ready()
         assert len(served.workers()) >= 4
-        served.process.send_signal(number)
+        served.process.send_signal(signal.SIGINT)
         assert served.ends(within=3) == 0
 
 

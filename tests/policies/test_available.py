@@ -66,7 +66,7 @@ def test_every_path_in_the_list_is_a_key() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "server: {processes: 1, header_timeout: 10000ms, body_timeout: off, lame_duck: 2s, drain: 30s}",
+        "server: {processes: 1, header_timeout: 10000ms, body_timeout: off, lame_duck: 1s, drain: off}",
         "server: {tls: off, cors: false}",
         "store: {url: 'memory://', password: off, prefix: sluice, timeout: 50ms, on_outage: local}",
         "auth: {api_keys: {file: k, store: false}, jwt: []}",
@@ -131,7 +131,6 @@ routes:
     ("text", "path"),
     [
         ("server: {processes: auto}", f"server.processes: {NOT_AVAILABLE} (available: 1)"),
-        ("server: {lame_duck: 0}", f"server.lame_duck: {NOT_AVAILABLE}"),
         ("server: {tls: {cert: a, key: b}}", f"server.tls: {NOT_AVAILABLE}"),
         ("server: {cors: {origins: ['https://a']}}", f"server.cors: {NOT_AVAILABLE}"),
         ("store: {url: 'redis://h:6379/0'}", f"store.url: {NOT_AVAILABLE} (available: memory://)"),
