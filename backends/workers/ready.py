@@ -3,35 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 
+from backends.engines import Health
 from backends.workers.groups import Listener
 
 # A look costs 60 us while the port refuses. An engine that loads weights for minutes is looked at less often.
 PATIENCE = ((2.0, 0.02), (10.0, 0.05), (float("inf"), 0.25))
 LOOK = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """Where an engine says that it is well. No path: an open port is enough."""
-
-    path: str | None = "/health"
-    well: Collection[int] = (200,)
-
-
-HEALTH = {
-    "triton": Health("/v2/health/ready"),
-    # Of these we know only that they speak HTTP. One that does not know the path, or wants a key for it, is well.
-    "openai": Health("/health", range(200, 500)),
-    "http": Health("/health", range(200, 500)),
-}
-
-
-def health_of(engine: str, path: str) -> Health:
-    """The engine's own way, or 200 on a `path` that the operator names instead of `auto`."""
-    return HEALTH.get(engine, Health()) if path == "auto" else Health(path)
 
 
 async def until_well(

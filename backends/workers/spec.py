@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from backends.engines import Health, health_of
 from backends.workers import simulator, vllm
 from backends.workers.command import flags, settle
 from backends.workers.process import Care
-from backends.workers.ready import Health, health_of
 from policies.settings import Pool, Workers
 from policies.settings.workers import VLLM
 

@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from backends.engines import Health
 from backends.workers.groups import Listener
-from backends.workers.ready import Health, get_status, until_well
+from backends.workers.ready import get_status, until_well
 from tests.backends.answering import answering
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from backends.workers.ready import Health
+from backends.engines import Health
 from backends.workers.spec import WorkerSpec, workers_of
 from policies.settings import Pool, Workers
 from policies.settings.pools import Endpoint

@@ -1,0 +1,145 @@
+"""The prober: looks at every endpoint of the table in force, and tells the data plane what it has found.
+
+`policies/health.py` decides, `backends/watch.py` asks; here are the tasks, one an endpoint. What is asked is not
+traffic: it has connections of its own, is counted in `probes_total` alone and never in the access log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from collections.abc import Callable, Coroutine, Mapping
+
+from backends.asking import Asker
+from backends.connections import Resolver, read_buffer, system_resolver
+from backends.events import EndpointEvent, Verdict
+from backends.table import EndpointSpec, Table
+from backends.tls import TlsSettings, client_context
+from backends.watch import Around, Meters, Plane, Watch
+from backends.wheel import TimerWheel
+from policies.globs import is_glob
+from policies.health import Change
+from policies.settings.pools import Pool
+
+
+class Prober:
+    """`follow` a table, `heard` of events, `stop`. All of it belongs to the event loop's thread.
+
+    `tell` is called at every change of what is known. `clock` is monotonic and that of the data plane, in seconds;
+    `agent` is the User-Agent of the probes.
+    """
+
+    def __init__(
+        self, *, plane: Plane, tell: Callable[[Verdict], None], meters: Meters, wheel: TimerWheel,
+        clock: Callable[[], float], rng: random.Random, agent: str, resolve: Resolver = system_resolver,
+    ) -> None:  # fmt: skip
+        self._around = Around(plane, meters, clock, rng, self._say, self._asker)
+        self._tell = tell
+        self._wheel = wheel
+        self._agent = agent
+        self._resolve = resolve
+        self._buffer = read_buffer()
+        self._watched: dict[EndpointSpec, Watch] = {}
+        self._by_name: dict[tuple[str, str], Watch] = {}
+        self._contexts: dict[str | None, ssl.SSLContext] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._round_over = False
+        self._telling = False
+
+    @property
+    def round_over(self) -> bool:
+        """Whether every endpoint that is to be probed was, at least once; true for good once it was."""
+        if not self._round_over:
+            self._round_over = all(watch.record.probed for watch in self._watched.values())
+        return self._round_over
+
+    def follow(self, table: Table, pools: Mapping[str, Pool]) -> None:
+        """Probe what is in this table, by these settings. What stayed the same is probed on; nothing is waited for."""
+        watched: dict[EndpointSpec, Watch] = {}
+        models = _models(table)
+        for name, pool in table.pools.items():
+            health = pools[name].health
+            for spec in pool.endpoints if health is not None else ():
+                assert health is not None, "sorted out one line above"
+                found = self._watched.get(spec)
+                if found is None:
+                    found = Watch(self._around, spec, pool.engine, health, models.get(name))
+                    found.task = self._spawn(found.run(), f"probes of {spec.name}")
+                else:
+                    found.change(pool.engine, health, models.get(name))
+                watched[spec] = found
+        for spec, watch in self._watched.items():
+            if spec not in watched:
+                watch.end()
+                if _no_longer_probed(spec, table, pools) and watch.record.state in ("down", "suspect"):
+                    self._say(spec, Change("up", "it is not probed any more"))
+        self._watched = watched
+        self._by_name = {(spec.pool, spec.name): watch for spec, watch in watched.items()}
+        kept = {spec.ca for spec in watched if spec.tls}
+        self._contexts = {ca: context for ca, context in self._contexts.items() if ca in kept}
+
+    def heard(self, event: EndpointEvent) -> None:
+        """The data plane tells of an endpoint: what fails is looked at soon and often."""
+        watch = self._by_name.get((event.pool, event.endpoint))
+        # What comes of our own word is no news of the endpoint.
+        if watch is not None and not self._telling:
+            watch.heard(event)
+
+    async def stop(self) -> None:
+        """End all probes; returns when their sockets are closed."""
+        for watch in self._watched.values():
+            watch.end()
+        self._watched, self._by_name = {}, {}
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _say(self, spec: EndpointSpec, change: Change) -> None:
+        """Tell of a change."""
+        self._telling = True
+        try:
+            self._tell(Verdict(spec.pool, spec.name, spec.incarnation, change.state, change.why, change.readmit))
+        finally:
+            self._telling = False
+
+    async def _asker(self, spec: EndpointSpec, port: int | None) -> Asker:
+        """Who asks this endpoint. Raises OSError where its `tls.ca` can't be loaded."""
+        context = await self._context(spec) if spec.tls else None
+        return Asker(
+            spec, port=port, agent=self._agent, wheel=self._wheel, buffer=self._buffer, context=context,
+            resolve=self._resolve,
+        )  # fmt: skip
+
+    async def _context(self, spec: EndpointSpec) -> ssl.SSLContext:
+        """One a CA file, made off the loop: reading the system's authorities takes 10 ms or more."""
+        found = self._contexts.get(spec.ca)
+        if found is None:
+            found = await asyncio.to_thread(client_context, TlsSettings(ca=spec.ca))
+            self._contexts[spec.ca] = found
+        return found
+
+    def _spawn(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            task.get_loop().call_exception_handler({"message": f"{task.get_name()} failed", "exception": error})
+
+
+def _no_longer_probed(spec: EndpointSpec, table: Table, pools: Mapping[str, Pool]) -> bool:
+    """Whether this endpoint is still there and its pool is not probed any more."""
+    pool = table.pools.get(spec.pool)
+    return pool is not None and spec in pool.endpoints and pools[spec.pool].health is None
+
+
+def _models(table: Table) -> dict[str, str]:
+    """By pool, the model to ask for: the first name of a route to it, as the engine knows it."""
+    found: dict[str, str] = {}
+    for route in table.routes:
+        name = route.upstream_model or route.model
+        if name is not None and not is_glob(name):
+            found.setdefault(route.pool, name)
+    return found

@@ -1,0 +1,223 @@
+"""The probes of one endpoint: what is asked, what was found, when the next one is due. `probes.Prober` makes one an
+endpoint; `policies/health.py` decides."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from backends.asking import Asker, Reply
+from backends.engines import ENGINES, Ask, health_of
+from backends.engines.dialect import first_model
+from backends.events import EndpointEvent
+from backends.table import EndpointSpec
+from backends.upstream import UpstreamError
+from policies.health import TOKEN_PATIENCE, Change, Finding, HealthRecord, Kind
+from policies.settings.pools import Health
+
+FIRST_WITHIN: Final = 0.25
+"""Seconds over which the first probes after a start are spread."""
+JITTER: Final = 0.1
+"""Every pause is longer or shorter by up to this share, so that gateways and endpoints do not fall into step."""
+
+# We have no descriptor or no memory: that says nothing of the endpoint.
+_OUR_OWN_LACK: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_KINDS: Final[Mapping[str, Kind]] = {"refused": "refused", "tls": "refused", "malformed": "refused"}
+
+
+class Plane(Protocol):
+    """The data plane as far as probes need it (`plane.DataPlane`)."""
+
+    def busy(self, name: str, /) -> bool:
+        """Whether an attempt is under way on the endpoint of this name."""
+
+    def yielded_since(self, name: str, moment: float, /) -> bool:
+        """Whether bytes came from it on any request since this moment of the clock."""
+
+
+class Meter(Protocol):
+    """Where the probes of one endpoint are counted."""
+
+    def probed(self, ok: bool, /) -> None: ...
+
+
+class Meters(Protocol):
+    """`gateway.observe.metrics.Metrics`."""
+
+    def endpoint(self, pool: str, endpoint: str, /) -> Meter: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What every watch shares. `clock` is monotonic and that of the data plane, in seconds."""
+
+    plane: Plane
+    meters: Meters
+    clock: Callable[[], float]
+    rng: random.Random
+    say: Callable[[EndpointSpec, Change], None]
+    """Told of every change of what is known."""
+    asker: Callable[[EndpointSpec, int | None], Awaitable[Asker]]
+    """Makes who asks an endpoint, at another port than its own. Raises OSError where `tls.ca` can't be loaded."""
+
+
+class _Judge(Protocol):
+    def __call__(self, found: Finding, /, *, yielding: bool, now: float) -> Change | None: ...
+
+
+class Watch:
+    """The probes of one endpoint: what is asked, what was found, when the next one is due."""
+
+    def __init__(self, around: Around, spec: EndpointSpec, engine: str, health: Health, model: str | None) -> None:
+        self._around = around
+        self._spec = spec
+        self._engine = ENGINES[engine]
+        self._health = health_of(engine, health.path)
+        self._model = model
+        self._listed: str | None = None  # the first model of the engine's own list
+        self._askers: dict[int | None, Asker] = {}
+        self._sooner = asyncio.Event()
+        self.record: Final = HealthRecord(health)
+        self.task: asyncio.Task[None] | None = None
+
+    def change(self, engine: str, health: Health, model: str | None) -> None:
+        """What a new table says of it."""
+        if model != self._model:
+            self.record.ask_again()
+        if health.every < self.record.settings.every:
+            self._sooner.set()
+        self._engine, self._model = ENGINES[engine], model
+        self._health = health_of(engine, health.path)
+        self.record.settings = health
+
+    def end(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+    def heard(self, event: EndpointEvent) -> None:
+        record, now = self.record, self._around.clock()
+        news = False
+        if event.kind in ("failed", "suspect"):
+            news = record.doubted(slow=event.kind == "suspect")
+        elif event.kind == "ejected":
+            news = record.shut("ejected", now)
+        elif event.kind == "breaker_open":
+            news = record.shut("breaker", now)
+        elif event.kind == "returned" and event.reason != "resumed":
+            record.opened("ejected")
+        elif event.kind in ("breaker_closed", "breaker_half_open"):
+            record.opened("breaker")
+        if news:
+            self._sooner.set()
+
+    # -- the task
+
+    async def run(self) -> None:
+        around = self._around
+        await self._sleep(around.rng.uniform(0.0, min(FIRST_WITHIN, self.record.settings.every)))
+        while True:
+            await self._look()
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Until the next probe is due; sooner when it is heard of meanwhile, but never sooner than `suspect_every`."""
+        around = self._around
+        stretch = 1.0 + around.rng.uniform(-JITTER, JITTER)
+        self._sooner.clear()
+        begun = around.clock()
+        while (left := begun + self.record.pause * stretch - around.clock()) > 0:
+            await self._sleep(left)
+            self._sooner.clear()
+
+    async def _sleep(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._sooner.wait()
+
+    async def _look(self) -> None:
+        """One probe of its health; where that is good and a token is due, one for a token too."""
+        around, record, name = self._around, self.record, self._spec.name
+        found = await self._measured(self._well(), record.health)
+        if found is None or found.kind != "good":
+            return
+        if record.wants_token(idle=not around.plane.busy(name), while_well=self._engine.asks_while_well):
+            await self._measured(self._token(), record.token)
+
+    async def _measured(self, probe: Coroutine[object, object, Finding | None], judge: _Judge) -> Finding | None:
+        """What a probe finds, counted and judged; None where it could not be made."""
+        around, spec = self._around, self._spec
+        began = around.clock()
+        found = await probe
+        if found is None:
+            return None
+        if found.kind != "unaskable":
+            around.meters.endpoint(spec.pool, spec.name).probed(found.kind == "good")
+        yielding = around.plane.yielded_since(spec.name, began)
+        change = judge(found, yielding=yielding, now=around.clock())
+        if change is not None:
+            around.say(spec, change)
+        return found
+
+    async def _well(self) -> Finding | None:
+        settings, health = self.record.settings, self._health
+        port = None if settings.port == "auto" else settings.port
+        # A path of the operator's own is taken as it is written; the engine's is below the endpoint's base path.
+        path = (self._spec.base_path if settings.path == "auto" else "") + (health.path or "/")
+        try:
+            reply = await (await self._asker(port)).get(path, settings.timeout, status_only=True)
+        except OSError as error:
+            return Finding("refused", f"tls.ca: {error.strerror or error}")
+        except UpstreamError as error:
+            return _no_answer(error)
+        if health.path is None or reply.status in health.well:
+            return Finding("good")
+        return Finding("unwell", f"{path} says {reply.status}")
+
+    async def _token(self) -> Finding | None:
+        patience = TOKEN_PATIENCE * self.record.settings.timeout
+        try:
+            question = await self._question()
+            if question is None:
+                return Finding("unaskable", "it is not known what to ask for")
+            reply = await self._post(question, patience)
+        except OSError as error:
+            return Finding("refused", f"tls.ca: {error.strerror or error}")
+        except UpstreamError as error:
+            return _no_answer(error)
+        told = self._engine.read(reply.status, reply.body)
+        if told == "unaskable":
+            self._listed = None
+        return Finding("good" if told == "token" else told, f"{question.path} says {reply.status}")
+
+    async def _question(self) -> Ask | None:
+        question = self._engine.ask(self._model)
+        if question is not None or self._engine.models is None:
+            return question
+        if self._listed is None:
+            # No route names a model of this pool's: the engine knows its own.
+            asker = await self._asker(None)
+            reply = await asker.get(self._spec.base_path + self._engine.models, self.record.settings.timeout)
+            self._listed = first_model(reply.body) if reply.status == 200 else None
+        return self._engine.ask(self._listed) if self._listed is not None else None
+
+    async def _post(self, question: Ask, timeout: float) -> Reply:
+        asker = await self._asker(None)
+        return await asker.post(self._spec.base_path + question.path, question.body, timeout)
+
+    async def _asker(self, port: int | None) -> Asker:
+        found = self._askers.get(port)
+        if found is None:
+            found = self._askers[port] = await self._around.asker(self._spec, port)
+        return found
+
+
+def _no_answer(error: UpstreamError) -> Finding | None:
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.errno in _OUR_OWN_LACK:
+        return None
+    return Finding(_KINDS.get(error.kind, "silent"), str(error))

@@ -1,0 +1,243 @@
+"""What the probes of one endpoint come to: is it up, suspect or down, how soon is it looked at again, when is it asked
+for a token, and when may it come back early? No I/O and no clock in here; POLICY: `pools.*.health`.
+
+Two kinds of probe. The *health* probe asks the engine's health path. It can't see an engine that hangs, which goes on
+saying 200 (vLLM's habit); so now and then the engine is *asked* for one token. That costs it a little, so it is done
+only while nobody else uses the endpoint, at most every sixth time, and at once where something is wrong.
+
+Busy is not dead: while the endpoint yields bytes on our streams, a probe that gets no good answer counts for nothing.
+Only a refused connection does: a server that has closed its port takes no new request, whatever it still yields.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from policies.settings.pools import Health
+
+ASK_EVERY: Final = 6
+"""Good health probes between two tokens asked for while nothing is wrong."""
+TOKEN_PATIENCE: Final = 5.0
+"""How many times `health.timeout` a token may take."""
+IN_VAIN: Final = 30.0
+"""Seconds within which a failure after an early return says that it was too early."""
+MOST_DEMANDED: Final = 32
+"""So many times `healthy_after` good probes are asked for at most, of one that came back in vain again and again."""
+
+State = Literal["unknown", "up", "suspect", "down"]
+Kind = Literal["good", "refused", "silent", "unwell", "full", "failed", "unaskable"]
+Shut = Literal["ejected", "breaker"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one probe has found; `why` is for the log.
+
+    good       it is well; asked for a token, it gave one
+    refused    nobody listens there, or what listens is not what it should be (TLS, no HTTP)
+    silent     no answer in time, or the connection broke before one
+    unwell     its health path says so
+    full       asked for a token: it answers, and takes no more work (429, 503)
+    failed     asked for a token: it answers that it failed, which the request may be to blame for
+    unaskable  it can't be asked for a token so
+    """
+
+    kind: Kind
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is to be told. `readmit`: what it was left out for is over, as far as probes can see it."""
+
+    state: Literal["up", "suspect", "down"]
+    why: str
+    readmit: bool = False
+
+
+class HealthRecord:
+    """The record of one endpoint. `now` is in seconds of one monotonic clock."""
+
+    __slots__ = (
+        "_askable",
+        "_bad",
+        "_demand",
+        "_doubt",
+        "_good",
+        "_mute",
+        "_readmitted_at",
+        "_seen",
+        "_shut",
+        "_since_ask",
+        "_slow",
+        "_tokens",
+        "_unasked",
+        "probed",
+        "settings",
+        "state",
+    )
+
+    def __init__(self, settings: Health) -> None:
+        self.settings = settings
+        self.state: State = "unknown"
+        self.probed = False
+        """Whether a first probe is over, however it ended."""
+        self._good = self._bad = 0  # health probes in a row
+        self._tokens = self._unasked = 0  # tokens in a row, got and waited for in vain
+        self._since_ask = 0
+        self._askable = True
+        self._mute = False  # down because it gives no token: health says nothing against that
+        self._doubt = False
+        self._slow = False  # in doubt because it was too slow on a request: only a token can tell
+        self._shut: set[Shut] = set()
+        self._seen = False  # whether a probe could see what is wrong, so that one can see that it is over
+        self._demand = settings.healthy_after
+        self._readmitted_at: float | None = None
+
+    # -- how often, and what
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next probe, before jitter."""
+        in_doubt = self._doubt or self.state in ("suspect", "down")
+        # Left out for what no probe can see (500s on some requests): looking more often would bring nothing to light.
+        waiting = bool(self._shut) and not (not self._seen and self._row >= self._demand)
+        return self.settings.suspect_every if in_doubt or waiting else self.settings.every
+
+    def wants_token(self, *, idle: bool, while_well: bool) -> bool:
+        """Whether to ask for a token after a good health probe. `idle`: nothing of ours is in flight there;
+        `while_well`: the engine may be asked without need."""
+        if not self._askable:
+            return False
+        if self._shut or self._slow or self._mute or self._unasked:
+            return True
+        return while_well and idle and not self._doubt and self._since_ask >= ASK_EVERY
+
+    # -- what is heard of the requests
+
+    def doubted(self, *, slow: bool = False) -> bool:
+        """A request found nobody there, or (`slow`) no content in time. Whether that is news: look again soon."""
+        news = not (self._doubt and (self._slow or not slow))
+        if news:
+            self._good = 0
+        self._doubt = self._seen = True
+        self._slow = self._slow or (slow and self._askable)
+        return news
+
+    def shut(self, by: Shut, now: float) -> bool:
+        """Requests are kept away from it. Whether that is news."""
+        news = not self._shut
+        self._shut.add(by)
+        if news:
+            self._good = self._tokens = 0
+            early = self._readmitted_at is not None and now - self._readmitted_at < IN_VAIN
+            least = self.settings.healthy_after
+            self._demand = min(2 * self._demand, MOST_DEMANDED * least) if early else least
+        return news
+
+    def opened(self, by: Shut) -> None:
+        """Requests are let to it again."""
+        self._shut.discard(by)
+
+    # -- what probes have found
+
+    def health(self, found: Finding, *, yielding: bool, now: float) -> Change | None:
+        """A health probe is over. `yielding`: bytes came from it on a request of ours since the probe began."""
+        self.probed = True
+        if found.kind == "good":
+            self._since_ask += 1
+            self._good += 1
+            self._bad = 0
+            return self._better(now)
+        if yielding and found.kind != "refused":
+            return None
+        return self._worse(found)
+
+    def token(self, found: Finding, *, yielding: bool, now: float) -> Change | None:
+        """It was asked for a token."""
+        self._since_ask = 0
+        if found.kind == "good":
+            self._tokens += 1
+            self._unasked = 0
+            self._slow = False
+            return self._better(now)
+        self._tokens = 0
+        if found.kind in ("unaskable", "failed", "full"):
+            return self._answered(found, now)
+        if yielding and found.kind != "refused":
+            # What yields is not slow either.
+            self._unasked = 0
+            self._slow = False
+            return None
+        return self._no_token(found) if found.kind == "silent" else self._worse(found)
+
+    def ask_again(self) -> None:
+        """What it is asked for is another model now, or it is another process: perhaps it can be asked."""
+        self._askable = True
+
+    # -- inside
+
+    @property
+    def _row(self) -> int:
+        """Good probes in a row, of the kind that counts for a return."""
+        return self._tokens if self._askable else self._good
+
+    def _better(self, now: float) -> Change | None:
+        if self._shut and self._seen and self._row >= self._demand:
+            # To be told once; should it be shut again, that is news.
+            self._shut.clear()
+            self._readmitted_at = now
+            return self._well("answers again", readmit=True)
+        if self.state == "unknown":
+            return self._well("answers")
+        if self._mute:
+            return self._well("gives tokens again") if self._tokens >= self.settings.healthy_after else None
+        if self._unasked or self._slow:
+            return None
+        if (self._doubt or self.state != "up") and self._good >= self.settings.healthy_after:
+            return self._well("answers again")
+        return None
+
+    def _well(self, why: str, *, readmit: bool = False) -> Change:
+        if self.state == "down":
+            # Perhaps another process than the one that could not be asked.
+            self._askable = True
+        self.state = "up"
+        self._doubt = self._slow = self._mute = False
+        self._unasked = 0
+        # Of one that is still shut a later probe may only tell what an earlier one has seen.
+        self._seen = self._seen and bool(self._shut)
+        return Change("up", why, readmit)
+
+    def _worse(self, found: Finding) -> Change | None:
+        self._good = self._tokens = 0
+        self._bad += 1
+        self._doubt = self._seen = True
+        return self._fallen(self._bad >= self.settings.unhealthy_after, found.why)
+
+    def _no_token(self, found: Finding) -> Change | None:
+        self._unasked += 1
+        self._doubt = self._seen = True
+        enough = self._unasked >= self.settings.unhealthy_after
+        self._mute = self._mute or enough
+        return self._fallen(enough, f"accepts, but gives no token: {found.why}")
+
+    def _answered(self, found: Finding, now: float) -> Change | None:
+        """An answer that is no token: it does not hang, whatever else is wrong."""
+        self._unasked = 0
+        self._slow = self._mute = False
+        if found.kind == "full" and self._shut:
+            self._seen = True
+        if found.kind == "unaskable":
+            self._askable = False
+        return self._better(now)
+
+    def _fallen(self, enough: bool, why: str) -> Change | None:
+        if enough and self.state != "down":
+            self.state = "down"
+            return Change("down", why)
+        if not enough and self.state in ("up", "unknown"):
+            self.state = "suspect"
+            return Change("suspect", why)
+        return None
