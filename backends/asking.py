@@ -12,7 +12,7 @@ import ssl
 from dataclasses import dataclass
 from typing import Final
 
-from backends.connections import ConnectionPool, Resolver, system_resolver
+from backends.connections import ConnectionPool, Resolve
 from backends.table import EndpointSpec
 from backends.tls import TlsSettings
 from backends.upstream import Headers, Origin, UpstreamError
@@ -70,7 +70,7 @@ class Asker:
 
     def __init__(
         self, spec: EndpointSpec, *, port: int | None, agent: str, wheel: TimerWheel, buffer: memoryview,
-        context: ssl.SSLContext | None, resolve: Resolver = system_resolver,
+        context: ssl.SSLContext | None, resolve: Resolve | None = None,
     ) -> None:  # fmt: skip
         tls = TlsSettings(ca=spec.ca, server_name=spec.server_name) if spec.tls else None
         origin = Origin(spec.host, spec.port if port is None else port, tls)

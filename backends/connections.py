@@ -8,21 +8,15 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from backends.http1 import READ_SIZE, Connection
+from backends.resolve import Address, Resolver
 from backends.tls import client_context
 from backends.upstream import Origin, UpstreamError
 from backends.wheel import Timer, TimerWheel
 
-Address = tuple[str, int]
-Resolver = Callable[[str, int], Awaitable[list[Address]]]
+Resolve = Callable[[str, int], Awaitable[list[Address]]]
 
 # The deadline of `connect` is what ends a slow handshake; asyncio wants a number of its own.
 _HANDSHAKE_TIMEOUT: Final = 3600.0
-
-
-async def system_resolver(host: str, port: int) -> list[Address]:
-    """The addresses of a name in the system's order, asked off the loop. Raises socket.gaierror, UnicodeError."""
-    infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys((str(address[0]), int(address[1])) for *_, address in infos))
 
 
 def read_buffer() -> memoryview:
@@ -46,7 +40,7 @@ class ConnectionPool:
         keep_alive: float,
         wheel: TimerWheel,
         buffer: memoryview | None = None,
-        resolve: Resolver = system_resolver,
+        resolve: Resolve | None = None,
         context: ssl.SSLContext | None = None,
     ) -> None:
         self.origin: Final = origin
@@ -54,7 +48,7 @@ class ConnectionPool:
         self._wheel: Final = wheel
         self._time: Final = wheel.time
         self._buffer: Final = read_buffer() if buffer is None else buffer
-        self._resolve: Final = resolve
+        self._resolve: Final = Resolver(wheel.time).resolve if resolve is None else resolve
         self._tls: Final = client_context(origin.tls) if origin.tls is not None and context is None else context
         # In the order in which they became idle.
         self._idle: dict[Connection, None] = {}

@@ -14,10 +14,12 @@ from math import inf
 from typing import Protocol
 
 from backends.connections import ConnectionPool, read_buffer
-from backends.endpoint import Endpoint, EndpointMeter
+from backends.endpoint import Endpoint
 from backends.events import EndpointEvent, Verdict
+from backends.meters import EndpointMeter, PoolMeter
 from backends.pool import Pool, Strategy
-from backends.pool_state import PoolMeter, PoolState
+from backends.pool_state import PoolState
+from backends.resolve import Resolver
 from backends.table import EndpointSpec, Table
 from backends.tls import TlsSettings
 from backends.upstream import Origin
@@ -64,6 +66,7 @@ class DataPlane:
         self._now = now
         self._clock = clock
         self._buffer = read_buffer()
+        self._resolver = Resolver(wheel.time)
         self._endpoints: dict[EndpointSpec, Endpoint] = {}
         self._retired: list[Endpoint] = []
         self._strategies: dict[tuple[str, str], Strategy] = {}
@@ -125,8 +128,14 @@ class DataPlane:
         """Whether an attempt is under way on the endpoint of this name, also on one that left the table."""
         return any(endpoint.in_flight for endpoint in self._all() if endpoint.name == name)
 
+    def yielded_since(self, name: str, moment: float) -> bool:
+        """Whether bytes of an answer came from the endpoint of this name since a moment of `clock`."""
+        return any(endpoint.yielded_since(moment) for endpoint in self._all() if endpoint.name == name)
+
     def close(self) -> None:
         """Close every connection that no exchange uses."""
+        if self._ticking is not None:
+            self._wheel.cancel(self._ticking)
         for endpoint in self._all():
             endpoint.close()
 
@@ -169,7 +178,13 @@ class DataPlane:
         tls = TlsSettings(ca=spec.ca, server_name=spec.server_name) if spec.tls else None
         origin = Origin(spec.host, spec.port, tls)
         try:
-            connections = ConnectionPool(origin, keep_alive=spec.keep_alive, wheel=self._wheel, buffer=self._buffer)
+            connections = ConnectionPool(
+                origin,
+                keep_alive=spec.keep_alive,
+                wheel=self._wheel,
+                buffer=self._buffer,
+                resolve=self._resolver.resolve,
+            )
         except OSError as error:
             reason = f"endpoint {spec.name}: tls.ca {spec.ca} can't be loaded: {error.strerror or error}"
             raise OSError(error.errno, reason) from error

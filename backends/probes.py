@@ -12,8 +12,9 @@ import ssl
 from collections.abc import Callable, Coroutine, Mapping
 
 from backends.asking import Asker
-from backends.connections import Resolver, read_buffer, system_resolver
+from backends.connections import Resolve, read_buffer
 from backends.events import EndpointEvent, Verdict
+from backends.resolve import Resolver
 from backends.table import EndpointSpec, Table
 from backends.tls import TlsSettings, client_context
 from backends.watch import Around, Meters, Plane, Watch
@@ -32,13 +33,13 @@ class Prober:
 
     def __init__(
         self, *, plane: Plane, tell: Callable[[Verdict], None], meters: Meters, wheel: TimerWheel,
-        clock: Callable[[], float], rng: random.Random, agent: str, resolve: Resolver = system_resolver,
+        clock: Callable[[], float], rng: random.Random, agent: str, resolve: Resolve | None = None,
     ) -> None:  # fmt: skip
         self._around = Around(plane, meters, clock, rng, self._say, self._asker)
         self._tell = tell
         self._wheel = wheel
         self._agent = agent
-        self._resolve = resolve
+        self._resolve = Resolver(wheel.time).resolve if resolve is None else resolve
         self._buffer = read_buffer()
         self._watched: dict[EndpointSpec, Watch] = {}
         self._by_name: dict[tuple[str, str], Watch] = {}
