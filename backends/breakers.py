@@ -1,94 +1,142 @@
 """The breakers of one endpoint, one a model: what is wrong with one model says nothing about the others."""
 
 from collections.abc import Iterator, Mapping
+from math import inf
 from typing import Final
 
+from backends.table import Forced
 from policies.breaker import Breaker, Permit, State
 from policies.settings.pools import Breaker as Settings
 
-# So many models have a breaker of their own; further ones share one. A route with a glob lets clients choose the names.
 MODELS: Final = 64
+"""So many models have a breaker of their own; further ones share one. A route with a glob lets clients choose names."""
 REST: Final = "(others)"
 
 _WORST: Final[Mapping[State, int]] = {"closed": 0, "half_open": 1, "open": 2}
 
 
 class Breakers:
-    """Made at the first failure and forgotten once they are as good as new: while nothing fails there is none."""
+    """Each is made at the first failure and forgotten once it is as good as new: while nothing fails there is none.
 
-    __slots__ = ("_by_model", "_rest", "_shown")
+    While the operator holds them in one state (`forced`) there is none either, and outcomes count for nothing.
+    """
+
+    __slots__ = ("_by_model", "_rest", "_shown", "forced")
 
     def __init__(self) -> None:
+        self.forced: Forced | None = None
         self._by_model: dict[str | None, Breaker] = {}
         self._rest: Breaker | None = None
-        self._shown: dict[int, State] = {}
+        # What was told of each, where it is not closed.
+        self._shown: dict[str, State] = {}
 
     def __bool__(self) -> bool:
         return bool(self._by_model) or self._rest is not None
 
-    def of(self, model: str | None) -> Breaker | None:
-        """The one that is asked for this model, or None."""
-        return self._by_model.get(model, self._rest)
+    @property
+    def matter(self) -> bool:
+        """Whether one of them may keep an attempt away."""
+        return bool(self._shown)
 
-    def make(self, model: str | None, settings: Settings) -> Breaker:
-        """A new one for a model that has none."""
-        breaker = Breaker(settings)
-        if len(self._by_model) < MODELS:
-            self._by_model[model] = breaker
-        else:
-            self._rest = breaker
-        return breaker
+    def closed(self, model: str | None, now: float) -> bool:
+        """Whether the one for this model is closed."""
+        breaker = self._of(model)
+        return self.forced != "open" and (breaker is None or breaker.state(now) == "closed")
+
+    def probing(self, model: str | None, now: float) -> bool:
+        """Whether the one for this model is half open."""
+        breaker = self._of(model)
+        return breaker is not None and breaker.state(now) == "half_open"
 
     def lets(self, model: str | None, now: float) -> bool:
         """Whether an attempt may be sent."""
         breaker = self._by_model.get(model, self._rest)
-        return breaker is None or breaker.available(now)
+        return self.forced != "open" and (breaker is None or breaker.available(now))
+
+    def retry_in(self, model: str | None, now: float) -> float:
+        """Seconds until an attempt may be sent; inf while the operator holds them open."""
+        breaker = self._of(model)
+        return inf if self.forced == "open" else 0.0 if breaker is None else breaker.retry_in(now)
 
     def permit(self, model: str | None, now: float) -> Permit | None:
+        """Leave for one attempt; None where none is needed."""
         breaker = self._by_model.get(model, self._rest)
         return None if breaker is None else breaker.permit(now)
 
+    def settle(
+        self, model: str | None, permit: Permit | None, failed: bool | None, now: float, *, settings: Settings | None,
+        last_closed: bool,
+    ) -> bool:  # fmt: skip
+        """Tell the one for this model how an attempt ended (None: neutral); whether there is something to tell."""
+        breaker = self._of(model)
+        if breaker is None:
+            if not failed or settings is None or self.forced is not None:
+                return False
+            breaker = self._make(model, settings)
+        return breaker.settle(permit, failed, now, last_closed=last_closed) is not None
+
     def half_open(self, now: float) -> None:
-        """It is well, say the probes: each that is open asks it before its time is over."""
+        """The endpoint is well, say its probes: each that is open asks it before its time is over."""
         for _, breaker in self._all():
             breaker.half_open(now)
+
+    def force(self, state: Forced | None) -> None:
+        """Hold them in one state; None lets them go by the outcomes again, from closed."""
+        self.forced = state
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all that they know."""
+        self._by_model.clear()
+        self._shown.clear()
+        self._rest = None
 
     def forget(self) -> None:
         """Drop those that are as good as new."""
         for model in [model for model, breaker in self._by_model.items() if breaker.idle()]:
-            self._shown.pop(id(self._by_model.pop(model)), None)
+            del self._by_model[model]
         if self._rest is not None and self._rest.idle():
-            self._shown.pop(id(self._rest), None)
             self._rest = None
-
-    def clear(self) -> None:
-        """Drop all: the operator holds them in one state."""
-        self._by_model.clear()
-        self._shown.clear()
-        self._rest = None
 
     def steps(self, now: float) -> list[tuple[str, State, float]]:
         """What has changed since the last call: model, new state, seconds until it asks again."""
         steps = []
         for model, breaker in self._all():
             state = breaker.state(now)
-            if state != self._shown.get(id(breaker), "closed"):
-                self._shown[id(breaker)] = state
-                steps.append((model, state, breaker.retry_in(now)))
+            if state == self._shown.get(model, "closed"):
+                continue
+            if state == "closed":
+                del self._shown[model]
+            else:
+                self._shown[model] = state
+            steps.append((model, state, breaker.retry_in(now)))
         return steps
 
     def states(self, now: float) -> dict[str, State]:
-        """By model."""
+        """By model; those that have nothing to remember are left out."""
         return {model: breaker.state(now) for model, breaker in self._all()}
 
     def worst(self, now: float) -> State:
         """The state of the one that is least closed."""
+        if self.forced is not None:
+            return self.forced
         return max((breaker.state(now) for _, breaker in self._all()), key=_WORST.__getitem__, default="closed")
 
     def due(self, now: float) -> float:
         """The moment at which the next of them turns half open; inf when none is open."""
-        open_ones = (breaker for _, breaker in self._all() if breaker.state(now) == "open")
-        return min((now + breaker.retry_in(now) for breaker in open_ones), default=float("inf"))
+        opened = [breaker for _, breaker in self._all() if breaker.state(now) == "open"]
+        return min((now + breaker.retry_in(now) for breaker in opened), default=inf)
+
+    def _of(self, model: str | None) -> Breaker | None:
+        return self._by_model.get(model, self._rest)
+
+    def _make(self, model: str | None, settings: Settings) -> Breaker:
+        breaker = Breaker(settings)
+        if len(self._by_model) < MODELS:
+            self._by_model[model] = breaker
+        else:
+            self._rest = breaker
+        return breaker
 
     def _all(self) -> Iterator[tuple[str, Breaker]]:
         for model, breaker in self._by_model.items():

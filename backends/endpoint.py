@@ -5,13 +5,12 @@ from types import TracebackType
 
 from backends.connections import ConnectionPool
 from backends.http1 import Connection
-from backends.pool_state import Gauge, PoolState
-from backends.standing import EndpointMeter, Standing
+from backends.meters import EndpointMeter, Gauge
+from backends.pool_state import PoolState
+from backends.standing import Standing
 from backends.table import EndpointSpec
 from policies.breaker import Permit
 from policies.outcome import OK, Outcome
-
-__all__ = ["Endpoint", "EndpointMeter", "Gauge", "Slot"]
 
 # Paths and queries that clients send are remembered with their ready-made request line; beyond this many they are
 # made anew.
@@ -43,6 +42,7 @@ class Endpoint:
 
     weight: its share beside the others', smaller while it starts slowly
     warmth: the part of its share that it gets, 1 when it is warm
+    failing: whether it has failed just now
     usual: whether nothing of its share is held back
     standing: what it has come to; whether it may be tried
     """
@@ -51,6 +51,7 @@ class Endpoint:
         "_connections",
         "_heads",
         "_yielded_at",
+        "failing",
         "in_flight",
         "meter",
         "name",
@@ -69,6 +70,7 @@ class Endpoint:
         self.name = spec.name
         self.weight = spec.weight
         self.warmth = 1.0
+        self.failing = False
         self.usual = True
         self.in_flight = 0
         self.meter = meter
@@ -122,7 +124,8 @@ class Endpoint:
 
     def permit(self, model: str | None, now: float) -> Permit | None:
         """The breaker's leave for one attempt, for `settle`. None in the usual state; `choose` has asked before."""
-        return self.standing.permit(model, now)
+        breakers = self.standing.breakers
+        return breakers.permit(model, now) if breakers else None
 
     def settle(
         self, outcome: Outcome, now: float | None = None, *, model: str | None = None, permit: Permit | None = None,

@@ -61,7 +61,7 @@ class Pool:
             self._look()
         usual = self._usual
         if self._guarded:
-            usual = [one for one in usual if one.standing.lets(model, now)]
+            usual = [one for one in usual if one.standing.breakers.lets(model, now)]
         if not usual:
             return self._panic(now, model, tried)
         if tried:
@@ -70,7 +70,7 @@ class Pool:
 
     def fresh(self, now: float, model: str | None, tried: Sequence[Endpoint]) -> bool:
         """Whether a candidate is there that was not tried yet."""
-        return any(one not in tried for one in self.available(now) if one.standing.lets(model, now))
+        return any(one not in tried for one in self.available(now) if one.standing.breakers.lets(model, now))
 
     def available(self, now: float) -> Sequence[Endpoint]:
         """The candidates now, save for their breakers."""
@@ -89,7 +89,7 @@ class Pool:
         reasons: list[Nobody] = []
         for standing in there:
             pause = standing.paused_until - now if standing.told else 0.0
-            retry_in = standing.retry_in(model, now)
+            retry_in = standing.breakers.retry_in(model, now)
             reasons.append(Nobody("paused", pause) if pause > retry_in else Nobody("breaker", retry_in))
         soonest = min(reasons, key=lambda one: one.retry_after)
         return soonest if soonest.retry_after < float("inf") else Nobody("breaker", SOON)
@@ -98,22 +98,20 @@ class Pool:
         """Work out who is a candidate."""
         self._seen = self._state.version
         self._usual = [one for one in self.candidates if one.standing.available]
-        self._guarded = any(one.standing.guarded for one in self._usual)
-        if self._usual and not self._guarded:
-            self._state.panicking = False
+        self._guarded = any(one.standing.breakers.matter for one in self._usual)
 
     def _panic(self, now: float, model: str | None, tried: Sequence[Endpoint]) -> Endpoint | None:
         """The last resort: paused ones before ejected ones before those that are down."""
         left = [
             one for one in self.candidates
-            if not one.standing.drained and not one.standing.told and one.standing.lets(model, now)
+            if not one.standing.drained and not one.standing.told and one.standing.breakers.lets(model, now)
         ]  # fmt: skip
         if not left:
             return None
         left = [one for one in left if one not in tried] or left
         best = min(_trouble(one) for one in left)
         counts = Counter(_TROUBLES[_trouble(one)] for one in left)
-        self._state.panics(counts)
+        self._state.panic(now, counts)
         return self.strategy.choose([one for one in left if _trouble(one) == best])
 
 

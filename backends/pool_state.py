@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final
 
 from backends.events import EndpointEvent, Figures, Kind
+from backends.meters import PoolMeter
 from backends.table import PoolSpec
 from policies.ejection import may_eject
 from policies.retry_budget import RetryBudget
@@ -12,18 +13,8 @@ from policies.retry_budget import RetryBudget
 if TYPE_CHECKING:
     from backends.standing import Standing
 
-
-class Gauge(Protocol):
-    """A number that a metric shows."""
-
-    value: float
-
-
-class PoolMeter(Protocol):
-    """How a pool counts, without knowing where to."""
-
-    @property
-    def panics(self) -> Gauge: ...
+PANIC_OVER: Final = 10.0
+"""A panic that nobody had for so many seconds is over, and the next one is told again."""
 
 
 class PoolState:
@@ -34,8 +25,8 @@ class PoolState:
     """
 
     __slots__ = (
-        "_alarm", "_emit", "_timed", "breaker_when", "budget", "due", "ejection_when", "members", "meter", "name",
-        "panicking", "spec", "version",
+        "_alarm", "_emit", "_panic_at", "_timed", "breaker_when", "budget", "due", "ejection_when", "members", "meter",
+        "name", "spec", "version",
     )  # fmt: skip
 
     def __init__(
@@ -48,12 +39,12 @@ class PoolState:
         self.members: tuple[Standing, ...] = ()
         self.version = 0
         self.due = inf
-        self.panicking = False
         self.spec = PoolSpec(name, "", "", (), ())
         self.ejection_when: frozenset[str] = frozenset()
         self.breaker_when: frozenset[str] = frozenset()
         self._emit = emit
         self._alarm = alarm
+        self._panic_at = -inf
         # Those whose state changes by itself at some moment, in the order in which they got there.
         self._timed: dict[Standing, None] = {}
 
@@ -68,7 +59,7 @@ class PoolState:
         for member in members:
             member.follow(spec, now)
         self._let_back(now)
-        self.version += 1
+        self.changed()
 
     def refresh(self, now: float) -> None:
         """Let everything expire whose time is over. Costs nothing before `due`."""
@@ -110,20 +101,23 @@ class PoolState:
 
     def last_closed(self, standing: "Standing", model: str | None, now: float) -> bool:
         """Whether nobody else's breaker is closed for this model (rule 11)."""
-        return not any(one.closed(model, now) for one in self.members if one is not standing and not one.drained)
+        others = (one for one in self.members if one is not standing and not one.drained)
+        return not any(one.breakers.closed(model, now) for one in others)
 
-    def panics(self, figures: Mapping[str, int]) -> None:
-        """A choice had to look past what keeps endpoints out. Told once, until there is a candidate again."""
+    def panic(self, now: float, figures: Mapping[str, int]) -> None:
+        """A choice had to look past what keeps endpoints out."""
         self.meter.panics.value += 1
-        if not self.panicking:
-            self.panicking = True
+        if now - self._panic_at > PANIC_OVER:
             self.tell("", "panic", "no candidate", figures)
+        self._panic_at = now
 
     def _let_back(self, now: float) -> None:
         """After a reload the pool may be smaller, or allow less: those whose time is over first come back."""
         settings = self.spec.ejection
+        if settings is None:
+            return
         ejected = sorted((one for one in self.members if one.ejected), key=lambda one: one.ejected_until)
-        while ejected and (settings is None or not may_eject(settings, len(self.members), len(ejected) - 1)):
+        while ejected and not may_eject(settings, len(self.members), len(ejected) - 1):
             ejected.pop(0).readmit(now, "the pool allows less")
 
 

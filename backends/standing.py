@@ -8,99 +8,72 @@ candidates may be others now.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 from backends.breakers import Breakers
-from backends.events import Figures, Kind, Verdict
-from backends.pool_state import Gauge, PoolState
+from backends.events import Kind, Verdict
+from backends.meters import EndpointMeter
+from backends.pool_state import PoolState
+from backends.share import Owner, Share
 from backends.table import EndpointSpec, Forced, PoolSpec
 from policies.breaker import Permit, State
 from policies.ejection import FailureRecord, Reason
 from policies.outcome import Outcome
 from policies.pause import Pause
 from policies.settings.pools import Ejection
-from policies.slow_start import factor
-
-# How often a growing share is looked at, in seconds.
-STEP: Final = 0.25
-
-# What an attempt may find without a word in HTTP: the probes should look at once.
-_FAILED: Final = frozenset({"not_sent", "no_answer", "too_slow", "broken_off"})
 
 Shown = Literal["unknown", "up", "suspect", "down", "paused", "ejected", "draining"]
+Probed = Literal["unknown", "up", "suspect", "down"]
 
-
-class EndpointMeter(Protocol):
-    """How an endpoint counts, without knowing where to."""
-
-    @property
-    def in_flight(self) -> Gauge: ...
-    @property
-    def unframed(self) -> Gauge:
-        """Answers whose end was the connection's."""
-
-    @property
-    def broken(self) -> Gauge:
-        """Answers that broke off after their first byte had gone to the client."""
-
-    def attempt(self, outcome: str) -> None: ...
-    def state(self, name: str) -> None: ...
-    def breaker(self, state: str) -> None: ...
-    def ejected(self, reason: str) -> None: ...
-
-
-class Share(Protocol):
-    """Whose share grows: what the strategies read."""
-
-    weight: float
-    warmth: float
-    usual: bool
+SUSPECT_FOR: Final = 10.0
+"""Seconds for which an endpoint is shown as suspect after a reason for it, where no probe says that it is well."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One endpoint for the operator's eyes. Seconds are from now; 0 where it is not so."""
+    """One endpoint for the operator's eyes. Seconds are from now, 0 where it is not so."""
 
     state: Shown
-    probes: str
-    """What the probes say: unknown, up, down or suspect."""
+    probes: Probed
+    """What the probes say."""
     paused_for: float
     ejected_for: float
     warmth: float
     """The part of its share that it gets, 1 when it is warm."""
     drained: bool
     forced: Forced | None
+    breaker: State
+    """The worst of all models'."""
     breakers: Mapping[str, State]
-    """By model; those that are closed and have nothing to remember are left out."""
+    """By model; those that have nothing to remember are left out."""
 
 
 class Standing:
     """Of one endpoint. Every `now` is in seconds of one monotonic clock.
 
     troubled: whether a success has anything to do here; while nothing is wrong it has not
-    record: what to tell a success to in any case; None while ejection is off
+    record: what a success is told in any case; None while ejection is off
     """
 
     __slots__ = (
-        "_breakers", "_pause", "_returned_at", "_settings", "_share", "_shown", "_shown_breaker", "_spec", "_state",
-        "_suspect_until", "drained", "ejected", "forced", "meter", "paused", "probes", "record", "retired", "troubled",
+        "_members", "_owner", "_pause", "_settings", "_share", "_shown", "_shown_breaker", "_spec", "_suspect_until",
+        "breakers", "drained", "ejected", "meter", "paused", "probes", "record", "retired", "troubled",
     )  # fmt: skip
 
-    def __init__(self, spec: EndpointSpec, share: Share, state: PoolState, meter: EndpointMeter) -> None:
+    def __init__(self, spec: EndpointSpec, owner: Owner, members: PoolState, meter: EndpointMeter) -> None:
         self._spec = spec
-        self._share = share
-        self._state = state
+        self._owner = owner
+        self._share = Share(owner, spec.weight)
+        self._members = members
         self.meter = meter
         # A worker is in the table only while its supervisor finds it ready.
-        self.probes: Literal["unknown", "up", "down", "suspect"] = "up" if spec.incarnation else "unknown"
+        self.probes: Probed = "up" if spec.incarnation else "unknown"
         self.drained = self.ejected = self.paused = self.retired = self.troubled = False
-        self.forced: Forced | None = None
+        self.breakers = Breakers()
         self.record: FailureRecord | None = None
         self._settings: Ejection | None = None
-        self._breakers = Breakers()
         self._pause: Pause | None = None
         self._suspect_until = -inf
-        self._returned_at: float | None = None
         self._shown: Shown | None = None
         self._shown_breaker: State | None = None
 
@@ -123,37 +96,13 @@ class Standing:
 
     @property
     def paused_until(self) -> float:
+        """When its pause is over, or was."""
         return self._pause.until if self._pause is not None else -inf
 
     @property
     def available(self) -> bool:
         """Whether it is a candidate, save for its breakers."""
-        return not (self.drained or self.ejected or self.paused or self.down or self.forced == "open")
-
-    @property
-    def guarded(self) -> bool:
-        """Whether it depends on the model if it is a candidate."""
-        return bool(self._breakers)
-
-    def lets(self, model: str | None, now: float) -> bool:
-        """Whether its breaker lets an attempt through."""
-        return self.forced != "open" and self._breakers.lets(model, now)
-
-    def closed(self, model: str | None, now: float) -> bool:
-        """Whether its breaker for this model is closed."""
-        breaker = self._breakers.of(model)
-        return self.forced != "open" and (breaker is None or breaker.state(now) == "closed")
-
-    def retry_in(self, model: str | None, now: float) -> float:
-        """Seconds until its breaker lets an attempt through; inf while the operator holds it open."""
-        if self.forced == "open":
-            return inf
-        breaker = self._breakers.of(model)
-        return 0.0 if breaker is None else breaker.retry_in(now)
-
-    def permit(self, model: str | None, now: float) -> Permit | None:
-        """Leave for one attempt; None in the usual state, where none is needed."""
-        return self._breakers.permit(model, now) if self._breakers else None
+        return not (self.drained or self.ejected or self.paused or self.down or self.breakers.forced == "open")
 
     def report(self, now: float) -> Report:
         """For the operator's eyes."""
@@ -162,10 +111,11 @@ class Standing:
             probes=self.probes,
             paused_for=max(0.0, self.paused_until - now) if self.paused else 0.0,
             ejected_for=max(0.0, self.ejected_until - now) if self.ejected else 0.0,
-            warmth=self._share.warmth,
+            warmth=self._owner.warmth,
             drained=self.drained,
-            forced=self.forced,
-            breakers=self._breakers.states(now),
+            forced=self.breakers.forced,
+            breaker=self.breakers.worst(now),
+            breakers=self.breakers.states(now),
         )
 
     # -- how it learns
@@ -177,104 +127,120 @@ class Standing:
         """One attempt has ended."""
         if self.retired:
             return
-        label, state = outcome.label, self._state
-        if outcome.word in _FAILED and not excused:
-            self._tell("failed", label)
+        self._members.refresh(now)
+        label = outcome.label
+        faulty = label in self._members.breaker_when
         if excused or outcome.word == "client_gone":
             self._tell_breaker(model, permit, None, now, label)
         elif outcome.word == "ok":
-            self._well(model, permit, now)
+            self._succeeded(model, permit, now)
         elif outcome.status in (429, 503):
             self._saturated(label, retry_after, now)
-            # It is no failure while the breaker is closed, and no success of a probe.
-            breaker = self._breakers.of(model)
-            probing = breaker is not None and breaker.state(now) == "half_open"
-            self._tell_breaker(model, permit, probing or label in state.breaker_when or None, now, label)
+            # It is no failure while the breaker is closed, and no success of a probe (FAULTS row 21).
+            failed = faulty or self.breakers.probing(model, now) or None
+            self._tell_breaker(model, permit, failed, now, label)
         else:
-            if label in state.ejection_when and self.record is not None:
-                self._judge(self.record.failed(now), now)
-            self._tell_breaker(model, permit, label in state.breaker_when or None, now, label)
+            self._failed(outcome, label, now)
+            self._tell_breaker(model, permit, faulty or None, now, label)
         self._settle(now)
 
     def heard(self, verdict: Verdict, now: float) -> None:
         """What the probes say."""
+        self._members.refresh(now)
         was, self.probes = self.probes, verdict.state
         if verdict.state == "up":
             self._suspect_until = -inf
         if verdict.readmit:
-            self.readmit(now, verdict.reason or "probes")
-            self._breakers.half_open(now)
-            self._announce(now, "probes")
+            self.breakers.half_open(now)
+            self._announce(now, verdict.reason)
         if verdict.state == "down" and was != "down":
             self._tell("down", verdict.reason)
-            self._state.changed()
-        elif verdict.state == "suspect" and was not in ("suspect", "down"):
+            self._members.changed()
+        elif verdict.state == "suspect" and was in ("unknown", "up"):
             self._tell("suspect", verdict.reason)
         elif was == "down" and verdict.state != "down":
-            self._returned(now, verdict.reason or "probes")
+            self._returned(now, verdict.reason)
+        if verdict.readmit:
+            self.readmit(now, verdict.reason)
         self._settle(now)
 
     def follow(self, spec: PoolSpec, now: float) -> None:
         """A new table: the pool's settings and the operator's word."""
-        self._renew(spec)
+        first = self._shown is None
+        self._renew(spec, now)
         drained, forced = self._spec.name in spec.drained, spec.forced.get(self._spec.name)
         resumed, self.drained = self.drained and not drained, drained
-        if forced != self.forced:
+        if forced != self.breakers.forced:
             self._force(forced, now)
         if resumed:
             self._returned(now, "resumed")
+        if first and self._spec.incarnation > 1:
+            # A worker that was started again is as cold as one that was away.
+            self._share.begin(now, spec.slow_start)
         self._settle(now)
 
     def retire(self) -> None:
         """It left the table: it learns nothing more, and nobody is told of it."""
         self.retired = True
-        self._share.warmth, self._share.usual = 1.0, True
+        self._share.whole()
 
     def readmit(self, now: float, why: str) -> None:
         """End an ejection early."""
         if self.ejected and self.record is not None:
             self.record.readmit(now)
             self._return(now, why)
+            self._settle(now)
 
     def refresh(self, now: float) -> float:
         """Let expire whose time is over; when to look again, inf for never."""
-        if self.ejected and now >= self.ejected_until:
-            self._return(now, "served")
         if self.paused and now >= self.paused_until:
             self.paused = False
-            self._state.changed()
-        self._announce(now, "its time is over")
-        self._warm(now)
+            self._members.changed()
+        if self.ejected and now >= self.ejected_until:
+            self._return(now, "served")
+        self._announce(now, "open_for is over")
+        self._share.refresh(now, self._members.spec.slow_start)
         self._show(now)
         return self._due(now)
 
     # -- the steps
 
-    def _well(self, model: str | None, permit: Permit | None, now: float) -> None:
+    def _succeeded(self, model: str | None, permit: Permit | None, now: float) -> None:
         if self.record is not None:
             self.record.succeeded(now)
         if self._pause is not None:
             self._pause.succeeded()
             if not self.paused:
                 self._pause = None
-        if self._breakers:
+        if self.breakers:
             self._tell_breaker(model, permit, False, now, "ok")
-            self._breakers.forget()
-            if not self._breakers:
-                self._state.changed()
+            self.breakers.forget()
+
+    def _failed(self, outcome: Outcome, label: str, now: float) -> None:
+        if outcome.word == "too_slow":
+            # What hangs goes on saying 200 to a health check: it must be asked for a token.
+            self._doubt(now, label)
+        elif outcome.word != "status":
+            self._tell("failed", label)
+        if label not in self._members.ejection_when and label not in self._members.breaker_when:
+            return
+        self._share.failed(now)
+        if self.record is not None and label in self._members.ejection_when:
+            self._judge(self.record.failed(now), now)
 
     def _saturated(self, label: str, retry_after: float | None, now: float) -> None:
+        self._share.failed(now)
         if self._pause is None:
             self._pause = Pause()
         seconds = self._pause.saturated(retry_after, now)
         if not self.paused:
             self.paused = True
-            self._state.changed()
+            self._members.changed()
             self._tell("paused", label, seconds=seconds, told=str(self._pause.told).lower())
         record = self.record
         if record is None:
             return
-        if label in self._state.ejection_when:
+        if label in self._members.ejection_when:
             self._judge(record.failed(now), now)
         elif label == "429":
             self._judge(record.failed(now, consecutive=False), now)
@@ -283,121 +249,107 @@ class Standing:
 
     def _judge(self, reason: Reason | None, now: float) -> None:
         """There may be a reason to eject it; the pool must be able to bear it."""
-        if reason is None or self.ejected or self.record is None:
+        if reason is None or self.ejected or self.drained or self.down or self.record is None:
             return
         figures = {"failures": reason.failures, "requests": reason.requests, "window": reason.window}
-        if self._state.may_eject():
-            seconds = self.record.eject(now)
-            self.ejected = True
-            self.meter.ejected(reason.kind)
-            self._state.changed()
-            self._tell("ejected", reason.kind, **figures, seconds=seconds)
+        if not self._members.may_eject():
+            self._doubt(now, reason.kind, **figures)
             return
+        seconds = self.record.eject(now)
+        self.ejected = True
+        self.meter.ejected(reason.kind)
+        self._members.changed()
+        self._tell("ejected", reason.kind, **figures, seconds=seconds)
+
+    def _doubt(self, now: float, reason: str, **figures: float) -> None:
+        """It stays, and is looked at: told once, until a probe finds it well or there was no reason for a while."""
         if now >= self._suspect_until:
-            self._tell("suspect", reason.kind, **figures)
-        settings = self._state.spec.ejection
-        self._suspect_until = now + (settings.for_ if settings is not None else 0.0)
+            self._tell("suspect", reason, **figures)
+        self._suspect_until = now + SUSPECT_FOR
 
     def _tell_breaker(
         self, model: str | None, permit: Permit | None, failed: bool | None, now: float, label: str
     ) -> None:
-        settings, breaker = self._state.spec.breaker, self._breakers.of(model)
-        if breaker is None:
-            if not failed or settings is None or self.forced is not None:
-                return
-            breaker = self._breakers.make(model, settings)
-            self._state.changed()
-        last = bool(failed) and self._state.last_closed(self, model, now)
-        if breaker.settle(permit, failed, now, last_closed=last) is not None:
+        """What the breaker of this model is to think of it; None frees the permit alone."""
+        members = self._members
+        if not failed and not self.breakers:
+            return
+        last = bool(failed) and members.last_closed(self, model, now)
+        if self.breakers.settle(model, permit, failed, now, settings=members.spec.breaker, last_closed=last):
             self._announce(now, label)
 
     def _announce(self, now: float, why: str) -> None:
         """Tell of every step of a breaker since the last time."""
-        if not self._breakers:
-            return
-        for model, state, seconds in self._breakers.steps(now):
-            figures: dict[str, float | int | str] = {"model": model} if model else {}
+        for model, state, seconds in self.breakers.steps(now) if self.breakers else ():
+            figures: dict[str, float | str] = {"model": model} if model else {}
             if state == "open":
                 self._tell("breaker_open", why, **figures, seconds=seconds)
             elif state == "half_open":
                 self._tell("breaker_half_open", why, **figures)
             else:
                 self._tell("breaker_closed", why, **figures)
-                self._begin_slowly(now)
-            self._state.changed()
+                self._share.begin(now, self._members.spec.slow_start)
+            self._members.changed()
 
     def _force(self, forced: Forced | None, now: float) -> None:
-        """The operator holds its breakers in one state, or lets them go by the outcomes again, from closed."""
-        before, self.forced = self.forced, forced
-        self._breakers.clear()
-        self._state.changed()
-        why = "auto" if forced is None else "forced"
+        before = self.breakers.worst(now)
+        self.breakers.force(forced)
+        self._members.changed()
+        why = "by the operator" if forced is not None else "by the outcomes again"
         if forced == "open":
             self._tell("breaker_open", why)
-        elif forced == "closed" or before == "open":
+        elif forced == "closed" or before != "closed":
             self._tell("breaker_closed", why)
-        if before == "open":
-            self._begin_slowly(now)
+            if before != "closed":
+                self._share.begin(now, self._members.spec.slow_start)
 
-    def _renew(self, spec: PoolSpec) -> None:
-        """The pool's settings of ejection: what was counted by others begins anew, an ejection goes on."""
+    def _renew(self, spec: PoolSpec, now: float) -> None:
+        """The pool's settings: with other ones what was counted begins anew, and an ejection goes on."""
         settings, before = spec.ejection, self.record
         if settings is None:
-            self.record, self.ejected = None, False
+            self.record = None
+            if self.ejected:
+                self._return(now, "ejection is off")
         elif before is None or settings != self._settings:
             self.record = FailureRecord(settings)
             if before is not None:
                 self.record.ejected_until = before.ejected_until
         self._settings = settings
-        if spec.breaker is None and self.forced is None:
-            self._breakers.clear()
+        if spec.breaker is None and self.breakers:
+            self.breakers.clear()
+            self._members.changed()
 
     def _return(self, now: float, why: str) -> None:
+        """Its ejection is over."""
         self.ejected = False
         self._returned(now, why)
 
     def _returned(self, now: float, why: str) -> None:
-        """It is back; unless something else keeps it out."""
-        self._begin_slowly(now)
-        self._state.changed()
-        self._tell("returned", why)
-
-    def _begin_slowly(self, now: float) -> None:
-        if self._state.spec.slow_start is not None:
-            self._returned_at = now
-            self._warm(now)
-
-    def _warm(self, now: float) -> None:
-        length = self._state.spec.slow_start
-        if self._returned_at is None:
-            return
-        warmth = 1.0 if length is None else factor(now - self._returned_at, length)
-        if warmth == 1.0:
-            self._returned_at = None
-        share = self._share
-        share.warmth, share.weight, share.usual = warmth, self._spec.weight * warmth, warmth == 1.0
+        """What kept it out is over; it is back, unless something else keeps it out."""
+        self._members.changed()
+        if not (self.ejected or self.drained or self.down):
+            self._share.begin(now, self._members.spec.slow_start)
+            self._tell("returned", why)
 
     # -- after each
 
     def _settle(self, now: float) -> None:
         """Whatever it was: be ready for the next success, and for what expires by itself."""
-        self.troubled = self._pause is not None or bool(self._breakers)
+        self.troubled = self._pause is not None or bool(self.breakers)
         self._show(now)
         moment = self._due(now)
         if moment < inf:
-            self._state.expect(self, moment)
+            self._members.expect(self, moment)
 
     def _due(self, now: float) -> float:
-        moment = self._breakers.due(now) if self._breakers else inf
+        moment = self._share.due(now, self._members.spec.slow_start)
+        if self.breakers:
+            moment = min(moment, self.breakers.due(now))
         if self.ejected:
             moment = min(moment, self.ejected_until)
         if self.paused:
             moment = min(moment, self.paused_until)
-        if now < self._suspect_until:
-            moment = min(moment, self._suspect_until)
-        if self._returned_at is not None:
-            moment = min(moment, now + min(STEP, (self._state.spec.slow_start or STEP) / 20))
-        return moment
+        return min(moment, self._suspect_until) if now < self._suspect_until else moment
 
     def _name(self, now: float) -> Shown:
         if self.drained:
@@ -408,17 +360,12 @@ class Standing:
             return "ejected"
         if self.paused:
             return "paused"
-        if self.probes == "suspect" or now < self._suspect_until or self._worst(now) != "closed":
+        if self.probes == "suspect" or now < self._suspect_until or self.breakers.worst(now) != "closed":
             return "suspect"
-        return "up" if self.probes == "up" else "unknown"
-
-    def _worst(self, now: float) -> State:
-        if self.forced is not None:
-            return self.forced
-        return self._breakers.worst(now) if self._breakers else "closed"
+        return self.probes
 
     def _show(self, now: float) -> None:
-        name, breaker = self._name(now), self._worst(now)
+        name, breaker = self._name(now), self.breakers.worst(now)
         if name != self._shown:
             self._shown = name
             self.meter.state(name)
@@ -427,7 +374,4 @@ class Standing:
             self.meter.breaker(breaker)
 
     def _tell(self, kind: Kind, reason: str, **figures: float | int | str) -> None:
-        self._state.tell(self._spec.name, kind, reason, figures)
-
-
-__all__ = ["EndpointMeter", "Figures", "Report", "Share", "Standing"]
+        self._members.tell(self._spec.name, kind, reason, figures)

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from backends.endpoint import Endpoint, EndpointMeter
-from backends.endpoint import Gauge as AnyGauge
+from backends.endpoint import Endpoint
 from backends.http1 import Connection
+from backends.meters import EndpointMeter
+from backends.meters import Gauge as AnyGauge
 from backends.plane import DataPlane, View
 from backends.table import EndpointSpec, PoolSpec, Table
 from backends.upstream import UpstreamError

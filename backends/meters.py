@@ -1,0 +1,35 @@
+"""How pools and endpoints count, without knowing where to: `gateway.observe.members` fits these."""
+
+from typing import Protocol
+
+
+class Gauge(Protocol):
+    """A number that a metric shows."""
+
+    value: float
+
+
+class PoolMeter(Protocol):
+    """What is counted of one pool in the data plane."""
+
+    @property
+    def panics(self) -> Gauge: ...
+
+
+class EndpointMeter(Protocol):
+    """What is counted of one endpoint in the data plane."""
+
+    @property
+    def in_flight(self) -> Gauge: ...
+    @property
+    def unframed(self) -> Gauge:
+        """Answers whose end was the connection's."""
+
+    @property
+    def broken(self) -> Gauge:
+        """Answers that broke off after their first byte had gone to the client."""
+
+    def attempt(self, outcome: str) -> None: ...
+    def state(self, name: str) -> None: ...
+    def breaker(self, state: str) -> None: ...
+    def ejected(self, reason: str) -> None: ...
