@@ -61,23 +61,25 @@ _LAST_OPEN_FOR: Final = 1.0
 """For so many seconds a pool's last closed breaker opens at first (rule 11)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Permit:
-    """Leave to send one attempt. It belongs to the breaker that gave it, and is settled there.
+    """Leave to send one attempt.
 
+    breaker: which gave it; it may have been forgotten since, and another made in its place
     stamp: the number of the opening or closing in which it was given
-    lease: the number of a half-open probe, None while the breaker is closed
+    lease: whether it is that of a half-open probe
     """
 
+    breaker: Breaker
     stamp: int
-    lease: int | None = None
+    lease: bool
 
 
 class Breaker:
     """Whether anything is sent to one endpoint for one model. Every `now` is in seconds of one monotonic clock.
 
-    An attempt takes a `permit` when it begins and gives it to `settle` once, however it ends. An attempt that began
-    before this breaker was made has none: it counts as long as the breaker has not opened since.
+    An attempt takes a `permit` when it begins and gives it to `settle` once, however it ends. One that began before
+    this breaker was made has none, or one of a breaker that was forgotten since: it counts until this one has opened.
 
     A lease is held until its attempt ends: half-open probes that are long answers keep others away for so long.
     """
@@ -92,10 +94,8 @@ class Breaker:
             listeners=[self._watch],
             throw_new_error_on_trip=False,
         )
-        self._forced: Literal["open", "closed"] | None = None
-        self._leases: set[int] = set()
-        self._given = 0
-        self._pass = Permit(0)
+        self._leases: set[Permit] = set()
+        self._pass = Permit(self, 0, lease=False)
         self._until = 0.0
         self._length = 0.0
         """Seconds of the last opening that is not forgiven; 0 when there is none."""
@@ -103,8 +103,6 @@ class Breaker:
 
     def state(self, now: float) -> State:
         """What it is now; an opening that is over turns into half open here."""
-        if self._forced is not None:
-            return self._forced
         if self._watch.state == "open" and now >= self._until:
             self._half_open()
         return self._watch.state
@@ -119,13 +117,13 @@ class Breaker:
         if not self.available(now):
             return None
         stamp = self._watch.stamp
-        if self.state(now) == "closed":
+        if self._watch.state == "closed":
             if self._pass.stamp != stamp:
-                self._pass = Permit(stamp)
+                self._pass = Permit(self, stamp, lease=False)
             return self._pass
-        self._given += 1
-        self._leases.add(self._given)
-        return Permit(stamp, self._given)
+        permit = Permit(self, stamp, lease=True)
+        self._leases.add(permit)
+        return permit
 
     def settle(
         self, permit: Permit | None, failed: bool | None, now: float, *, last_closed: bool = False
@@ -136,13 +134,13 @@ class Breaker:
         last_closed: no other breaker of the pool is closed, so that this one opens for 1 s first and for `open_for` at
         most: a whole pool that is away is asked again soon
         """
-        if (0 if permit is None else permit.stamp) != self._watch.stamp:
-            return None
-        if permit is not None and permit.lease is not None:
-            if permit.lease not in self._leases:
+        if permit is not None and permit.lease:
+            if permit not in self._leases:
                 return None
-            self._leases.remove(permit.lease)
-        if failed is None or self._forced is not None:
+            self._leases.remove(permit)
+        elif (permit.stamp if permit is not None and permit.breaker is self else 0) != self._watch.stamp:
+            return None
+        if failed is None:
             return None
         before = self._watch.stamp
         if failed:
@@ -155,38 +153,17 @@ class Breaker:
         return self._watch.state
 
     def retry_in(self, now: float) -> float:
-        """Seconds until it lets a probe through; 0 when it is not open. How long an operator keeps it open is not
-        known: then it is `open_for`."""
-        state = self.state(now)
-        if state != "open":
-            return 0.0
-        return self._settings.open_for if self._forced is not None else self._until - now
+        """Seconds until it lets a probe through; 0 when it is not open."""
+        return self._until - now if self.state(now) == "open" else 0.0
 
     def half_open(self, now: float) -> None:
         """Health probes say that the endpoint is well: an open breaker asks it before its time is over."""
-        if self.state(now) == "open" and self._forced is None:
+        if self.state(now) == "open":
             self._half_open()
 
-    def force(self, state: Literal["open", "closed"] | None, now: float) -> None:
-        """Hold it open or closed, whatever the outcomes are; None lets it go by them again, from where it stood.
-
-        Outcomes of attempts that were under way at a change are dropped.
-        """
-        if state == self._forced:
-            return
-        self.state(now)
-        self._forced = state
-        self._watch.stamp += 1
-        self._leases.clear()
-
     def idle(self) -> bool:
-        """Whether it is as good as new, and may be forgotten: closed by itself, no failure, no opening to remember."""
-        return (
-            self._forced is None
-            and self._watch.state == "closed"
-            and self._machine.fail_counter == 0
-            and self._length == 0.0
-        )
+        """Whether it is as good as new, and may be forgotten: closed, no failure, no opening to remember."""
+        return self._watch.state == "closed" and self._machine.fail_counter == 0 and self._length == 0.0
 
     def _succeeded(self, now: float) -> None:
         if self._length and self._watch.state == "closed" and now >= self._forgiven_at:
