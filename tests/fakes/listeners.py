@@ -1,4 +1,4 @@
-"""Listeners that do less than a backend: a full backlog, and one that accepts and never says a word."""
+"""Listeners that do less than a backend: nobody there, a full backlog, and one that accepts and never says a word."""
 
 from __future__ import annotations
 
@@ -6,6 +6,15 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[int]:
+    """A port that refuses connections, and that nobody else is given meanwhile."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port: int = held.getsockname()[1]
+        yield port
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tests.fakes.backend import STREAM_HEAD, Backend, Connection, Request, Said, chunked
+from tests.fakes.backend import STREAM_HEAD, Backend, Connection, Request, Said, chunked, plain
 from tests.fakes.client import Client
 from tests.fakes.listeners import full_backlog
 from tests.flow.harness import Pools, Running, eventually, gateway_with, resident
@@ -90,6 +90,23 @@ async def test_a_client_that_leaves_while_we_connect_is_let_go_at_once(leave: Le
                 leave(client)
                 await eventually(lambda: gw.gateway.plane.in_flight == 0, "still connecting", timeout=0.2)
                 await left(gw, "connect")
+
+
+@pytest.mark.parametrize("leave", LEAVES.values(), ids=LEAVES)
+async def test_a_client_that_leaves_while_we_wait_to_try_again_ends_the_wait(backend: Backend, leave: Leave) -> None:
+    backend.answers(503)
+    rule = {"retry": {"backoff": "20s", "max": "20s", "jitter": "none"}}
+    async with gateway_with(backend, route=rule) as gw, await gw.connect() as client:
+        await client.send(gw.chat_request())
+        await eventually(lambda: gw.total("retries_total") == 1, "it was never to be tried again")
+        leave(client)
+        await eventually(lambda: gw.gateway.client_requests == 0, "still waiting", timeout=0.2)
+        (line,) = await gw.access_lines()
+        assert (line["status"], line["code"], line["client_gone"]) == (499, "client_gone", "retry")
+        # The engine had answered: what it said is what the attempt came to.
+        assert (line["outcome"], gw.total("attempts_total")) == ("503", 1)
+        assert gw.total("client_gone_total", phase="retry") == 1
+        assert backend.attempts == 1
 
 
 async def test_a_client_that_leaves_within_its_body_costs_the_engine_nothing(backend: Backend) -> None:
@@ -174,7 +191,7 @@ async def test_a_client_that_reads_slowly_gets_everything(backend: Backend) -> N
 
 # -- point 6: ten thousand aborts
 
-# Aborts in each of five phases: 10,000 in all.
+# Aborts in each of six phases: 12,000 in all.
 ABORTS = int(os.environ.get("SLUICE_ABORTS", "2000"))
 
 
@@ -202,7 +219,19 @@ async def while_connecting(gw: Running, client: Client) -> None:
     await asyncio.sleep(0)
 
 
-PHASES = [in_the_request, while_connecting, before_the_answer, in_the_answer, in_a_plain_answer]
+async def before_another_attempt(gw: Running, client: Client) -> None:
+    await client.send(gw.chat_request(text="saturated"))
+    await asyncio.sleep(0.005)
+
+
+PHASES = [
+    in_the_request,
+    while_connecting,
+    before_the_answer,
+    in_the_answer,
+    in_a_plain_answer,
+    before_another_attempt,
+]
 
 
 @pytest.mark.timeout(600)
@@ -210,6 +239,10 @@ async def test_after_any_storm_of_aborts_everything_is_back_where_it_was(backend
     stream = STREAM_HEAD + chunked(b"".join(Said(("one",), done=False).events()))
 
     async def script(c: Connection, request: Request) -> None:
+        if b"saturated" in request.body:
+            await c.send(plain(503, b"{}", [("connection", "close")]))
+            c.fin()
+            return
         if b"stall" not in request.body:
             await c.send(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf" if b"plain" in request.body else stream)
         await c.stall()

@@ -7,23 +7,17 @@ import random
 
 import pytest
 
-from tests.fakes.backend import LAST_CHUNK, STREAM_HEAD, Backend, Connection, Request, Said, Script, chunked, plain
+from tests.fakes.backend import LAST_CHUNK, STREAM_HEAD, Backend, Connection, Request, Said, chunked, plain
+from tests.faults.scenes import dies
 from tests.flow.harness import Running, gateway_with
 
+# What the one attempt makes of it; that others follow is told by the tests of issue 2's rows.
+ONCE = {"retry": "off"}
 EVENTS = Said(("one", "zwei ü", "three")).events()
 MESSAGES = [
     b'event: message_start\ndata: {"type": "message_start", "message": {"role": "assistant", "content": []}}\n\n',
     b'event: content_block_delta\ndata: {"type": "content_block_delta", "delta": {"text": "hi"}}\n\n',
 ]
-
-
-def dies(how: str) -> Script:
-    """A script that closes without a byte."""
-
-    async def script(c: Connection, request: Request) -> None:
-        c.rst() if how == "rst" else c.fin()
-
-    return script
 
 
 async def outcomes(gw: Running) -> list[str]:
@@ -46,18 +40,18 @@ async def test_a_reused_connection_that_dies_before_any_byte_is_repeated_once_an
         assert await outcomes(gw) == ["ok", "ok"]
 
 
-async def test_a_fresh_connection_that_dies_before_any_byte_is_502_and_not_repeated(backend: Backend) -> None:
+async def test_a_fresh_connection_that_dies_before_any_byte_is_502_and_not_repeated_for_free(backend: Backend) -> None:
     backend.does(dies("rst"))
-    async with gateway_with(backend) as gw:
+    async with gateway_with(backend, route=ONCE) as gw:
         answer = await gw.ask(stream=False)
         assert (answer.status, answer.error["code"]) == (502, "upstream_error")
         assert backend.attempts == 1
         assert await outcomes(gw) == ["no_answer"]
 
 
-async def test_a_reused_connection_that_dies_after_a_byte_is_not_repeated(backend: Backend) -> None:
+async def test_a_reused_connection_that_dies_after_a_byte_is_not_repeated_for_free(backend: Backend) -> None:
     backend.answers(200, b"1").then.raw(b"HTTP/1.1 20", rst=True).then.answers(200, b"never")
-    async with gateway_with(backend) as gw:
+    async with gateway_with(backend, route=ONCE) as gw:
         assert (await gw.ask(stream=False)).status == 200
         assert (await gw.ask(stream=False)).status == 502
         assert backend.attempts == 2
@@ -65,7 +59,7 @@ async def test_a_reused_connection_that_dies_after_a_byte_is_not_repeated(backen
 
 async def test_the_free_repeat_comes_once(backend: Backend) -> None:
     backend.answers(200, b"1").then.does(dies("rst")).then.does(dies("rst")).then.answers(200, b"never")
-    async with gateway_with(backend) as gw:
+    async with gateway_with(backend, route=ONCE) as gw:
         assert (await gw.ask(stream=False)).status == 200
         assert (await gw.ask(stream=False)).status == 502
         assert backend.attempts == 3
@@ -91,7 +85,7 @@ async def test_4000_posts_against_an_engine_that_closes_idle_connections_fail_no
         task.add_done_callback(closing.discard)
 
     backend.does(script)
-    async with gateway_with(backend) as gw:
+    async with gateway_with(backend, route=ONCE) as gw:
 
         async def posts(count: int) -> None:
             async with await gw.connect() as client:
@@ -215,7 +209,7 @@ BAD_CHUNKS = {
 @pytest.mark.parametrize("bad", BAD_CHUNKS.values(), ids=BAD_CHUNKS)
 async def test_a_malformed_chunk_before_the_first_byte_is_502(backend: Backend, bad: bytes) -> None:
     backend.raw(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + bad, keep=True)
-    async with gateway_with(backend) as gw:
+    async with gateway_with(backend, route=ONCE) as gw:
         answer = await gw.ask(stream=False)
         if answer.status == 200:
             # What could be read before the fault had gone down.

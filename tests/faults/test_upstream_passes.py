@@ -21,7 +21,7 @@ ERROR = b'{"error":{"message":"ex\xc3\xa4ct  \\u00e4","type":"InternalServerErro
 async def test_an_error_of_the_engine_passes_byte_for_byte(backend: Backend, other: Backend, status: int) -> None:
     backend.answers(status, ERROR, [("x-engine", "vllm"), ("retry-after", "7")])
     other.answers(status, ERROR, [("x-engine", "vllm"), ("retry-after", "7")])
-    async with gateway_with(backend, other) as gw:
+    async with gateway_with(backend, other, route={"retry": "off"}) as gw:
         answer = await gw.ask()
         assert (answer.status, answer.body, answer.framing) == (status, ERROR, "length")
         assert answer.header("x-engine") == "vllm"
@@ -29,6 +29,28 @@ async def test_an_error_of_the_engine_passes_byte_for_byte(backend: Backend, oth
         assert backend.attempts + other.attempts == 1
         (line,) = await gw.access_lines()
         assert (line["status"], line["outcome"], line["code"]) == (status, str(status), None)
+
+
+@pytest.mark.parametrize("status", [400, 404, 408, 422, 500, 501])
+async def test_an_error_that_may_be_the_requests_own_fault_is_asked_for_once(
+    backend: Backend, other: Backend, status: int
+) -> None:
+    """A 500 of vLLM is often the input's fault."""
+    backend.answers(status, ERROR)
+    other.answers(status, ERROR)
+    async with gateway_with(backend, other) as gw:
+        answer = await gw.ask()
+        assert (answer.status, answer.body, answer.header("x-should-retry")) == (status, ERROR, None)
+        assert backend.attempts + other.attempts == 1
+
+
+async def test_a_500_is_asked_for_again_where_the_route_lists_it(backend: Backend, other: Backend) -> None:
+    backend.answers(500, ERROR)
+    other.answers(500, ERROR)
+    async with gateway_with(backend, other, route={"retry": {"retries": 1, "when": [500]}}) as gw:
+        answer = await gw.ask()
+        assert (answer.status, answer.body, answer.header("x-should-retry")) == (500, ERROR, "false")
+        assert (backend.attempts, other.attempts) == (1, 1)
 
 
 # -- row 22

@@ -44,7 +44,7 @@ async def test_a_wrong_certificate_is_502_and_nothing_is_sent(
     async with Backend(tls=authority.server(name, expired=expired)) as backend:
         backend.answers(200)
         endpoint = {"tls": {"ca": str(authority.ca)}} if trusted else {}
-        async with gateway_with(backend, endpoint=endpoint) as gw:
+        async with gateway_with(backend, endpoint=endpoint, route={"retry": "off"}) as gw:
             answer = await gw.ask()
             assert (answer.status, answer.error["code"]) == (502, "upstream_unreachable")
             assert backend.attempts == backend.received == 0
@@ -54,7 +54,9 @@ async def test_a_wrong_certificate_is_502_and_nothing_is_sent(
 
 async def test_tls_on_a_plain_port_is_502_and_no_downgrade(backend: Backend) -> None:
     backend.answers(200)
-    async with gateway_with(f"https://127.0.0.1:{backend.port}", route={"timeouts": {"connect": "300ms"}}) as gw:
+    async with gateway_with(
+        f"https://127.0.0.1:{backend.port}", route={"timeouts": {"connect": "300ms"}, "retry": "off"}
+    ) as gw:
         answer = await gw.ask()
         assert answer.status in (502, 504)
         assert backend.attempts == 0
@@ -66,7 +68,7 @@ async def test_a_connect_that_hangs_ends_in_the_connect_timeout(kind: str) -> No
     async with silent() as quiet:
         with full_backlog() as full:
             url = f"https://127.0.0.1:{quiet}" if kind == "handshake" else f"http://127.0.0.1:{full}"
-            async with gateway_with(url, route={"timeouts": {"connect": "300ms"}}) as gw:
+            async with gateway_with(url, route={"timeouts": {"connect": "300ms"}, "retry": "off"}) as gw:
                 started = asyncio.get_running_loop().time()
                 answer = await gw.ask()
                 assert 0.25 < asyncio.get_running_loop().time() - started < 1.0

@@ -135,13 +135,32 @@ async def assert_quiet(gw: Running) -> None:
     assert total(series, "client_gone_total") == sum(line["client_gone"] is not None for line in lines)
     for status, count in Counter(line["status"] for line in lines).items():
         assert total(series, "requests_total", code=str(status)) == count
-    # There is one attempt a request as yet, so its outcome is the request's.
-    for outcome, count in Counter(line["outcome"] for line in lines if line["attempts"]).items():
-        assert total(series, "attempts_total", outcome=outcome) == count
-    assert all(line["outcome"] is None for line in lines if not line["attempts"])
+    trails = [line["trail"] for line in lines]
+    assert [len(trail) for trail in trails] == [line["attempts"] for line in lines]
+    settled = Counter((endpoint, outcome) for trail in trails for endpoint, outcome, _ in trail)
+    for (endpoint, outcome), count in settled.items():
+        assert total(series, "attempts_total", endpoint=endpoint, outcome=outcome) == count, (endpoint, outcome)
+    assert [line["outcome"] for line in lines] == [trail[-1][1] if trail else None for trail in trails]
+    assert [line["endpoint"] for line in lines] == [trail[-1][0] if trail else None for trail in trails]
+    # Some retries were decided, and then the client left or the last breaker opened.
+    vain = sum(line["client_gone"] == "retry" or (line["code"] == "no_endpoint_available") for line in lines)
+    retried = total(series, "retries_total") - sum(len(trail) - 1 for trail in trails if trail)
+    assert 0 <= retried <= vain, (retried, vain)
+    assert_one_state_each(series)
     gc.collect()
     assert gw.lost == []
     assert "Traceback" not in gw.log_text(), gw.log_text()
+
+
+def assert_one_state_each(series: Series) -> None:
+    """Every endpoint, and every breaker, is in one state."""
+    for metric in ("endpoint_state", "breaker_state"):
+        states: Counter[tuple[str, str]] = Counter()
+        for (name, pairs), value in series.items():
+            if name == metric:
+                labels = dict(pairs)
+                states[labels["pool"], labels["endpoint"]] += int(value)
+        assert set(states.values()) <= {1}, (metric, states)
 
 
 @contextlib.asynccontextmanager
