@@ -11,10 +11,12 @@ written by a thread, so that a stuck stderr holds nobody up.
 from __future__ import annotations
 
 import logging
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
+from gateway.observe.repeats import AUDIT, FIELDS, Repeats
 from gateway.observe.text import Stamp, printable
 from gateway.observe.writer import STDERR, LineWriter
 from policies import codec
@@ -25,31 +27,40 @@ _FOREIGN: Final = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi",
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
+Later = Callable[[float, Callable[[], None]], None]
+
 # What looks like a credential in anybody's text: the last resort, since none should get this far.
 _SECRET = re.compile(r"(?i)\b(bearer|basic)\s+[^\s\"',]+|\bsk[-_][A-Za-z0-9_\-]{16,}")
 _PLAIN = re.compile(r"[^\s\"=\\]+")
 
-_FIELDS: Final = "sluice_fields"
-
 
 def fields(**named: object) -> Mapping[str, object]:
     """What `extra=` takes so that the line ends in `key=value` pairs."""
-    return {_FIELDS: named}
+    return {FIELDS: named}
 
 
 class Log:
-    """The log while it is installed. `path` is a file or `stderr`, `level` and `form` are POLICY's `observe.log`."""
+    """The log while it is installed. `path` is a file or `stderr`, `level` and `form` are POLICY's `observe.log`.
 
-    def __init__(self, path: str = STDERR, *, level: str = "info", form: str = "text") -> None:
+    `later` calls a function in so many seconds, from whatever thread: so it is told how many lines were held back also
+    of an event that never comes again.
+    """
+
+    def __init__(
+        self, path: str = STDERR, *, level: str = "info", form: str = "text", later: Later = lambda seconds, call: None
+    ) -> None:
         encode = JsonLine() if form == "json" else TextLine()
         # The log of the log has nowhere to go.
         self._writer = LineWriter(path, encode, complain=lambda event, what: None, capacity=4096, delay=0.0)
         self._handler = _Handler(self._writer)
-        self._handler.addFilter(Repeats())
+        # A little later than the window's end: timers and the records' clock are not one.
+        self._repeats = Repeats(holding=lambda seconds: later(seconds + 0.1, self._tell_held_back))
+        self._handler.addFilter(self._repeats)
         self._before: list[tuple[logging.Logger, list[logging.Handler], int, bool]] = []
         self._install(logging.getLogger(OURS), _LEVELS[level])
         for name in _FOREIGN:
             self._install(logging.getLogger(name), max(_LEVELS[level], logging.WARNING))
+        self._install(logging.getLogger(AUDIT), logging.INFO)
 
     def complain(self, event: str, what: Mapping[str, object]) -> None:
         """For the access log's writer: what it has to say about itself."""
@@ -61,12 +72,18 @@ class Log:
 
     def close(self, timeout: float = 2.0) -> None:
         """Give the loggers back as they were and write what is left, in at most so many seconds."""
+        self._tell_held_back(math.inf)
         for logger, handlers, level, propagate in reversed(self._before):
             logger.handlers[:] = handlers
             logger.setLevel(level)
             logger.propagate = propagate
         self._before.clear()
         self._writer.close(timeout)
+
+    def _tell_held_back(self, now: float | None = None) -> None:
+        # A record's own clock: logging's.
+        for record in self._repeats.over(logging.makeLogRecord({}).created if now is None else now):
+            self._handler.emit(record)
 
     def _install(self, logger: logging.Logger, level: int) -> None:
         self._before.append((logger, logger.handlers[:], logger.level, logger.propagate))
@@ -84,27 +101,6 @@ class _Handler(logging.Handler):
         # Arguments may change before the thread gets to them, so the text is made now.
         record.msg, record.args = record.getMessage(), None
         self._writer.write(record)
-
-
-class Repeats(logging.Filter):
-    """At most `limit` lines of one event and logger in `window` seconds; the next says how many were held back."""
-
-    def __init__(self, limit: int = 20, window: float = 10.0, most: int = 512) -> None:
-        super().__init__()
-        self._limit, self._window, self._most = limit, window, most
-        self._seen: dict[tuple[str, int, str], tuple[float, int]] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        key = (record.name, record.levelno, str(record.msg)[:80])
-        began, count = self._seen.get(key, (record.created, 0))
-        if record.created - began >= self._window:
-            if count > self._limit:
-                record.__dict__[_FIELDS] = {**record.__dict__.get(_FIELDS, {}), "held_back": count - self._limit}
-            began, count = record.created, 0
-        if len(self._seen) >= self._most:
-            self._seen.clear()
-        self._seen[key] = (began, count + 1)
-        return count < self._limit
 
 
 class TextLine:
@@ -134,7 +130,7 @@ class JsonLine:
 def _parts(record: logging.LogRecord) -> tuple[str, dict[str, object]]:
     """An event's name and its fields. What others say becomes a field: their sentences are not names."""
     message = _SECRET.sub("[secret]", str(record.msg))
-    pairs = dict(record.__dict__.get(_FIELDS, {}))
+    pairs = dict(record.__dict__.get(FIELDS, {}))
     event = message
     if not _PLAIN.fullmatch(message):
         source = record.name.removeprefix(f"{OURS}.").partition(".")[0]

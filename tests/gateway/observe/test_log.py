@@ -6,9 +6,8 @@ import json
 import logging
 import re
 from pathlib import Path
-from typing import Any
 
-from gateway.observe.log import Log, Repeats, fields
+from gateway.observe.log import Log, fields
 
 
 def written(tmp_path: Path, *, form: str = "text", level: str = "info") -> tuple[Log, Path]:
@@ -82,21 +81,6 @@ def test_less_than_the_level_is_not_written(tmp_path: Path) -> None:
     logging.getLogger("sluice.x").warning("loud")
     log.close()
     assert [line.split(" ")[2] for line in path.read_text().splitlines()] == ["loud"]
-
-
-def test_a_repeated_event_is_held_back_and_then_counted() -> None:
-    repeats = Repeats(limit=3, window=10.0)
-
-    def said(at: float) -> dict[str, Any] | None:
-        record = logging.LogRecord("sluice.x", logging.WARNING, "", 0, "again", None, None)
-        record.created = at
-        return record.__dict__ if repeats.filter(record) else None
-
-    assert [said(float(second)) is not None for second in range(8)] == [True] * 3 + [False] * 5
-    later = said(20.0)
-    assert later is not None
-    assert later["sluice_fields"]["held_back"] == 5
-    assert said(21.0) is not None
 
 
 def test_closing_gives_the_loggers_back_as_they_were(tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""What becomes of an endpoint, as lines of the log: one event, one line, with its reason and figures.
+
+The names stand in the README; whoever watches the log looks for them.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from backends.events import EndpointEvent, Kind
+from gateway.observe.log import fields
+
+log = logging.getLogger("sluice.endpoint")
+
+# Warnings are what takes an endpoint out, or a client might have felt; what an engine does when it is busy, and what is
+# well again, is news and no more.
+LINES: Final[Mapping[Kind, tuple[str, int]]] = {
+    "failed": ("endpoint_failed", logging.WARNING),
+    "suspect": ("endpoint_suspect", logging.INFO),
+    "down": ("endpoint_down", logging.WARNING),
+    "paused": ("endpoint_paused", logging.INFO),
+    "ejected": ("endpoint_ejected", logging.WARNING),
+    "returned": ("endpoint_returned", logging.INFO),
+    "breaker_open": ("breaker_opened", logging.WARNING),
+    "breaker_half_open": ("breaker_half_opened", logging.INFO),
+    "breaker_closed": ("breaker_closed", logging.INFO),
+    "panic": ("pool_panicked", logging.ERROR),
+}
+
+
+def tell(event: EndpointEvent) -> None:
+    """Write the line."""
+    name, level = LINES[event.kind]
+    if log.isEnabledFor(level):
+        what: dict[str, object] = {"pool": event.pool, "endpoint": event.endpoint, "reason": event.reason}
+        told = {key: value for key, value in what.items() if value}
+        log.log(
+            level, name, extra=fields(**told, **{key: event.figures[key] for key in event.figures if key not in told})
+        )
