@@ -124,8 +124,8 @@ class Endpoint:
 
     def permit(self, model: str | None, now: float) -> Permit | None:
         """The breaker's leave for one attempt, for `settle`. None in the usual state; `choose` has asked before."""
-        breakers = self.standing.breakers
-        return breakers.permit(model, now) if breakers else None
+        standing = self.standing
+        return standing.breakers.permit(model, now) if standing.troubled else None
 
     def settle(
         self, outcome: Outcome, now: float | None = None, *, model: str | None = None, permit: Permit | None = None,

@@ -15,7 +15,19 @@ class Candidate(Protocol):
 
     @property
     def weight(self) -> float:
-        """Its share beside the others', over 0."""
+        """Its share beside the others', over 0; while it starts slowly, as much of it as it gets."""
+
+    @property
+    def warmth(self) -> float:
+        """The part of its share that it gets: 1, or less while it starts slowly, but over 0."""
+
+    @property
+    def failing(self) -> bool:
+        """Whether it has failed just now: that it has few in flight is no merit then."""
+
+    @property
+    def usual(self) -> bool:
+        """Whether it is warm and not failing, so that there is nothing to be careful about."""
 
 
 C = TypeVar("C", bound=Candidate)

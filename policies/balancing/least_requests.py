@@ -24,9 +24,13 @@ class LeastRequests:
         best = candidates[0]
         if len(candidates) == 1:
             return best
+        if not best.usual:
+            return self._careful(candidates)
         least = (best.in_flight + 1) / best.weight
         tied: list[C] | None = None
         for candidate in candidates[1:]:
+            if not candidate.usual:
+                return self._careful(candidates)
             load = (candidate.in_flight + 1) / candidate.weight
             if load < least:
                 best, least, tied = candidate, load, None
@@ -35,3 +39,26 @@ class LeastRequests:
                     tied = [best]
                 tied.append(candidate)
         return best if tied is None else tied[int(self._random() * len(tied))]
+
+    def _careful(self, candidates: Sequence[C]) -> C:
+        """The same while one of them starts slowly or has failed just now.
+
+        A cold one is in for a request by the chance of its warmth; what it has in flight weighs heavier, and the
+        request itself does not, or it would get none at all while the others are idle. One that has failed counts for
+        the others' average at least: it has few in flight because it answers so fast, and would draw all of the
+        traffic.
+        """
+        loads = [(candidate.in_flight + candidate.warmth) / candidate.weight for candidate in candidates]
+        others = [load for candidate, load in zip(candidates, loads, strict=True) if not candidate.failing]
+        average = sum(others) / len(others) if others else 0.0
+        best, least = [candidates[0]], float("inf")
+        for candidate, own in zip(candidates, loads, strict=True):
+            load = max(own, average) if candidate.failing else own
+            if candidate.warmth < 1.0 and self._random() >= candidate.warmth:
+                # Still the last resort, where everybody is cold.
+                load += 1e9
+            if load < least:
+                best, least = [candidate], load
+            elif load == least:
+                best.append(candidate)
+        return best[int(self._random() * len(best))]

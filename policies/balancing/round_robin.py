@@ -15,8 +15,8 @@ class RoundRobin:
     """The candidate whose last turn is longest ago; those that never had one come first, in random order.
 
     A counter over a list would skip and repeat whenever the list changes, which it does for every retry. Remembering
-    turns is fair whoever comes and goes: who returns after a pause gets one turn at once and no more. 0.7 us for 2
-    candidates, 25 us for 256.
+    turns is fair whoever comes and goes: who returns after a pause gets one turn at once and no more. Who starts slowly
+    takes its turn with the chance of its warmth, and else lets it pass. 0.7 us for 2 candidates, 25 us for 256.
     """
 
     __slots__ = ("_last", "_random", "_turn")
@@ -34,6 +34,7 @@ class RoundRobin:
             last[candidates[0]] = self._turn
             return candidates[0]
         chosen, oldest = candidates[0], float("inf")
+        cold = False
         for candidate in candidates:
             turn = last.get(candidate)
             if turn is None:
@@ -41,8 +42,22 @@ class RoundRobin:
                 turn = last[candidate] = -1 - self._random()
             if turn < oldest:
                 chosen, oldest = candidate, turn
+            if candidate.warmth < 1.0:
+                cold = True
+        if cold:
+            chosen = self._warm(candidates, chosen)
         self._turn += 1
         last[chosen] = self._turn
         if len(last) > _REMEMBERED * max(len(candidates), 64):
             self._last = {candidate: last[candidate] for candidate in candidates}
         return chosen
+
+    def _warm(self, candidates: Sequence[C], first: C) -> C:
+        """Who takes the turn: the first of those whose turn it is that is warm enough; if none is, who was first."""
+        last = self._last
+        for candidate in sorted(candidates, key=last.__getitem__):
+            if candidate.warmth == 1.0 or self._random() < candidate.warmth:
+                return candidate
+            self._turn += 1
+            last[candidate] = self._turn
+        return first

@@ -19,6 +19,16 @@ class Fake:
     name: str
     in_flight: int = 0
     weight: float = 1.0
+    warmth: float = 1.0
+    failing: bool = False
+
+    @property
+    def usual(self) -> bool:
+        return self.warmth == 1.0 and not self.failing
+
+    def warm_to(self, warmth: float) -> None:
+        """As an endpoint of weight 1 would be that came back."""
+        self.weight = self.warmth = warmth
 
 
 def fakes(count: int, weight: float = 1.0) -> list[Fake]:
@@ -103,6 +113,90 @@ def test_whatever_the_load_somebody_is_chosen(loads: list[tuple[int, float]], se
     candidates = [Fake(str(i), in_flight, weight) for i, (in_flight, weight) in enumerate(loads)]
     for each in STRATEGIES:
         assert strategy(each, random.Random(seed)).choose(candidates) in candidates
+
+
+# -- slow start and failures -----------------------------------------------------------------------------------------
+
+
+def served(name: str, candidates: list[Fake], *, busy: int, choices: int, seed: int = 20) -> Counter[str]:
+    """Who is chosen while `busy` requests are under way at a time, each as long as the others."""
+    chooser, counts, under_way = strategy(name, random.Random(seed)), Counter[str](), list[Fake]()
+    for _ in range(choices):
+        if len(under_way) >= max(busy, 1):
+            under_way.pop(0).in_flight -= 1
+        chosen = chooser.choose(candidates)
+        counts[chosen.name] += 1
+        chosen.in_flight += 1
+        under_way.append(chosen)
+    return counts
+
+
+@pytest.mark.parametrize("busy", [0, 4, 40, 400], ids=lambda busy: f"{busy} under way")
+def test_a_share_grows_with_its_warmth(name: str, busy: int) -> None:
+    shares = []
+    for warmth in (0.1, 0.4, 0.7, 1.0):
+        candidates = fakes(4)
+        candidates[0].warm_to(warmth)
+        shares.append(served(name, candidates, busy=busy, choices=8000)["e0"] / 8000)
+    assert shares == sorted(shares)
+    # Enough to be seen to work, little enough to warm up: a tenth of a share of a quarter, give or take.
+    assert 0.005 <= shares[0] <= 0.11
+    assert 0.2 <= shares[-1] <= 0.3
+
+
+def test_where_everybody_is_cold_everybody_has_the_same(name: str) -> None:
+    candidates = fakes(4)
+    for one in candidates:
+        one.warm_to(0.1)
+    counts = served(name, candidates, busy=8, choices=8000)
+    assert max(counts.values()) < 1.15 * min(counts.values())
+
+
+def test_a_single_cold_candidate_is_chosen(name: str) -> None:
+    (one,) = fakes(1)
+    one.warm_to(0.1)
+    chooser = strategy(name, random.Random(21))
+    assert [chooser.choose([one]) for _ in range(20)] == [one] * 20
+
+
+def test_a_candidate_that_fails_fast_has_no_more_than_its_share(name: str) -> None:
+    """FAULTS row 34: it always has the fewest in flight, for it never has any."""
+    candidates = fakes(4)
+    chooser, counts, under_way = strategy(name, random.Random(22)), Counter[str](), list[Fake]()
+    candidates[0].failing = True
+    for _ in range(4000):
+        if len(under_way) >= 60:
+            under_way.pop(0).in_flight -= 1
+        chosen = chooser.choose(candidates)
+        counts[chosen.name] += 1
+        if not chosen.failing:
+            chosen.in_flight += 1
+            under_way.append(chosen)
+    assert counts["e0"] <= 4000 * 0.26
+
+
+def test_a_failure_on_an_idle_pool_changes_nothing(name: str) -> None:
+    candidates = fakes(4)
+    candidates[0].failing = True
+    counts = served(name, candidates, busy=0, choices=8000)
+    rng = random.Random(23)
+    idle = Counter(strategy(name, rng).choose(fakes(4)).name for _ in range(100))
+    assert set(idle) == {"e0", "e1", "e2", "e3"}
+    assert 0.2 < counts["e0"] / 8000 < 0.3
+
+
+def test_choosing_among_256_of_which_some_are_cold_or_failing_takes_under_200_us(name: str) -> None:
+    chooser, candidates = strategy(name, random.Random(24)), fakes(256)
+    for one in candidates[::5]:
+        one.warm_to(0.5)
+    candidates[7].failing = True
+    best = 1.0
+    for _ in range(20):
+        began = time.process_time()
+        for _ in range(20):
+            chooser.choose(candidates)
+        best = min(best, (time.process_time() - began) / 20)
+    assert best < 200e-6
 
 
 # -- what only one of them promises ----------------------------------------------------------------------------------
