@@ -1,6 +1,8 @@
 """The upstream connections of one endpoint: kept ones newest first, new ones within a timeout."""
 
 import asyncio
+import errno
+import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
@@ -17,6 +19,7 @@ Resolve = Callable[[str, int], Awaitable[list[Address]]]
 
 # The deadline of `connect` is what ends a slow handshake; asyncio wants a number of its own.
 _HANDSHAKE_TIMEOUT: Final = 3600.0
+_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 def read_buffer() -> memoryview:
@@ -87,7 +90,8 @@ class ConnectionPool:
     async def connect(self, timeout: float) -> Connection:
         """A new connection, in `timeout` seconds for name, TCP and TLS together.
 
-        Raises UpstreamError (dns, refused, connect_timeout, tls). Cancelled at any point it leaves no socket behind.
+        Raises UpstreamError (dns, refused, connect_timeout, tls, no_descriptor). Cancelled at any point it leaves no
+        socket behind.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
@@ -102,8 +106,9 @@ class ConnectionPool:
                     try:
                         async with asyncio.timeout(share):
                             return await self._dial(loop, *addresses[-left])
-                    except OSError:
-                        continue
+                    except OSError as error:
+                        if _out_of_descriptors(error):
+                            raise
                 return await self._dial(loop, *addresses[-1])
 
     def close(self) -> None:
@@ -175,16 +180,33 @@ def _own_errors(origin: Origin) -> Iterator[None]:
     """Foreign exceptions of connecting stop here."""
     try:
         yield
-    except TimeoutError as error:
-        raise UpstreamError("connect_timeout", str(error) or "no connection in time") from error
-    except (socket.gaierror, UnicodeError) as error:
-        raise UpstreamError("dns", str(error)) from error
-    except ssl.SSLError as error:
-        raise UpstreamError("tls", str(error)) from error
-    except ConnectionRefusedError as error:
-        raise UpstreamError("refused", str(error)) from error
-    except ConnectionError as error:
-        # After TCP has connected only the handshake can be reset.
-        raise UpstreamError("refused" if origin.tls is None else "tls", str(error)) from error
     except OSError as error:
-        raise UpstreamError("refused", str(error)) from error
+        if _out_of_descriptors(error):
+            raise UpstreamError("no_descriptor", str(error)) from error
+        raise _of_os_error(error, origin) from error
+    except UnicodeError as error:
+        raise UpstreamError("dns", str(error)) from error
+
+
+def _of_os_error(error: OSError, origin: Origin) -> UpstreamError:
+    if isinstance(error, TimeoutError):
+        return UpstreamError("connect_timeout", str(error) or "no connection in time")
+    if isinstance(error, socket.gaierror):
+        return UpstreamError("dns", str(error))
+    # After TCP has connected only the handshake can be reset.
+    handshake = isinstance(error, ConnectionError) and not isinstance(error, ConnectionRefusedError)
+    if isinstance(error, ssl.SSLError) or (handshake and origin.tls is not None):
+        return UpstreamError("tls", str(error))
+    return UpstreamError("refused", str(error))
+
+
+def _out_of_descriptors(error: OSError) -> bool:
+    """Whether it was our own lack of descriptors. A resolver that can't open its socket or its files says only that it
+    knows no address, so that we look ourselves."""
+    if not isinstance(error, socket.gaierror):
+        return error.errno in _DESCRIPTORS
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as found:
+        return found.errno in _DESCRIPTORS
+    return False

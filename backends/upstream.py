@@ -5,7 +5,9 @@ from typing import Final, Literal, Protocol
 
 from backends.tls import TlsSettings
 
-Kind = Literal["refused", "connect_timeout", "tls", "dns", "reset_reused", "no_answer", "malformed", "broken_off"]
+Kind = Literal[
+    "refused", "connect_timeout", "tls", "dns", "no_descriptor", "reset_reused", "no_answer", "malformed", "broken_off"
+]
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -13,6 +15,7 @@ class UpstreamError(Exception):
     """Why an exchange with an endpoint failed; `detail` is for logs alone, it may name addresses.
 
     refused connect_timeout tls dns  no connection: nothing was sent
+    no_descriptor                    the same, for want of a file descriptor of ours: not the endpoint's fault
     reset_reused                     a kept connection died before the answer's first byte: repeat at once on another
     no_answer                        closed before the end of the head
     malformed                        not HTTP/1.1 as we accept it; `begun` says whether the head had been delivered

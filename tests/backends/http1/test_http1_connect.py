@@ -1,8 +1,12 @@
 """Connecting: one timeout for all of it, every address, TLS that nothing weakens, no socket left by a cancelled one."""
 
 import asyncio
+import contextlib
+import os
+import resource
 import socket
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,6 +41,35 @@ def free_port() -> int:
 
 async def test_a_port_where_nobody_listens_is_refused() -> None:
     assert await failure(free_port()) == "refused"
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Not one descriptor is left to this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open(os.devnull) as lowest:
+        free = lowest.fileno()
+    # Nothing is open from here on up to the limit: what is open above stays so.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_our_own_lack_of_descriptors_is_not_the_endpoints_fault() -> None:
+    async def two(host: str, port: int) -> list[tuple[str, int]]:
+        return [("127.0.0.1", port), ("127.0.0.2", port)]
+
+    async def cannot_look(host: str, port: int) -> list[tuple[str, int]]:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    for resolve in (two, cannot_look):
+        pool = _pool_with(resolve)
+        with no_descriptors(), pytest.raises(UpstreamError) as caught:
+            await pool.connect(1.0)
+        assert caught.value.kind == "no_descriptor"
+        pool.close()
 
 
 async def test_a_full_backlog_is_a_connect_timeout() -> None:
