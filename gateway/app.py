@@ -6,6 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -78,12 +79,15 @@ class Gateway:
         )  # fmt: skip
         pipeline = Pipeline(attempts=attempts, settlement=settlement, clock=time.monotonic)
         self._edge = edge = Edge(plane=self.plane, pipeline=pipeline, rng=rng)
+        server = policy.server
         wire = WireSettings(
-            clock=time.monotonic, max_head=policy.server.max_head, write_timeout=policy.server.write_timeout
-        )
+            clock=time.monotonic, max_head=server.max_head, header_timeout=server.header_timeout,
+            body_timeout=server.body_timeout, write_timeout=server.write_timeout,
+        )  # fmt: skip
         self._clients = Listener(
-            client_routes(status), str(policy.server.listen), door=edge, wheel=self.wheel, settings=wire
-        )
+            client_routes(status), str(server.listen), door=edge, wheel=self.wheel,
+            settings=replace(wire, timed_out=self.metrics.timed_out),
+        )  # fmt: skip
         self._admin = Listener(
             admin_routes(status), str(policy.server.admin), door=None, wheel=self.wheel, settings=wire
         )

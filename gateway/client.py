@@ -37,6 +37,9 @@ class Wire(Protocol):
     """Whether more is waiting for the client than it should."""
 
     def resume_reading(self) -> None: ...
+    def await_body(self, cycle: "ClientCycle") -> None:
+        """Look after the time that the rest of this request's body may take."""
+
     def replied(self) -> None: ...
     def linger(self) -> None: ...
     def limit(self, seconds: float | None) -> None:
@@ -62,6 +65,8 @@ class ClientCycle:
     pump: Pump | None = None
     timekeeper: Timekeeper | None = None
     """Asked when the wire's `limit` has passed; without one the total deadline is what has passed."""
+    body_due: float | None = None
+    """When the body must be here, by the loop's clock; None while nobody waits for it."""
     head = b""
     """The head of a chunked reply, until its first chunk takes it along."""
     _arrival: asyncio.Future[None] | None = None
@@ -82,8 +87,8 @@ class ClientCycle:
     # -- the request's body
 
     async def read_body(self, limit: int) -> bytes:
-        """The whole body; BodyTooLarge as soon as more than `limit` bytes came. Asks for it where the client expects
-        to be asked."""
+        """The whole body; BodyTooLarge as soon as more than `limit` bytes came, BodyTimeout when it takes longer than
+        `server.body_timeout`. Asks for it where the client expects to be asked."""
         size, parts = 0, []
         while True:
             size += sum(map(len, self.parts))
@@ -96,7 +101,8 @@ class ClientCycle:
             await self.more()
 
     async def more(self) -> None:
-        """Wait until more of the body has come, or the client has left."""
+        """Wait until more of the body has come, or the client has left; BodyTimeout is thrown in where it is late."""
+        self.wire.await_body(self)
         if self.expects_continue:
             self.expects_continue = False
             self.wire.conn.send_informational(100)

@@ -1,11 +1,13 @@
-"""The clocks of one client connection: idle, the request's total deadline, a reader that stalls, a refused client that
-still sends. All of them are lazy: they are set once and look again when they fire, so a request sets none."""
+"""The clocks of one client connection: idle, a head or a body that does not come, the limit of the request under way, a
+reader that stalls, a refused client that still sends. All of them are lazy: they are set once and look again when they
+fire, so that a request which comes in one read sets none."""
 
 import asyncio
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from backends.wheel import Timer, TimerWheel
 
@@ -16,21 +18,51 @@ CLIENT_KEEP_ALIVE: Final = 75.0
 LINGER_PAUSE, LINGER_SECONDS = 5.0, 30.0
 
 
+def _nobody_counts(kind: str) -> None:
+    """The default: nobody wants to know."""
+
+
 @dataclass(frozen=True, slots=True)
 class WireSettings:
-    """Limits of a client connection: sizes in bytes, times in seconds."""
+    """Limits of a client connection: sizes in bytes, times in seconds, None is off."""
 
     clock: Callable[[], float]
     """Monotonic, in seconds, finer than the loop's (which uvloop rounds to milliseconds)."""
     max_head: int = 32 * 1024
+    header_timeout: float | None = 10.0
+    """Of the first request from the connection's start, of later ones from their first byte."""
+    body_timeout: float | None = 60.0
+    """From the head's end to the body's."""
     write_timeout: float | None = 60.0
     keep_alive: float = CLIENT_KEEP_ALIVE
     linger_pause: float = LINGER_PAUSE
+    timed_out: Callable[[str], None] = _nobody_counts
+    """Told of each of these that has passed: header, body or write."""
+
+
+class Owner(Protocol):
+    """The connection whose times are kept: told when one has passed."""
+
+    def head_late(self) -> None:
+        """Nothing, or not a whole head, has come for too long."""
+
+    def body_late(self) -> None:
+        """The time of a body may have passed."""
+
+    def limit_passed(self) -> None:
+        """That of the request under way."""
+
+    def reader_stalled(self) -> None:
+        """The client has read nothing for too long."""
 
 
 class Clocks:
-    """Ends the transport when it was idle too long. `expire` is called when the request under way has passed its
-    deadline, `give_up` when its client has read nothing for too long."""
+    """Timers of one connection, on the wheel."""
+
+    # What most connections never need stands in the class.
+    _head_due: float | None = None
+    _head_timer: Timer | None = None
+    _body_timer: Timer | None = None
 
     def __init__(
         self,
@@ -38,16 +70,16 @@ class Clocks:
         loop: asyncio.AbstractEventLoop,
         wheel: TimerWheel,
         settings: WireSettings,
-        expire: Callable[[], None],
-        give_up: Callable[[], None],
+        owner: Owner,
     ) -> None:
         self._time = loop.time
         self._wheel = wheel
         self._settings = settings
-        self._expire = expire
-        self._give_up = give_up
+        self._owner = owner
         self._transport: asyncio.Transport
-        self._idle_since: float | None = loop.time()
+        # Just before now, so that no later moment is the same: uvloop's clock counts whole milliseconds.
+        self._made = math.nextafter(loop.time(), 0.0)
+        self._idle_since: float | None = self._made
         self._due: float | None = None
         self._total_at = 0.0
         self._idle_timer: Timer | None = None
@@ -58,15 +90,20 @@ class Clocks:
     def start(self, transport: asyncio.Transport) -> None:
         """The connection is made."""
         self._transport = transport
-        self._idle_timer = self._wheel.arm(self._settings.keep_alive, self._idle)
+        self._idle_timer = self._wheel.arm(self._patience(), self._idle)
 
     def stop(self) -> None:
         """The connection is gone."""
-        for timer in (self._idle_timer, self._stall_timer, self._total_timer):
+        for timer in (self._idle_timer, self._stall_timer, self._total_timer, self._head_timer, self._body_timer):
             if timer is not None:
                 self._wheel.cancel(timer)
 
     # -- idle
+
+    @property
+    def idle_since(self) -> float | None:
+        """Since when no request is under way, by the loop's clock; None while one is."""
+        return self._idle_since
 
     def busy(self) -> None:
         """A request has come."""
@@ -77,18 +114,54 @@ class Clocks:
         self._idle_since = self._time()
         self._due = None
 
+    def _patience(self) -> float:
+        """How long nothing may come: before the first request a head's time, after it `keep_alive`."""
+        keep, head = self._settings.keep_alive, self._settings.header_timeout
+        return min(keep, head) if head is not None and self._idle_since == self._made else keep
+
     def _idle(self) -> None:
-        keep = self._settings.keep_alive
-        left = keep if self._idle_since is None else keep - (self._time() - self._idle_since)
+        left = patience = self._patience()
+        if self._idle_since is not None and self._head_due is None:
+            left = patience - (self._time() - self._idle_since)
         if left <= 0:
-            self._transport.close()
+            self._owner.head_late()
         else:
             self._idle_timer = self._wheel.arm(left, self._idle)
 
-    # -- the total deadline
+    # -- a head, a body
+
+    def head_began(self) -> None:
+        """A head has come in part. That of the first request is timed from the connection's start."""
+        timeout = self._settings.header_timeout
+        if timeout is None or self._idle_since == self._made:
+            return
+        self._head_due = self._time() + timeout
+        if self._head_timer is None or not self._head_timer.armed:
+            self._head_timer = self._wheel.arm(timeout, self._head)
+
+    def head_came(self) -> None:
+        """It is whole."""
+        self._head_due = None
+
+    def _head(self) -> None:
+        if self._head_due is None:
+            return
+        left = self._head_due - self._time()
+        if left > 0:
+            self._head_timer = self._wheel.arm(left, self._head)
+        else:
+            self._owner.head_late()
+
+    def watch_body(self, seconds: float) -> None:
+        """Call `body_late` in so many seconds, or sooner."""
+        if self._body_timer is None or not self._body_timer.armed:
+            self._body_timer = self._wheel.arm(seconds, self._owner.body_late)
+
+    # -- the limit of the request under way
 
     def limit(self, seconds: float | None) -> None:
-        """The request under way may take so long in all. The timer is moved only when it would fire too late."""
+        """Look at the request under way in so many seconds; the last word counts. The timer is moved only when it would
+        fire too late."""
         if seconds is None:
             return
         due = self._due = self._time() + seconds
@@ -108,7 +181,7 @@ class Clocks:
             self._wheel.rearm(self._total_timer, left)
             self._total_at = self._due
         else:
-            self._expire()
+            self._owner.limit_passed()
 
     # -- a reader that stalls
 
@@ -130,12 +203,16 @@ class Clocks:
         if self._transport.get_write_buffer_size() < self._stall_size:
             self.write_paused()
         else:
-            self._give_up()
+            self._owner.reader_stalled()
 
     # -- a refused client that still sends
 
     def linger(self, received: Callable[[], int]) -> None:
-        """End the connection once the client pauses, or after LINGER_SECONDS; `received` says how much it has sent."""
+        """A refused client is idle no longer: end its connection once it pauses, or after LINGER_SECONDS. `received`
+        says how much it has sent."""
+        if self._idle_timer is not None:
+            self._wheel.cancel(self._idle_timer)
+        self._head_due = None
         self._linger_on(received, -1, self._time() + LINGER_SECONDS)
 
     def _linger_on(self, received: Callable[[], int], seen: int, until: float) -> None:

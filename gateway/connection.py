@@ -29,7 +29,7 @@ class ClientConnection(asyncio.Protocol):
     def __init__(self, loop: asyncio.AbstractEventLoop, wheel: TimerWheel, settings: WireSettings) -> None:
         self.loop = loop
         self._settings = settings
-        self._clocks = Clocks(loop=loop, wheel=wheel, settings=settings, expire=self._expire, give_up=self._give_up)
+        self._clocks = Clocks(loop=loop, wheel=wheel, settings=settings, owner=self)
         self.limit = self._clocks.limit
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -52,15 +52,34 @@ class ClientConnection(asyncio.Protocol):
         """The client has left."""
         raise NotImplementedError
 
-    def _expire(self) -> None:
-        """The limit of the request under way has passed."""
+    def head_late(self) -> None:
         raise NotImplementedError
 
-    def _give_up(self) -> None:
-        """The client reads nothing."""
+    def body_late(self) -> None:
+        raise NotImplementedError
+
+    def limit_passed(self) -> None:
+        raise NotImplementedError
+
+    def reader_stalled(self) -> None:
+        """The client is given up."""
+        self._settings.timed_out("write")
         if self.cycle is not None:
             self.cycle.stalled = True
         self.transport.abort()
+
+    def await_body(self, cycle: ClientCycle) -> None:
+        """More of a request's body is waited for, for the first time: only now is it worth a timer."""
+        timeout = self._settings.body_timeout
+        if timeout is not None and cycle.body_due is None:
+            left = timeout - (self._settings.clock() - cycle.started)
+            cycle.body_due = self.loop.time() + left
+            self._clocks.watch_body(left)
+
+    @property
+    def idle_since(self) -> float | None:
+        """Since when no request is under way, by the loop's clock; None while one is."""
+        return self._clocks.idle_since
 
     # -- a refused client
 

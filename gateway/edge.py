@@ -56,6 +56,17 @@ class Edge:
             )
         return self._pipeline.serve(exchange, view)
 
+    def refuse(self, cycle: ClientCycle, error: errors.GatewayError) -> Coroutine[Any, Any, None]:
+        """What the parser did not take is answered, counted and logged like what the pipeline refuses."""
+        view = self._plane.view
+        assert view is not None, "the data plane has a table before the door opens"
+        raw_path, method = cycle.raw_path, cycle.method
+        try:
+            kind = classify(raw_path, method) or view.routes.by_path(raw_path, method) or unknown(raw_path)
+        except MethodRefused as refused:
+            kind = refused.kind
+        return self._pipeline.refuse(self._exchange(cycle, kind, view), error)
+
     def _plain_host(self, host: bytes) -> bool:
         """HTTP/1.0 clients may send none; the parser has refused a missing one of HTTP/1.1, and two."""
         if host and not _HOST.fullmatch(host):

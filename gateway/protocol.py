@@ -7,7 +7,6 @@ task; replies are written by direct calls; every refusal has our error body. Its
 
 import asyncio
 from collections.abc import Coroutine
-from http import HTTPStatus
 from typing import Any, Final, Protocol
 
 import zttp
@@ -18,32 +17,30 @@ from gateway.client import ClientCycle, ClientGone
 from gateway.clocks import WireSettings
 from gateway.connection import ClientConnection
 from gateway.drive import Drive
-from gateway.errors import (
-    DeadlineExceeded,
-    GatewayError,
-    HeadersTooLarge,
-    InvalidRequest,
-    UriTooLong,
-    error_body,
-)
-from gateway.headers import Headers
+from gateway.errors import BodyTimeout, DeadlineExceeded, GatewayError, HeaderTimeout
+from gateway.refusals import MAX_LINE, PartialHead, answer, head_size, nothing_waits, refusal, too_large
 
 # A client may send this much ahead of its turn; beyond it we stop reading, and then its leaving goes unseen until
 # its turn.
 AHEAD_LIMIT: Final = 64 * 1024
 _CR: Final = ord("\r")
-# zttp's words for a head beyond its own limit, used for ours too.
-_TOO_LARGE: Final = "message exceeded configured size limit"
 
 
 class Door(Protocol):
-    """Who takes a request: a coroutine that answers it, or None for one that is answered by the ASGI application."""
+    """Who takes requests."""
 
-    def open(self, cycle: ClientCycle) -> Coroutine[Any, Any, None] | None: ...
+    def open(self, cycle: ClientCycle) -> Coroutine[Any, Any, None] | None:
+        """The coroutine that answers a request, or None for one that is answered by the ASGI application."""
+
+    def refuse(self, cycle: ClientCycle, error: GatewayError) -> Coroutine[Any, Any, None]:
+        """The coroutine that answers what was no request; method and path are empty where nobody knows them."""
 
 
 class ClientProtocol(ClientConnection):
     """What uvicorn makes for each accepted connection."""
+
+    _partial: PartialHead | None = None
+    """Of the next request, while its head is not whole."""
 
     def __init__(
         self,
@@ -70,7 +67,7 @@ class ClientProtocol(ClientConnection):
         self._turn = False
         self._ahead = 0
         self._head_bytes = 0
-        self._line_read = False
+        self._fed = 0
 
     # -- the connection's life
 
@@ -111,8 +108,8 @@ class ClientProtocol(ClientConnection):
         """Whether a reply is not wholly given, or has not wholly left."""
         return self.answering or self.transport.get_write_buffer_size() > 0
 
-    def _expire(self) -> None:
-        """The limit has passed: whether that ends the request, its timekeeper knows."""
+    def limit_passed(self) -> None:
+        """Whether that ends the request under way, its timekeeper knows."""
         drive, cycle = self.drive, self.cycle
         if drive is None or cycle is None:
             return
@@ -127,6 +124,25 @@ class ClientProtocol(ClientConnection):
         else:
             self.limit(verdict)
 
+    def head_late(self) -> None:
+        """A client that has sent nothing is not told: it is idle, or there to hold connections."""
+        if self._partial is None:
+            self.transport.close()
+        else:
+            self._settings.timed_out("header")
+            self._refuse(HeaderTimeout("The request's head was not here in time (server.header_timeout)."))
+
+    def body_late(self) -> None:
+        cycle = self.cycle
+        if cycle is None or cycle.complete or not cycle.more_body or cycle.body_due is None:
+            return
+        left = cycle.body_due - self.loop.time()
+        if left > 0:
+            self._clocks.watch_body(left)
+        else:
+            self._settings.timed_out("body")
+            self._refuse(BodyTimeout("The request's body was not here in time (server.body_timeout)."))
+
     # -- reading
 
     def data_received(self, data: bytes) -> None:
@@ -135,19 +151,22 @@ class ClientProtocol(ClientConnection):
             return
         cycle = self.cycle
         if cycle is None or cycle.complete:
-            if data[0] == _CR and not self._head_bytes:
+            if data[0] == _CR and not self._head_bytes and (cycle is None or nothing_waits(cycle, self._fed)):
                 # Some clients end a body with an empty line too many (RFC 9112 section 2.2); zttp takes it amiss.
                 data = data.lstrip(b"\r\n")
                 if not data:
                     return
             self._head_bytes += len(data)
-        elif not cycle.more_body:
+        elif cycle.more_body:
+            self._fed += len(data)
+        else:
             self._wait_its_turn(len(data))
         try:
             event = self.conn.receive_event(data)
         except zttp.RemoteProtocolError as error:
-            self._note_line(data)
-            self._refuse(str(error))
+            if self._head_bytes:
+                self._note(data)
+            self._refuse(refusal(str(error), self._partial, self._settings.max_head))
             return
         self._handle(event)
         if self._head_bytes and self._lingered < 0:
@@ -161,13 +180,18 @@ class ClientProtocol(ClientConnection):
 
     def _head_grows(self, data: bytes) -> None:
         """A head is not whole yet."""
-        self._note_line(data)
+        partial = self._note(data)
         if self._head_bytes > self._settings.max_head:
-            self._refuse(_TOO_LARGE)
+            self._refuse(too_large(partial.line_whole, self._settings.max_head))
 
-    def _note_line(self, data: bytes) -> None:
-        """A head is not whole yet: remember whether its first line is, which tells a long URL from many headers."""
-        self._line_read = self._line_read or b"\n" in data[: self._settings.max_head]
+    def _note(self, data: bytes) -> PartialHead:
+        """Remember what must be known of a head that does not come whole."""
+        partial, settings = self._partial, self._settings
+        if partial is None:
+            partial = self._partial = PartialHead(settings.clock())
+            self._clocks.head_began()
+        partial.feed(data, min(settings.max_head, MAX_LINE))
+        return partial
 
     def _handle(self, event: Any) -> None:
         """Take the parser's events, start the request that they complete, and go on with the next one that waits.
@@ -199,7 +223,9 @@ class ClientProtocol(ClientConnection):
                 conn.start_next_cycle()
                 event = conn.next_event()
         except zttp.RemoteProtocolError as error:
-            self._refuse(str(error))
+            self._refuse(refusal(str(error), self._partial, self._settings.max_head))
+        except _Refused as refused:
+            self._refuse(refused.error)
         finally:
             self._handling = False
 
@@ -208,12 +234,14 @@ class ClientProtocol(ClientConnection):
         settings = self._settings
         self.cycle = ClientCycle(self, event, headers, settings.clock())
         self._clocks.busy()
-        size, self._head_bytes = self._head_bytes, 0
-        if size > settings.max_head and _head_size(event, headers) > settings.max_head:
-            self._line_read = len(event.target) <= settings.max_head
-            raise zttp.RemoteProtocolError(_TOO_LARGE)
-        self._line_read = False
+        size = self._fed = self._head_bytes
+        self._head_bytes = 0
         self._fresh = True
+        if self._partial is not None:
+            self._partial = None
+            self._clocks.head_came()
+        if size > settings.max_head and head_size(event, headers) > settings.max_head:
+            raise _Refused(too_large(len(event.target) <= settings.max_head, settings.max_head))
 
     def _body(self, data: bytes) -> None:
         cycle = self.cycle
@@ -234,9 +262,7 @@ class ClientProtocol(ClientConnection):
     def _start(self, cycle: ClientCycle) -> None:
         coroutine = self._door.open(cycle) if self._door is not None else None
         if coroutine is not None:
-            self.drive = Drive(coroutine, self.loop, self._drive_ended)
-            self._drives.add(self.drive)
-            self.drive.start()
+            self._drive(coroutine)
             return
         address = self.transport.get_extra_info("sockname")
         server = address[:2] if isinstance(address, tuple) else ("unix", 0)
@@ -244,6 +270,11 @@ class ClientProtocol(ClientConnection):
         task = self.loop.create_task(answer, name=f"{cycle.method} {cycle.raw_path[:64]!r}")
         self._state.tasks.add(task)
         task.add_done_callback(self._state.tasks.discard)
+
+    def _drive(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self.drive = Drive(coroutine, self.loop, self._drive_ended)
+        self._drives.add(self.drive)
+        self.drive.start()
 
     def _drive_ended(self, drive: Drive) -> None:
         self._drives.discard(drive)
@@ -261,27 +292,38 @@ class ClientProtocol(ClientConnection):
         self._turn = True
         if not self._handling:
             self._handle(zttp.NEED_DATA)
+            if self._head_bytes and self._lingered < 0:
+                self._head_grows(b"")
 
-    def _refuse(self, why: str) -> None:
-        """Answer what is not HTTP, or too large a head, and stop listening."""
-        error: GatewayError = InvalidRequest(f"The request is not valid HTTP/1.1: {why}.")
-        if "size limit" in why:
-            limit = f"over the limit of {self._settings.max_head} bytes (server.max_head)."
-            error = (
-                HeadersTooLarge(f"The headers are {limit}") if self._line_read else UriTooLong(f"The URL is {limit}")
-            )
-        cycle = self.cycle
-        if cycle is None or cycle.complete or not cycle.begun:
-            body = error_body(error, "openai")
-            head = (
-                b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-            )
-            phrase = HTTPStatus(error.status).phrase.encode()
-            self.transport.write(head % (error.status, phrase, len(body)) + body)
+    # -- what is no request
+
+    def _refuse(self, error: GatewayError) -> None:
+        """Answer what is not HTTP, too large or too late, and stop listening."""
+        cycle, started = self.cycle, not self._fresh
         self._fresh = self._turn = False
-        self._left()
-        self.linger()
+        if cycle is None or cycle.complete:
+            partial = self._partial or PartialHead(self._settings.clock())
+            cycle = self.cycle = ClientCycle(self, partial.request(), [], partial.began)
+            started = False
+        # Whatever of it was read, what follows can't be: the reply says that the connection ends.
+        cycle.more_body = True
+        if not started and self._door is not None:
+            self._drive(self._door.refuse(cycle, error))
+        elif self.drive is not None:
+            # Its body can't be read, or is late: the pipeline tells, counts and logs.
+            self.drive.throw(error)
+        elif not cycle.begun:
+            answer(cycle, error)
+            # A control route that reads the body has nobody to answer any more.
+            cycle.disconnected = True
+            cycle.arrived()
+        if not cycle.complete:
+            self._left()
+            self.linger()
 
 
-def _head_size(event: Any, headers: Headers) -> int:
-    return len(event.target) + sum(len(name) + len(value) + 4 for name, value in headers)
+class _Refused(Exception):
+    """A whole head that is over a limit of ours."""
+
+    def __init__(self, error: GatewayError) -> None:
+        self.error = error

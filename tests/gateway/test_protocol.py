@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.client import ClientCycle, ClientGone
-from gateway.errors import FirstByteTimeout, GatewayError, ShuttingDown
+from gateway.errors import BodyTimeout, FirstByteTimeout, GatewayError, InvalidRequest, ShuttingDown
 from tests.fakes.backend import Backend
 from tests.fakes.client import Client, request
 from tests.flow.harness import eventually, gateway_with
@@ -509,3 +509,200 @@ async def test_empty_lines_before_a_request_are_passed_over() -> None:
         await client.send(b"\r\n")
         await client.send(request("POST", "/a", b"y"))
         assert (await client.answer()).body == b"/a y"
+
+
+# -- a head or a body that does not come
+
+
+async def test_a_head_that_is_not_whole_in_time_is_408_and_a_close() -> None:
+    passed: list[str] = []
+    async with listening(door := Door(echo), header_timeout=0.3, timed_out=passed.append) as listener:
+        async with await Client.to(listener.address) as client:
+            started = asyncio.get_running_loop().time()
+            dripping = asyncio.get_running_loop().create_task(drip(client, request("GET", "/v1/slow")[:-2], 0.02))
+            answer = await client.answer()
+            assert (answer.status, answer.error["code"]) == (408, "header_timeout")
+            assert answer.header("connection") == "close"
+            assert 0.25 < asyncio.get_running_loop().time() - started < 0.8
+            dripping.cancel()
+            assert await client.rest() == b""
+        assert passed == ["header"]
+        assert door.cycles == []
+        assert door.refused == [(b"/v1/slow", "header_timeout")]
+
+
+async def test_a_later_head_has_its_time_from_its_first_byte() -> None:
+    async with (
+        listening(door := Door(echo), header_timeout=0.3) as listener,
+        await Client.to(listener.address) as client,
+    ):
+        for _ in range(2):
+            await client.send(GET)
+            assert (await client.answer()).status == 200
+            # Idle is not late.
+            await asyncio.sleep(0.4)
+        started = asyncio.get_running_loop().time()
+        await client.send(GET[:-2])
+        answer = await client.answer()
+        assert (answer.status, answer.error["code"]) == (408, "header_timeout")
+        assert 0.25 < asyncio.get_running_loop().time() - started < 0.7
+        assert len(door.cycles) == 2
+
+
+async def test_a_slow_head_does_not_shorten_the_time_of_the_next_one() -> None:
+    async with listening(Door(echo), header_timeout=0.4) as listener, await Client.to(listener.address) as client:
+        for _ in range(4):
+            await client.send(GET[:-2])
+            await asyncio.sleep(0.2)
+            await client.send(GET[-2:])
+            assert (await client.answer()).status == 200
+
+
+async def test_a_pipelined_head_has_its_time_from_its_turn() -> None:
+    held = Held()
+    async with (
+        listening(door := Door(held), header_timeout=0.3) as listener,
+        await Client.to(listener.address) as client,
+    ):
+        await client.send(GET + GET[:-2])
+        await door.opened()
+        await asyncio.sleep(0.5)
+        held.go.set()
+        assert (await client.answer()).status == 200
+        await client.send(GET[-2:])
+        assert (await client.answer()).status == 200
+
+
+async def test_a_pipelined_head_that_is_never_whole_is_408_at_its_turn() -> None:
+    held = Held()
+    async with (
+        listening(door := Door(held), header_timeout=0.3) as listener,
+        await Client.to(listener.address) as client,
+    ):
+        await client.send(GET)
+        await door.opened()
+        await client.send(GET[:-2])
+        await asyncio.sleep(0.05)
+        held.go.set()
+        assert (await client.answer()).status == 200
+        assert (await client.answer()).status == 408
+
+
+async def test_a_connection_that_never_sends_a_byte_is_just_closed() -> None:
+    passed: list[str] = []
+    async with listening(door := Door(echo), header_timeout=0.2, timed_out=passed.append) as listener:
+        async with await Client.to(listener.address) as client:
+            assert await client.rest(timeout=1) == b""
+    assert (passed, door.refused) == ([], [])
+
+
+async def test_without_a_header_timeout_a_head_may_take_as_long_as_a_connection_may_idle() -> None:
+    async with listening(Door(echo), header_timeout=None, keep_alive=0.6) as listener:
+        async with await Client.to(listener.address) as client:
+            await client.send(GET[:-2])
+            await asyncio.sleep(0.3)
+            await client.send(GET[-2:])
+            assert (await client.answer()).status == 200
+            await client.send(GET[:-2])
+            assert (await client.answer()).status == 408
+
+
+async def test_a_body_that_is_not_whole_in_time_is_thrown_into_its_request() -> None:
+    passed: list[str] = []
+
+    async def reads(cycle: ClientCycle) -> None:
+        try:
+            await cycle.read_body(1 << 20)
+        except BodyTimeout as error:
+            plain(cycle, error.code.encode(), 408)
+
+    async with listening(Door(reads), body_timeout=0.3, timed_out=passed.append) as listener:
+        async with await Client.to(listener.address) as client:
+            started = asyncio.get_running_loop().time()
+            dripping = asyncio.get_running_loop().create_task(drip(client, request("POST", "/a", b"x" * 1000), 0.001))
+            answer = await client.answer()
+            assert (answer.status, answer.body) == (408, b"body_timeout")
+            assert answer.header("connection") == "close"
+            assert 0.25 < asyncio.get_running_loop().time() - started < 1.5
+            dripping.cancel()
+        assert passed == ["body"]
+
+
+async def test_the_time_of_a_body_ends_with_it_and_begins_anew_with_the_next() -> None:
+    data = request("POST", "/a", b"x" * 10)
+    async with listening(Door(echo), body_timeout=0.4) as listener, await Client.to(listener.address) as client:
+        for _ in range(4):
+            await client.send(data[:-5])
+            await asyncio.sleep(0.2)
+            await client.send(data[-5:])
+            assert (await client.answer()).status == 200
+
+
+async def test_a_request_whose_body_came_is_not_ended_by_the_time_of_its_body() -> None:
+    async def slowly(cycle: ClientCycle) -> None:
+        body = await cycle.read_body(100)
+        await asyncio.get_running_loop().create_task(asyncio.sleep(0.4))
+        plain(cycle, body)
+
+    data = request("POST", "/a", b"x" * 10)
+    async with listening(Door(slowly), body_timeout=0.2) as listener, await Client.to(listener.address) as client:
+        await client.send(data[:-5])
+        await asyncio.sleep(0.05)
+        await client.send(data[-5:])
+        assert (await client.answer()).status == 200
+
+
+async def test_a_control_route_that_reads_a_body_has_it_in_time_or_never() -> None:
+    ended: list[str] = []
+
+    async def route(scope: Any, receive: Any, send: Any) -> None:
+        while (message := await receive())["type"] == "http.request" and message["more_body"]:
+            pass
+        ended.append(message["type"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"never"})
+
+    async with listening(Door(None), app=route, body_timeout=0.2) as listener:
+        async with await Client.to(listener.address) as client:
+            await client.send(request("POST", "/a", b"x" * 10)[:-5])
+            answer = await client.answer()
+            assert (answer.status, answer.error["code"]) == (408, "body_timeout")
+            assert await client.rest() == b""
+        assert ended == ["http.disconnect"]
+
+
+async def test_a_body_that_cannot_be_read_is_thrown_into_its_request() -> None:
+    async def reads(cycle: ClientCycle) -> None:
+        try:
+            await cycle.read_body(1 << 20)
+        except InvalidRequest:
+            plain(cycle, b"as the door says it", 400)
+
+    head = request("POST", "/a", None, [("transfer-encoding", "chunked")])
+    async with listening(Door(reads)) as listener, await Client.to(listener.address) as client:
+        await client.send(head + b"5\r\nhello\r\n")
+        await asyncio.sleep(0.02)
+        await client.send(b"no chunk\r\n")
+        answer = await client.answer()
+        assert (answer.status, answer.body) == (400, b"as the door says it")
+        assert await client.rest() == b""
+
+
+async def test_a_head_with_a_body_that_cannot_be_read_is_refused_by_the_door() -> None:
+    head = request("POST", "/a", None, [("transfer-encoding", "chunked")])
+    async with listening(door := Door(echo)) as listener, await Client.to(listener.address) as client:
+        await client.send(head + b"no chunk\r\n" + GET)
+        assert (await client.answer()).status == 400
+        assert await client.rest() == b""
+        assert (door.cycles, door.refused) == ([], [(b"/a", "invalid_request")])
+
+
+async def test_without_a_door_a_refusal_has_openais_shape() -> None:
+    async with listening(None, header_timeout=0.2) as listener:
+        for data, status in ((GET[:-2], 408), (b"nothing\r\n\r\n", 400), (GET.replace(b"host", b"other"), 400)):
+            async with await Client.to(listener.address) as client:
+                await client.send(data)
+                answer = await client.answer()
+                assert answer.status == status
+                assert set(answer.error) == {"message", "type", "param", "code"}
+                assert await client.rest() == b""

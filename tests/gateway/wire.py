@@ -11,6 +11,8 @@ from typing import Any
 from backends.wheel import TimerWheel
 from gateway.client import ClientCycle, ClientGone
 from gateway.clocks import WireSettings
+from gateway.errors import GatewayError
+from gateway.refusals import answer
 from gateway.server import Listener
 from tests.flow.harness import eventually
 
@@ -24,10 +26,16 @@ class Door:
     def __init__(self, answer: Answer | None) -> None:
         self._answer = answer
         self.cycles: list[ClientCycle] = []
+        self.refused: list[tuple[bytes, str]] = []
+        """Of what was no request: its path, and the code of the refusal."""
 
     def open(self, cycle: ClientCycle) -> Coroutine[Any, Any, None] | None:
         self.cycles.append(cycle)
         return None if self._answer is None else self._answer(cycle)
+
+    async def refuse(self, cycle: ClientCycle, error: GatewayError) -> None:
+        self.refused.append((cycle.raw_path, error.code))
+        answer(cycle, error)
 
     async def opened(self, count: int = 1) -> ClientCycle:
         """The last of so many requests, once they have come."""
@@ -82,7 +90,7 @@ class Held:
 
 @contextlib.asynccontextmanager
 async def listening(
-    door: Door, *, address: str = "127.0.0.1:0", app: Any = None, **settings: Any
+    door: Door | None, *, address: str = "127.0.0.1:0", app: Any = None, **settings: Any
 ) -> AsyncIterator[Listener]:
     """A listener that takes connections; `settings` are those of WireSettings. It must end by itself."""
 
