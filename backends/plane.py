@@ -124,9 +124,18 @@ class DataPlane:
             if (spec.pool, spec.name, spec.incarnation) == (verdict.pool, verdict.endpoint, verdict.incarnation):
                 endpoint.standing.heard(verdict, self._clock())
 
+    def named(self, pool: str, name: str) -> list[Endpoint]:
+        """The endpoint of this name, and those before it that left the table while an exchange still uses them."""
+        return [endpoint for endpoint in self._all() if (endpoint.spec.pool, endpoint.name) == (pool, name)]
+
     def busy(self, name: str) -> bool:
         """Whether an attempt is under way on the endpoint of this name, also on one that left the table."""
         return any(endpoint.in_flight for endpoint in self._all() if endpoint.name == name)
+
+    def without_candidate(self) -> list[str]:
+        """The pools of which no endpoint is a candidate now, breakers aside."""
+        view, now = self.view, self._clock()
+        return [] if view is None else [name for name, pool in view.pools.items() if not pool.available(now)]
 
     def yielded_since(self, name: str, moment: float) -> bool:
         """Whether bytes of an answer came from the endpoint of this name since a moment of `clock`."""

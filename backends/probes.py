@@ -20,7 +20,7 @@ from backends.tls import TlsSettings, client_context
 from backends.watch import Around, Meters, Plane, Watch
 from backends.wheel import TimerWheel
 from policies.globs import is_glob
-from policies.health import Change
+from policies.health import Change, Finding
 from policies.settings.pools import Pool
 
 
@@ -86,6 +86,11 @@ class Prober:
         # What comes of our own word is no news of the endpoint.
         if watch is not None and not self._telling:
             watch.heard(event)
+
+    def latest(self, pool: str, endpoint: str) -> tuple[float, Finding] | None:
+        """When the last probe of an endpoint was over, by the clock, and what it found; None without one."""
+        watch = self._by_name.get((pool, endpoint))
+        return watch.latest if watch is not None else None
 
     async def stop(self) -> None:
         """End all probes; returns when their sockets are closed."""

@@ -84,6 +84,8 @@ class Watch:
         self._sooner = asyncio.Event()
         self.record: Final = HealthRecord(health)
         self.task: asyncio.Task[None] | None = None
+        self.latest: tuple[float, Finding] | None = None
+        """When the last probe was over, and what it found."""
 
     def change(self, engine: str, health: Health, model: str | None) -> None:
         """What a new table says of it."""
@@ -103,6 +105,7 @@ class Watch:
         record, now = self.record, self._around.clock()
         news = False
         if event.kind in ("failed", "suspect"):
+            # A suspect was too slow, or is one that the pool could not spare: its word on its health is not enough.
             news = record.doubted(slow=event.kind == "suspect")
         elif event.kind == "ejected":
             news = record.shut("ejected", now)
@@ -155,6 +158,7 @@ class Watch:
         found = await probe
         if found is None:
             return None
+        self.latest = around.clock(), found
         if found.kind != "unaskable":
             around.meters.endpoint(spec.pool, spec.name).probed(found.kind == "good")
         yielding = around.plane.yielded_since(spec.name, began)

@@ -6,7 +6,11 @@
     backend.does(script)                         an `async def script(c, request)` of the test's own
     backend.then.answers(200)                    what the request after that gets; the last one stays
 
-It never times out by itself and parses no more of HTTP than where a request ends.
+    backend.health.answers(503)                  what probes of its health get, instead of 200
+    backend.token.raw(b"", stall=True)           and those that ask for one token, instead of one
+
+It never times out by itself and parses no more of HTTP than where a request ends. What the gateway's probes do (they
+say who they are) is kept apart: `requests`, `attempts`, `connections` and `received` know nothing of it.
 """
 
 from __future__ import annotations
@@ -85,6 +89,9 @@ class Connection(asyncio.Protocol):
         self.closed = asyncio.Event()
         self.lost: Exception | None = None
         self.requests = 0
+        self.probe = False
+        """Whether it is one of the gateway's probes; known once it has spoken."""
+        self.spoke = False
         self._buffer = bytearray()
         self._room = asyncio.Event()
         self._room.set()
@@ -126,11 +133,15 @@ class Connection(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=64 * 1024)
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.backend.connections.append(self)
+        self.backend.accepted.append(self)
 
     def data_received(self, data: bytes) -> None:
+        if not self.spoke:
+            self.spoke = True
+            self.probe = PROBE in data
         self._buffer += data
-        self.backend.received += len(data)
+        if not self.probe:
+            self.backend.received += len(data)
         self._look()
 
     def eof_received(self) -> None:
@@ -180,6 +191,55 @@ class Connection(asyncio.Protocol):
             self._look()
 
 
+class Scripts:
+    """What is done with requests of one kind, one after another; the last one stays."""
+
+    def __init__(self) -> None:
+        self._all: list[Script] = []
+        self._append = False
+
+    @property
+    def then(self) -> Self:
+        """The next script comes after those that are there, instead of in their place."""
+        self._append = True
+        return self
+
+    def does(self, script: Script) -> Self:
+        """Answer with this script."""
+        if not self._append:
+            self._all.clear()
+        self._append = False
+        self._all.append(script)
+        return self
+
+    def answers(self, status: int, body: bytes | str = b'{"ok":true}', headers: Headers = ()) -> Self:
+        """A plain answer with a Content-Length."""
+        data = body.encode() if isinstance(body, str) else body
+        return self.raw(plain(status, data, headers), keep=True)
+
+    def raw(
+        self, data: bytes, *, cut: int | None = None, rst: bool = False, keep: bool = False, stall: bool = False
+    ) -> Self:
+        """These bytes (the first `cut` of them), then a reset, a stall, or (unless `keep`) a close in order."""
+
+        async def script(c: Connection, request: Request) -> None:
+            await c.send(data[:cut])
+            if rst:
+                # Give the bytes time to be read: a reset overtakes what the other side has not fetched.
+                await asyncio.sleep(0.05)
+                c.rst()
+            elif stall:
+                await c.stall()
+            elif not keep:
+                c.fin()
+
+        return self.does(script)
+
+    def next(self) -> Script:
+        """The script that is due."""
+        return self._all.pop(0) if len(self._all) > 1 else self._all[0]
+
+
 @dataclass(slots=True)
 class Backend:
     """A listener on 127.0.0.1. Made by the `backends` fixture or used as `async with Backend() as backend:`."""
@@ -187,16 +247,21 @@ class Backend:
     tls: ssl.SSLContext | None = None
     requests: list[Request] = field(default_factory=list)
     probes: int = 0
-    connections: list[Connection] = field(default_factory=list)
+    """How often it was asked about its health."""
+    asked: list[Request] = field(default_factory=list)
+    """Probes that asked for a token."""
+    health: Scripts = field(default_factory=lambda: Scripts().answers(200, b""))
+    token: Scripts = field(default_factory=lambda: Scripts().answers(200, TOKEN))
+    accepted: list[Connection] = field(default_factory=list)
+    """Every connection there was."""
     received: int = 0
     release: asyncio.Event = field(default_factory=asyncio.Event)
     """What scripts that hold back wait for."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     port: int = 0
-    _scripts: list[Script] = field(default_factory=list)
+    _scripts: Scripts = field(default_factory=Scripts)
     _server: asyncio.Server | None = None
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
-    _append: bool = False
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -209,7 +274,7 @@ class Backend:
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
-        for connection in self.open:
+        for connection in self.accepted:
             connection.transport.abort()
         for task in list(self.tasks):
             task.cancel()
@@ -227,6 +292,11 @@ class Backend:
         return len(self.requests)
 
     @property
+    def connections(self) -> list[Connection]:
+        """Every connection there was that is no probe; one that has said nothing yet is none so far."""
+        return [one for one in self.accepted if not one.probe and (one.spoke or one.closed_at is not None)]
+
+    @property
     def open(self) -> list[Connection]:
         """Connections that are open now."""
         return [connection for connection in self.connections if connection.closed_at is None]
@@ -236,21 +306,18 @@ class Backend:
     @property
     def then(self) -> Self:
         """The next script comes after those that are there, instead of in their place."""
-        self._append = True
+        _ = self._scripts.then
         return self
 
     def does(self, script: Script) -> Self:
         """Answer with this script."""
-        if not self._append:
-            self._scripts.clear()
-        self._append = False
-        self._scripts.append(script)
+        self._scripts.does(script)
         return self
 
     def answers(self, status: int, body: bytes | str = b'{"ok":true}', headers: Headers = ()) -> Self:
         """A plain answer with a Content-Length."""
-        data = body.encode() if isinstance(body, str) else body
-        return self.raw(plain(status, data, headers), keep=True)
+        self._scripts.answers(status, body, headers)
+        return self
 
     def streams(self, *texts: str, usage: bool = False, hold: int | None = None, gap: float = 0.0) -> Self:
         """A chat stream. With `hold`, that many events go out and the rest waits for `release`."""
@@ -271,28 +338,21 @@ class Backend:
         self, data: bytes, *, cut: int | None = None, rst: bool = False, keep: bool = False, stall: bool = False
     ) -> Self:
         """These bytes (the first `cut` of them), then a reset, a stall, or (unless `keep`) a close in order."""
-
-        async def script(c: Connection, request: Request) -> None:
-            await c.send(data[:cut])
-            if rst:
-                # Give the bytes time to be read: a reset overtakes what the other side has not fetched.
-                await asyncio.sleep(0.05)
-                c.rst()
-            elif stall:
-                await c.stall()
-            elif not keep:
-                c.fin()
-
-        return self.does(script)
+        self._scripts.raw(data, cut=cut, rst=rst, keep=keep, stall=stall)
+        return self
 
     async def answer(self, request: Request) -> None:
         """Run the script that is due (called by the connection)."""
         if request.line.startswith("GET /health "):
             self.probes += 1
-            await request.connection.send(plain(200, b"", ()))
+            await self.health.next()(request.connection, request)
+            return
+        if request.connection.probe:
+            self.asked.append(request)
+            await self.token.next()(request.connection, request)
             return
         self.requests.append(request)
-        script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
+        script = self._scripts.next()
         async with self._changed:
             self._changed.notify_all()
         await script(request.connection, request)
@@ -314,6 +374,8 @@ class Backend:
 
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
+PROBE = b"\r\nuser-agent: sluice-probe/"
+TOKEN: bytes = b'{"object":"text_completion","choices":[{"index":0,"text":" a","finish_reason":"length"}]}'
 
 
 def chunked(data: bytes) -> bytes:

@@ -153,14 +153,14 @@ async def assert_quiet(gw: Running) -> None:
 
 
 def assert_one_state_each(series: Series) -> None:
-    """Every endpoint, and every breaker, is in one state."""
+    """Every endpoint, and every breaker, is in one state; a worker that is in no table has no breaker yet."""
     for metric in ("endpoint_state", "breaker_state"):
         states: Counter[tuple[str, str]] = Counter()
         for (name, pairs), value in series.items():
             if name == metric:
                 labels = dict(pairs)
                 states[labels["pool"], labels["endpoint"]] += int(value)
-        assert set(states.values()) <= {1}, (metric, states)
+        assert set(states.values()) <= ({1} if metric == "endpoint_state" else {0, 1}), (metric, states)
 
 
 @contextlib.asynccontextmanager
@@ -213,11 +213,15 @@ class Footprint:
         def scripts() -> set[asyncio.Task[Any]]:
             return {task for backend in backends for task in backend.tasks}
 
-        def tasks() -> set[asyncio.Task[Any]]:
-            return asyncio.all_tasks() - self.tasks - scripts()
+        names = Counter(task.get_name() for task in self.tasks)
+
+        def tasks() -> Counter[str]:
+            # By name: the probes of an endpoint that was replaced by another of its name are another task. Tasks that
+            # nobody names have a number that comes once.
+            return Counter(task.get_name() for task in asyncio.all_tasks() - scripts()) - names
 
         def descriptors() -> int:
-            held = sum(not c.transport.is_closing() for backend in backends for c in backend.connections)
+            held = sum(not c.transport.is_closing() for backend in backends for c in backend.accepted)
             return len(_descriptors()) - held
 
         await eventually(lambda: not tasks(), lambda: f"tasks are left: {tasks()}")
