@@ -47,48 +47,29 @@ class Attempts:
         self._wall = wall
         self._chance = rng.random
 
-    async def run(self, exchange: Exchange, pool: Pool, routed: Routed) -> None:
-        """Answer the request. Raises GatewayError where no engine's answer can be passed on, ClientGone."""
-        pool.budget.request(exchange.received)
-        wait: float | None = 0.0
-        while wait is not None:
-            if wait:
-                await self._sleep(exchange, wait)
-            wait = await self._attempt(exchange, pool, self._choose(exchange, pool), routed)
-
-    def _choose(self, exchange: Exchange, pool: Pool) -> Endpoint:
-        now = self._clock() if exchange.tried else exchange.received
-        endpoint = pool.choose(now, exchange.model, exchange.tried)
-        if endpoint is None:
-            raise self._nobody(exchange, pool, now)
-        return endpoint
-
-    def _nobody(self, exchange: Exchange, pool: Pool, now: float) -> errors.NoEndpoint:
-        why = pool.nobody(now, exchange.model)
-        seconds = max(1, math.ceil(why.retry_after))
-        return errors.NoEndpoint(
-            f"No endpoint of pool {pool.name} is available now ({why.reason}). Try again in {seconds} s.",
-            retry_after=seconds,
-        )
-
-    async def _attempt(self, exchange: Exchange, pool: Pool, endpoint: Endpoint, routed: Routed) -> float | None:
+    async def make(self, exchange: Exchange, pool: Pool, routed: Routed) -> float | None:
         """One attempt, settled once with its outcome, at its end. None: the request is answered; else the seconds to
-        wait before the next attempt."""
-        began = self._clock()
-        exchange.attempt(endpoint, began)
-        permit = endpoint.permit(exchange.model, began)
+        rest before the next one. Raises GatewayError where no engine's answer can be passed on, ClientGone."""
+        endpoint = self._choose(exchange, pool)
+        permit = endpoint.permit(exchange.model, exchange.attempt_began)
         # Also of an attempt that a shutdown ends: nobody's fault either.
         outcome, told, excused = outcomes.CLIENT_GONE, None, False
         try:
             with endpoint.slot:
-                relay = await self._dispatch.reach(exchange, endpoint, routed)
+                timeout, dispatch = routed.route.timeouts.connect, self._dispatch
+                connection = endpoint.take() or await dispatch.connect(exchange, endpoint, timeout)
+                relay = dispatch.send(exchange, endpoint, routed, connection)
+                if not relay.begun:
+                    await relay.change()
+                if relay.began_at is None:
+                    relay = await self._repeated(exchange, endpoint, routed, relay)
                 if relay.status >= 400 or relay.first_event_error is not None:
                     outcome = outcomes.of_status(relay.first_event_error or relay.status)
                     told = self._retry_after(relay)
                     wait = self._again(exchange, pool, routed, outcome, told)
                     if wait is not None:
                         return wait
-                self._dispatch.release(exchange, endpoint, relay)
+                dispatch.release(exchange, endpoint, relay)
                 if not relay.over:
                     await relay.change()
                 outcome = outcome_of(relay)
@@ -107,13 +88,60 @@ class Attempts:
             return self._too_slow(exchange, pool, routed, error)
         finally:
             self._dispatch.give_back(exchange, endpoint)
-            now = self._clock()
-            exchange.settled(endpoint, outcome, now)
+            now = exchange.attempt_ended = self._clock()
+            exchange.outcome = outcome.label
             endpoint.settle(
                 outcome, now, model=exchange.model, permit=permit, retry_after=told, excused=excused,
                 released=exchange.cycle.begun,
             )  # fmt: skip
         return None
+
+    async def rest(self, exchange: Exchange, seconds: float) -> None:
+        """Between two attempts; the client's leaving and the deadline end it."""
+        exchange.trail = (*exchange.trail, exchange.step())
+        exchange.phase = "retry"
+        if not seconds:
+            return
+        exchange.cycle.wire.limit(exchange.left(self._clock()))
+        waited = Signal()
+        timer = self._wheel.arm(seconds, waited.set)
+        try:
+            await waited
+        finally:
+            self._wheel.cancel(timer)
+
+    def _choose(self, exchange: Exchange, pool: Pool) -> Endpoint:
+        now = self._clock() if exchange.attempts else exchange.received
+        endpoint = pool.choose(now, exchange.model, exchange.tried)
+        if endpoint is None:
+            raise self._nobody(exchange, pool, now)
+        exchange.attempts += 1
+        exchange.attempt_began = now
+        exchange.endpoint = endpoint.name
+        exchange.tried = (*exchange.tried, endpoint)
+        return endpoint
+
+    def _nobody(self, exchange: Exchange, pool: Pool, now: float) -> errors.NoEndpoint:
+        why = pool.nobody(now, exchange.model)
+        seconds = max(1, math.ceil(why.retry_after))
+        return errors.NoEndpoint(
+            f"No endpoint of pool {pool.name} is available now ({why.reason}). Try again in {seconds} s.",
+            retry_after=seconds,
+        )
+
+    async def _repeated(self, exchange: Exchange, endpoint: Endpoint, routed: Routed, relay: Relay) -> Relay:
+        """The one free repeat, where a kept connection had died before a byte of the answer. Raises UpstreamError where
+        there is no answer."""
+        assert relay.error is not None, "neither begun nor broken"
+        if relay.error.kind != "reset_reused":
+            raise relay.error
+        connection = await self._dispatch.connect(exchange, endpoint, routed.route.timeouts.connect)
+        relay = self._dispatch.send(exchange, endpoint, routed, connection)
+        if not relay.begun:
+            await relay.change()
+        if relay.error is not None and relay.began_at is None:
+            raise relay.error
+        return relay
 
     # -- another attempt?
 
@@ -138,8 +166,12 @@ class Attempts:
     def _excused(self, exchange: Exchange, endpoint: Endpoint, error: errors.GatewayError) -> bool:
         """Whether an attempt that was too slow is nobody's fault: the endpoint is busy, for it yields to others; or
         the deadline left it less than the route does."""
-        short = isinstance(error, errors.DeadlineExceeded) and (exchange.deadlines.hurried or exchange.attempts > 1)
-        return short or endpoint.yielded_since(exchange.attempt_began)
+        short = isinstance(error, errors.DeadlineExceeded) and (exchange.hurried or exchange.attempts > 1)
+        since, relay = exchange.attempt_began, exchange.relay
+        if isinstance(error, errors.IdleTimeout) and relay is not None:
+            # What this stream itself got before it stood still is no sign of life.
+            since = max(since, relay.last_at)
+        return short or endpoint.yielded_since(since)
 
     def _too_slow(self, exchange: Exchange, pool: Pool, routed: Routed, error: errors.GatewayError) -> float | None:
         """After an attempt whose time was up: the wait before the next one; raises what the client is told."""
@@ -159,7 +191,7 @@ class Attempts:
         verdict = judge(
             outcome, settings=routed.route.retry, attempts=exchange.attempts,
             fresh=pool.fresh(now, exchange.model, exchange.tried), retry_after=told,
-            left=exchange.deadlines.left(now), budget=pool.budget, now=now, chance=self._chance,
+            left=exchange.left(now), budget=pool.budget, now=now, chance=self._chance,
         )  # fmt: skip
         meter = self._metrics.pool(pool.name)
         if verdict.again:
@@ -175,14 +207,3 @@ class Attempts:
         if relay.status not in (429, 503):
             return None
         return retry_after(dict(relay.headers).get(b"retry-after"), self._wall())
-
-    async def _sleep(self, exchange: Exchange, seconds: float) -> None:
-        """Wait before an endpoint is tried again; the client's leaving and the deadline end it."""
-        exchange.phase = "retry"
-        exchange.deadlines.resting(self._clock())
-        waited = Signal()
-        timer = self._wheel.arm(seconds, waited.set)
-        try:
-            await waited
-        finally:
-            self._wheel.cancel(timer)

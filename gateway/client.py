@@ -18,8 +18,9 @@ class Pump(Protocol):
 class Timekeeper(Protocol):
     """Who knows the times of the request under way: asked when the wire's limit has passed."""
 
-    def overdue(self) -> float | GatewayError:
-        """The seconds to wait on before it is asked again, or what to throw into the request."""
+    def overdue(self, now: float) -> float | GatewayError | None:
+        """`now` is on the gateway's monotonic clock. The seconds to wait on before it is asked again, None for no
+        limit, or what to throw into the request."""
 
 
 class ClientGone(Exception):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from backends.endpoint import Endpoint
 from backends.http1 import Connection
+from gateway.errors import GatewayError
 from gateway.exchange import Exchange
 from gateway.headers import downstream_filter, reply_headers, upstream_filter, upstream_head
 from gateway.observe.metrics import Metrics
@@ -28,24 +29,28 @@ class Dispatch:
 
     # -- to the first content
 
-    async def reach(self, exchange: Exchange, endpoint: Endpoint, routed: Routed) -> Relay:
-        """Send the request and wait until an answer has begun. Raises UpstreamError. The free repeat after a reset of
-        a reused connection is part of it."""
+    def send(self, exchange: Exchange, endpoint: Endpoint, routed: Routed, connection: Connection) -> Relay:
+        """Send the request; what comes back goes into the relay."""
         relay = exchange.relay = Relay(exchange.cycle, self._clock, exchange.broken)
+        relay.attach(connection)
         head, body = self._request(exchange, endpoint, routed)
-        timeout = routed.route.timeouts.connect
-        connection = endpoint.take() or await self._connect(exchange, endpoint, timeout)
-        self._send(exchange, connection, relay, head, body)
-        if not relay.begun:
-            await relay.change()
-        if relay.error is not None and relay.error.kind == "reset_reused":
-            relay = exchange.relay = Relay(exchange.cycle, self._clock, exchange.broken)
-            self._send(exchange, await self._connect(exchange, endpoint, timeout), relay, head, body)
-            if not relay.begun:
-                await relay.change()
-        if relay.error is not None and relay.began_at is None:
-            raise relay.error
+        exchange.dispatched = self._clock()
+        exchange.phase = "first_byte"
+        exchange.cycle.wire.limit(exchange.first_look)
+        self._outbox.request(connection, head, body, relay, head_request=exchange.method == "HEAD")
         return relay
+
+    async def connect(self, exchange: Exchange, endpoint: Endpoint, timeout: float) -> Connection:
+        """A fresh connection. It is made in a task of its own, which is given up with the request."""
+        exchange.phase = "connect"
+        exchange.cycle.wire.limit(exchange.first_look)
+        task = self._loop.create_task(endpoint.connect(timeout), name=f"connect {endpoint.name}")
+        try:
+            return await task
+        except BaseException:
+            if not task.cancel() and not task.cancelled() and task.exception() is None:
+                task.result().abort()
+            raise
 
     def _request(self, exchange: Exchange, endpoint: Endpoint, routed: Routed) -> tuple[bytes, bytes]:
         """Head and body as they go upstream: the client's bytes, save the headers that end here and a renamed model."""
@@ -55,25 +60,6 @@ class Dispatch:
         kept = self._up.kept(exchange.wire_headers, exchange.connection())
         length = len(body) if body or exchange.method == "POST" else None
         return upstream_head(endpoint.request_head(exchange.method, target), kept, exchange.request_id, length), body
-
-    async def _connect(self, exchange: Exchange, endpoint: Endpoint, timeout: float) -> Connection:
-        """A fresh connection. It is made in a task of its own, which is given up with the request."""
-        exchange.phase = "connect"
-        exchange.deadlines.connecting(self._clock())
-        task = self._loop.create_task(endpoint.connect(timeout), name=f"connect {endpoint.name}")
-        try:
-            return await task
-        except BaseException:
-            if not task.cancel() and not task.cancelled() and task.exception() is None:
-                task.result().abort()
-            raise
-
-    def _send(self, exchange: Exchange, connection: Connection, relay: Relay, head: bytes, body: bytes) -> None:
-        relay.attach(connection)
-        now = exchange.dispatched = self._clock()
-        exchange.phase = "first_byte"
-        exchange.deadlines.sent(now)
-        self._outbox.request(connection, head, body, relay, head_request=exchange.method == "HEAD")
 
     # -- from the first content on
 
@@ -93,11 +79,14 @@ class Dispatch:
             self._metrics.open_streams.value += 1
             gap = self._metrics.gap(exchange.model or "", endpoint.spec.pool)
         relay.release(headers, length_known=length_known, gap=gap, outbox=self._outbox)
-        now = exchange.released = self._clock()
-        if not relay.over:
-            exchange.deadlines.relaying(relay, now)
+        exchange.released = self._clock()
+        if relay.stream and not relay.over:
+            # Ask now what may run out next: from here on that is the stream's standing still.
+            next_look = exchange.overdue(exchange.released)
+            exchange.cycle.wire.limit(0.0 if isinstance(next_look, GatewayError) else next_look)
 
     def give_back(self, exchange: Exchange, endpoint: Endpoint) -> None:
+        """The attempt has ended, one way or another: an exchange that is not over leaves its upstream."""
         relay = exchange.relay
         if relay is None:
             return

@@ -5,13 +5,13 @@ import time
 
 from backends.endpoint import Endpoint
 from gateway.client import ClientCycle
-from gateway.deadlines import Deadlines
+from gateway.deadlines import overdue
 from gateway.errors import GatewayError, StreamBroken, error_body, error_event
 from gateway.observe.access_log import Entry
 from gateway.relay import Relay
 from policies.identity import Principal
-from policies.outcome import Outcome
 from policies.paths import PathKind
+from policies.settings import Timeouts
 
 Step = tuple[str, str, float]
 """One attempt in the access log: the endpoint's name, the outcome, milliseconds."""
@@ -42,17 +42,23 @@ class Exchange:
     error: str | None = None
     outcome: str | None = None
     attempts = 0
+    attempt_began = 0.0
+    attempt_ended = 0.0
     tried: tuple[Endpoint, ...] = ()
     """The endpoints of its attempts, in their order."""
     unmet = 0
     """Attempts that found nobody there."""
     trail: tuple[Step, ...] = ()
-    """What became of its attempts."""
+    """What became of its attempts before the last one."""
     spent = False
     """Whether our attempts are used up (DESIGN section 2, rule 12)."""
-    attempt_began = 0.0
-    deadlines: Deadlines
-    """Set once it is routed."""
+    timeouts: Timeouts
+    total: float | None
+    """Seconds for the whole of it, from `started` on."""
+    first_look: float | None
+    """Seconds after which an attempt must be looked at first."""
+    hurried = False
+    """Whether the client left us less time than its route does."""
     size_out = 0
     events = 0
     usage: tuple[int | None, int | None] = (None, None)
@@ -78,20 +84,19 @@ class Exchange:
             return self.fields.get(b"connection")
         return b",".join(value for name, value in self.wire_headers if name == b"connection") or None
 
-    def attempt(self, endpoint: Endpoint, now: float) -> None:
-        """An attempt begins."""
-        self.attempts += 1
-        self.endpoint = endpoint.name
-        self.tried = (*self.tried, endpoint)
-        self.attempt_began = now
-        self.deadlines.attempting(now)
+    def left(self, now: float) -> float | None:
+        """Seconds to the total deadline; None without one."""
+        return None if self.total is None else self.started + self.total - now
 
-    def settled(self, endpoint: Endpoint, outcome: Outcome, now: float) -> None:
-        """It has ended."""
-        label = self.outcome = outcome.label
+    def overdue(self, now: float) -> float | GatewayError | None:
+        """Asked by the connection's timer: what is over, or the seconds to the next look; None for no limit."""
+        return overdue(self, now)
+
+    def step(self) -> Step:
+        """The last attempt, as the access log tells of it."""
         # To the microsecond; a call of round() is 0.25 us, this is 0.05.
-        took = int((now - self.attempt_began) * 1e6) / 1000
-        self.trail = (*self.trail, (endpoint.name, label, took))
+        took = int((self.attempt_ended - self.attempt_began) * 1e6) / 1000
+        return self.endpoint or "", self.outcome or "", took
 
     def broken(self, relay: Relay) -> bytes:
         """Rule 5: the event that tells of a broken stream, or nothing where the body has no room for one."""
@@ -148,7 +153,7 @@ class Exchange:
             self.stream,  # stream
             self.attempts,  # attempts
             self.outcome,  # outcome
-            self.trail,  # trail
+            (*self.trail, self.step()) if len(self.trail) < self.attempts else self.trail,  # trail
             (now - self.started) * 1000,  # ms
             None if self.first_content is None else (self.first_content - self.started) * 1000,  # first_byte_ms
             overhead,  # overhead_ms

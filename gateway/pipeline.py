@@ -13,7 +13,6 @@ from backends.plane import View
 from gateway import errors
 from gateway.attempts import Attempts
 from gateway.client import ClientGone
-from gateway.deadlines import Deadlines
 from gateway.exchange import Exchange
 from gateway.settle import Settlement
 from gateway.words import REFUSALS, ROUTE_REFUSALS
@@ -55,9 +54,14 @@ class Pipeline:
                 self._describe(exchange) if len(exchange.body) <= SCAN_ON_LOOP else await self._describe_aside(exchange)
             )
             routed = self._route(exchange, view, principal, call)
-            self._deadline(exchange, routed)
+            self._times(exchange, routed)
             # Later issues: limit, cache and admit stand here.
-            await self._attempts.run(exchange, view.pools[routed.route.pool], routed)
+            pool = view.pools[routed.route.pool]
+            pool.budget.request(exchange.received)
+            wait = await self._attempts.make(exchange, pool, routed)
+            while wait is not None:
+                await self._attempts.rest(exchange, wait)
+                wait = await self._attempts.make(exchange, pool, routed)
         except errors.GatewayError as error:
             self._fail(exchange, error)
         except ClientGone:
@@ -139,21 +143,28 @@ class Pipeline:
         exchange.route, exchange.pool = routed.label, routed.route.pool
         return routed
 
-    def _deadline(self, exchange: Exchange, routed: Routed) -> None:
-        """The times of this request; a client may leave us less than its route does, and not more."""
-        hurry = None
-        asked = exchange.fields.get(b"x-sluice-deadline")
-        if asked is not None:
-            try:
-                hurry = time_left(asked)
-            except DeadlineError as error:
-                raise errors.InvalidRequest(str(error)) from None
-        exchange.deadlines = exchange.cycle.timekeeper = Deadlines(
-            self._clock, exchange.cycle.wire.limit, routed.route.timeouts, started=exchange.started,
-            stream=exchange.stream, hurry=hurry,
-        )  # fmt: skip
-        if hurry is not None and exchange.started + hurry <= self._clock():
+    def _times(self, exchange: Exchange, routed: Routed) -> None:
+        """How long it may take."""
+        timeouts = exchange.timeouts = routed.route.timeouts
+        exchange.total = timeouts.total
+        exchange.first_look = routed.first_looks[exchange.stream]
+        exchange.cycle.timekeeper = exchange
+        if b"x-sluice-deadline" in exchange.fields:
+            self._hurry(exchange, exchange.fields[b"x-sluice-deadline"])
+
+    def _hurry(self, exchange: Exchange, asked: bytes) -> None:
+        """A client may leave us less time than its route does, and not more."""
+        try:
+            total = time_left(asked)
+        except DeadlineError as error:
+            raise errors.InvalidRequest(str(error)) from None
+        if exchange.total is not None and exchange.total <= total:
+            return
+        exchange.hurried, exchange.total = True, total
+        left = exchange.started + total - self._clock()
+        if left <= 0:
             raise errors.DeadlineExceeded("The deadline had passed before the request could be sent.")
+        exchange.first_look = left if exchange.first_look is None else min(left, exchange.first_look)
 
     # -- how it ends
 

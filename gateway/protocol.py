@@ -117,7 +117,7 @@ class ClientProtocol(ClientConnection):
         verdict = (
             DeadlineExceeded("The answer took longer than the route's total timeout.")
             if keeper is None
-            else keeper.overdue()
+            else keeper.overdue(self._settings.clock())
         )
         if isinstance(verdict, GatewayError):
             drive.throw(verdict)

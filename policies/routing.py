@@ -12,7 +12,7 @@ is one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from policies.globs import is_glob, matches_any
@@ -46,6 +46,24 @@ class Routed:
     """The model's name at the engine; None where the request names none, or where it goes on as asked."""
     names: tuple[str, ...] = ()
     """What plans and keys may call the model: as asked for and, of an alias, what it stands for."""
+    first_looks: tuple[float | None, float | None] = field(init=False, compare=False)
+    """Seconds after which an attempt must be looked at first, of a plain answer and of a stream: the least of what may
+    run out. Worked out here, once a route and not once a request."""
+
+    def __post_init__(self) -> None:
+        times = self.route.timeouts
+        object.__setattr__(
+            self,
+            "first_looks",
+            (
+                _least(times.first_byte_plain, times.attempt, times.total),
+                _least(times.first_byte, times.attempt, times.total),
+            ),
+        )
+
+
+def _least(*seconds: float | None) -> float | None:
+    return min((one for one in seconds if one is not None), default=None)
 
 
 class Routes:

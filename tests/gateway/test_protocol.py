@@ -257,7 +257,7 @@ class Keeper:
         self.more = more
         self.asked = 0
 
-    def overdue(self) -> float | GatewayError:
+    def overdue(self, now: float) -> float | GatewayError:
         self.asked += 1
         return 0.1 if self.asked <= self.more else FirstByteTimeout("too slow")
 
