@@ -16,6 +16,7 @@ from backends.wheel import TimerWheel
 from backends.workers.launch import Launcher
 from backends.workers.supervisor import Supervisor, WorkerEvent
 from gateway import __version__
+from gateway.accepting import most_clients
 from gateway.admin.routes import admin_routes, client_routes
 from gateway.attempts import Attempts
 from gateway.clocks import WireSettings
@@ -86,7 +87,7 @@ class Gateway:
         )  # fmt: skip
         self._clients = Listener(
             client_routes(status), str(server.listen), door=edge, wheel=self.wheel,
-            settings=replace(wire, timed_out=self.metrics.timed_out),
+            settings=replace(wire, timed_out=self.metrics.timed_out), most=most_clients(),
         )  # fmt: skip
         self._admin = Listener(
             admin_routes(status), str(policy.server.admin), door=None, wheel=self.wheel, settings=wire

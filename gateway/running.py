@@ -12,6 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
+from gateway.accepting import raise_descriptor_limit
 from gateway.app import Gateway
 from gateway.banner import banner
 from gateway.control import StartError
@@ -23,6 +24,7 @@ log = logging.getLogger("sluice.shutdown")
 
 def serve(path: Path) -> int:
     """Run the gateway until SIGINT or SIGTERM. The exit code: 0 after an orderly end, 1 when it could not start."""
+    raise_descriptor_limit()
     return run(functools.partial(_serve, path))
 
 

@@ -1,5 +1,5 @@
-"""Listening addresses: uvicorn's server without its signal handling and main loop (ours are in `gateway.running`), on
-uvloop."""
+"""Listening addresses: uvicorn's server without its signal handling and main loop (ours are in `gateway.running`) and
+without its accepting (ours is in `gateway.accepting`), on uvloop."""
 
 import asyncio
 import contextlib
@@ -8,12 +8,13 @@ import os
 import socket
 import stat
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import uvloop
 from uvicorn import Config, Server
 
 from backends.wheel import TimerWheel
+from gateway.accepting import ADMIN_CONNECTIONS, Acceptor
 from gateway.clocks import WireSettings
 from gateway.drive import Drive
 from gateway.errors import shutting_down
@@ -21,14 +22,28 @@ from gateway.protocol import ClientProtocol, Door
 
 ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 
+# Connections that the kernel keeps for us; it may allow fewer (net.core.somaxconn).
+BACKLOG: Final = 4096
+
 
 class Listener:
     """One listening address. `door` takes requests first; those that it leaves, and all where it is None, go to the
     ASGI app."""
 
     def __init__(
-        self, app: ASGIApp, address: str, *, door: Door | None, wheel: TimerWheel, settings: WireSettings
+        self,
+        app: ASGIApp,
+        address: str,
+        *,
+        door: Door | None,
+        wheel: TimerWheel,
+        settings: WireSettings,
+        most: int = ADMIN_CONNECTIONS,
     ) -> None:
+        """`most` connections are open at once, at most."""
+        self._wheel = wheel
+        self._most = most
+        self._acceptor: Acceptor | None = None
         self._address = address
         self._socket: socket.socket | None = None
         self._file: tuple[int, int] | None = None
@@ -36,12 +51,12 @@ class Listener:
         protocol: Any = functools.partial(
             ClientProtocol, door=door, drives=self._drives, wheel=wheel, settings=settings
         )
-        config = Config(
+        self._config = Config(
             app, http=protocol, loop="none", ws="none", lifespan="off", log_config=None, access_log=False,
-            proxy_headers=False, server_header=False, date_header=False, backlog=4096,
+            proxy_headers=False, server_header=False, date_header=False,
         )  # fmt: skip
-        self._server = Server(config)
-        self._state = self._server.server_state
+        self._state = Server(self._config).server_state
+        self._protocol = functools.partial(protocol, self._config, self._state, {})
 
     @property
     def address(self) -> str:
@@ -54,9 +69,9 @@ class Listener:
         return len(self._state.connections)
 
     @property
-    def _connections(self) -> list[ClientProtocol]:
+    def _connections(self) -> set[ClientProtocol]:
         # uvicorn's type names its own protocols only.
-        return list(self._state.connections)  # type: ignore[arg-type]
+        return self._state.connections  # type: ignore[return-value]
 
     @property
     def requests(self) -> int:
@@ -85,23 +100,25 @@ class Listener:
     async def start(self) -> None:
         """Accept connections."""
         assert self._socket is not None, "bind first"
-        config = self._server.config
-        config.load()
-        self._server.lifespan = config.lifespan_class(config)
-        await self._server.startup(sockets=[self._socket])
+        self._config.load()
+        loop = asyncio.get_running_loop()
+        self._socket.listen(BACKLOG)
+        self._acceptor = Acceptor(
+            self._socket, self._protocol, connections=self._connections, most=self._most, loop=loop, wheel=self._wheel
+        )
+        self._acceptor.start()
 
     def close(self) -> None:
         """Accept nothing more; connections that are there stay."""
         self._remove_file()
-        if self._server.started:
-            for server in self._server.servers:
-                server.close()
+        if self._acceptor is not None:
+            self._acceptor.stop()
         if self._socket is not None:
             self._socket.close()
 
     def let_go(self, *, idle: bool = True) -> None:
         """End each connection with the answer that it is waiting for, and if `idle` those that wait for none now."""
-        for connection in self._connections:
+        for connection in list(self._connections):
             if idle or connection.answering:
                 connection.shutdown()
 
@@ -109,7 +126,7 @@ class Listener:
         """Accept nothing more, end idle connections, tell the clients of what runs, and after `grace` seconds cut what
         is left."""
         self.close()
-        if self._server.started:
+        if self._acceptor is not None:
             self.let_go()
             await self._end_requests(grace)
             await self._end_connections(grace)

@@ -90,16 +90,16 @@ class Held:
 
 @contextlib.asynccontextmanager
 async def listening(
-    door: Door | None, *, address: str = "127.0.0.1:0", app: Any = None, **settings: Any
+    door: Door | None, *, address: str = "127.0.0.1:0", app: Any = None, most: int = 1000, **settings: Any
 ) -> AsyncIterator[Listener]:
-    """A listener that takes connections; `settings` are those of WireSettings. It must end by itself."""
+    """A listener that takes `most` connections; `settings` are those of WireSettings. It must end by itself."""
 
     async def nothing(scope: Any, receive: Any, send: Any) -> None:
         raise AssertionError("nothing of this is for the control routes")
 
     wheel = TimerWheel(asyncio.get_running_loop())
     wire = WireSettings(clock=time.monotonic, **settings)
-    listener = Listener(app or nothing, address, door=door, wheel=wheel, settings=wire)
+    listener = Listener(app or nothing, address, door=door, wheel=wheel, settings=wire, most=most)
     listener.bind()
     await listener.start()
     try:
