@@ -455,8 +455,8 @@ async def test_200_reloads_leave_no_task_connection_or_descriptor(backend: Backe
 
 async def test_an_endpoint_at_which_nobody_is_found_is_told_of() -> None:
     async with gateway_with("http://127.0.0.1:1") as gw:
-        assert (await gw.ask()).status == 502
-        await told(gw, "WARNING", "endpoint_failed", "endpoint=pool-0", "reason=refused")
+        assert (await gw.ask()).status == 503
+        await told(gw, "WARNING", "endpoint_failed", "endpoint=pool-0", "reason=not_sent")
 
 
 # -- the start
