@@ -25,8 +25,8 @@ FIRST_WITHIN: Final = 0.25
 JITTER: Final = 0.1
 """Every pause is longer or shorter by up to this share, so that gateways and endpoints do not fall into step."""
 
-# We have no descriptor or no memory: that says nothing of the endpoint.
-_OUR_OWN_LACK: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# We have no descriptor: that says nothing of the endpoint.
+_OUR_OWN_LACK: Final = frozenset({errno.EMFILE, errno.ENFILE})
 _KINDS: Final[Mapping[str, Kind]] = {"refused": "refused", "tls": "refused", "malformed": "refused"}
 
 
@@ -174,9 +174,7 @@ class Watch:
         path = (self._spec.base_path if settings.path == "auto" else "") + (health.path or "/")
         try:
             reply = await (await self._asker(port)).get(path, settings.timeout, status_only=True)
-        except OSError as error:
-            return Finding("refused", f"tls.ca: {error.strerror or error}")
-        except UpstreamError as error:
+        except (UpstreamError, OSError) as error:
             return _no_answer(error)
         if health.path is None or reply.status in health.well:
             return Finding("good")
@@ -189,9 +187,7 @@ class Watch:
             if question is None:
                 return Finding("unaskable", "it is not known what to ask for")
             reply = await self._post(question, patience)
-        except OSError as error:
-            return Finding("refused", f"tls.ca: {error.strerror or error}")
-        except UpstreamError as error:
+        except (UpstreamError, OSError) as error:
             return _no_answer(error)
         told = self._engine.read(reply.status, reply.body)
         if told == "unaskable":
@@ -220,8 +216,8 @@ class Watch:
         return found
 
 
-def _no_answer(error: UpstreamError) -> Finding | None:
-    cause = error.__cause__
-    if isinstance(cause, OSError) and cause.errno in _OUR_OWN_LACK:
-        return None
-    return Finding(_KINDS.get(error.kind, "silent"), str(error))
+def _no_answer(error: UpstreamError | OSError) -> Finding | None:
+    """What it says of the endpoint that there was no answer; an OSError is that of reading `tls.ca`."""
+    if isinstance(error, OSError):
+        return None if error.errno in _OUR_OWN_LACK else Finding("refused", f"tls.ca: {error.strerror or error}")
+    return None if error.kind == "no_descriptor" else Finding(_KINDS.get(error.kind, "silent"), str(error))

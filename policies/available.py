@@ -9,12 +9,12 @@ from typing import Any, Final
 
 NOT_BUILT: Final = frozenset(
     """
-    server.admin_token server.tls server.cors
+    server.tls server.cors
     store.password store.prefix store.timeout store.on_outage
     auth.api_keys.store auth.jwt
     plans.*.priority plans.*.weight plans.*.max_input_tokens plans.*.max_output_tokens plans.*.limits
     pools.*.version pools.*.discover pools.*.hash_on pools.*.max_in_flight pools.*.queue pools.*.on_disconnect
-    pools.*.health pools.*.scrape
+    pools.*.scrape
     pools.*.endpoints[].max_in_flight pools.*.endpoints[].tags
     pools.*.workers.warm_up pools.*.workers.restart.crash_loop pools.*.workers.stop.drain pools.*.workers.autoscale
     routes[].match routes[].hedge routes[].cache routes[].fallback routes[].canary routes[].shadow

@@ -93,10 +93,10 @@ class Queue:
 class Health:
     """Probes.
 
-    path: what is asked; auto is the engine's own
+    path: what is asked, as it is written here; auto is the engine's own, below the endpoint's base path
     port: and where; auto is the endpoint's own
     every: how often
-    timeout: how long a probe may take
+    timeout: how long a probe may take; one that asks for a token, five times as long
     unhealthy_after: failed probes in a row
     healthy_after: good probes in a row
     suspect_every: how often while in doubt

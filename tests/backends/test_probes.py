@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import json
 import os
@@ -24,7 +25,6 @@ from backends.table import EndpointSpec, PoolSpec, Table
 from backends.wheel import TimerWheel
 from policies.settings import Pool, Route
 from policies.settings.pools import Endpoint, Engine, Health
-from tests.backends.answering import answering
 from tests.fakes.backend import Backend, Connection, Request
 from tests.fakes.certificates import Authority
 from tests.fakes.listeners import silent
@@ -600,8 +600,21 @@ async def test_a_name_that_does_not_resolve_is_a_failed_probe(house: House) -> N
     assert "dns" in (await house.told("suspect", "down")).reason
 
 
-async def test_ipv6_and_base_paths_are_addressed_as_requests_are(house: House) -> None:
-    answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
-    async with answering(answer) as port:
-        house.follow(spec(port))
+async def test_our_own_lack_of_descriptors_says_nothing_of_an_endpoint(backend: Backend) -> None:
+    async with prober() as house:
+        tries = 0
+
+        async def resolve(host: str, port: int) -> list[tuple[str, int]]:
+            nonlocal tries
+            tries += 1
+            if tries < 10:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return [(host, port)]
+
+        house.prober = Prober(
+            plane=house, tell=house.verdicts.append, meters=house, wheel=TimerWheel(asyncio.get_running_loop()),
+            clock=time.monotonic, rng=random.Random(1), agent=AGENT, resolve=resolve,
+        )  # fmt: skip
+        house.follow(spec(backend))
         await house.told("up")
+        assert ("a", False) not in house.counts

@@ -15,7 +15,6 @@ NOT_AVAILABLE = "not available in this version"
 
 # Of POLICY's own example. Every issue that builds a mechanism takes its lines out.
 TODAY = [
-    "server.admin_token",
     "store.password",
     "auth.jwt",
     "plans.free.max_input_tokens",
