@@ -91,13 +91,13 @@ class PoolState:
         self._emit(EndpointEvent(self.name, endpoint, kind, reason, figures))
 
     def may_eject(self) -> bool:
-        """Whether one more may be ejected. Those that are drained or down can't answer for the others, so they do not
-        make the pool larger."""
+        """Whether one more may be ejected. Those that are drained or down can't answer for the others, so they make the
+        pool no larger."""
         settings = self.spec.ejection
         if settings is None:
             return False
         there = [one for one in self.members if not one.drained and not one.down]
-        return may_eject(settings, len(there), sum(one.ejected for one in there))
+        return may_eject(settings, len(there), sum(one.ejected for one in self.members))
 
     def last_closed(self, standing: "Standing", model: str | None, now: float) -> bool:
         """Whether nobody else's breaker is closed for this model (rule 11)."""

@@ -222,9 +222,8 @@ class Standing:
             self._doubt(now, label)
         elif outcome.word != "status":
             self._tell("failed", label)
-        if label not in self._members.ejection_when and label not in self._members.breaker_when:
-            return
-        self._share.failed(now)
+        if outcome.status is None or outcome.status >= 500:
+            self._share.failed(now)
         if self.record is not None and label in self._members.ejection_when:
             self._judge(self.record.failed(now), now)
 

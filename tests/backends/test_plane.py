@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pytest
 
 from backends.endpoint import Endpoint
 from backends.http1 import Connection
-from backends.meters import EndpointMeter
-from backends.meters import Gauge as AnyGauge
 from backends.plane import DataPlane, View
 from backends.table import EndpointSpec, PoolSpec, Table
 from backends.upstream import UpstreamError
@@ -21,61 +19,11 @@ from backends.wheel import TimerWheel
 from policies import outcome as outcomes
 from policies.identity import AuthenticationError, Principal
 from policies.settings import Route
+from tests.backends.rig import Meters
 from tests.fakes.backend import Backend
 from tests.flow.harness import eventually
 
 ANYONE = Principal(key="anonymous", tenant="anonymous", plan="free")
-
-
-@dataclass
-class Gauge:
-    value: float = 0.0
-
-
-@dataclass
-class Meter:
-    """Counts one endpoint's attempts."""
-
-    in_flight: AnyGauge = field(default_factory=Gauge)
-    unframed: AnyGauge = field(default_factory=Gauge)
-    broken: AnyGauge = field(default_factory=Gauge)
-    outcomes: list[str] = field(default_factory=list)
-    states: list[str] = field(default_factory=list)
-    breakers: list[str] = field(default_factory=list)
-    ejections: list[str] = field(default_factory=list)
-
-    def attempt(self, outcome: str) -> None:
-        self.outcomes.append(outcome)
-
-    def state(self, name: str) -> None:
-        self.states.append(name)
-
-    def breaker(self, state: str) -> None:
-        self.breakers.append(state)
-
-    def ejected(self, reason: str) -> None:
-        self.ejections.append(reason)
-
-
-@dataclass
-class PoolMeter:
-    """Counts one pool's panics."""
-
-    panics: AnyGauge = field(default_factory=Gauge)
-
-
-class Meters:
-    """One meter for each (pool, endpoint), however often it is asked for."""
-
-    def __init__(self) -> None:
-        self.of: defaultdict[tuple[str, str], Meter] = defaultdict(Meter)
-        self.pools: defaultdict[str, PoolMeter] = defaultdict(PoolMeter)
-
-    def pool(self, name: str) -> PoolMeter:
-        return self.pools[name]
-
-    def endpoint(self, pool: str, endpoint: str) -> EndpointMeter:
-        return self.of[pool, endpoint]
 
 
 class Sink:
