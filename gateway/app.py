@@ -2,6 +2,8 @@
 is fetched from a global."""
 
 import asyncio
+import contextlib
+import functools
 import logging
 import random
 import time
@@ -12,14 +14,17 @@ from types import TracebackType
 from typing import Self
 
 from backends.plane import DataPlane
+from backends.probes import Prober
 from backends.wheel import TimerWheel
 from backends.workers.launch import Launcher
 from backends.workers.supervisor import Supervisor, WorkerEvent
 from gateway import __version__
 from gateway.accepting import most_clients
+from gateway.admin.guard import ASGIApp
 from gateway.admin.routes import admin_routes, client_routes
 from gateway.attempts import Attempts
 from gateway.clocks import WireSettings
+from gateway.console import Console
 from gateway.control import Control, StartError
 from gateway.dispatch import Dispatch
 from gateway.edge import Edge
@@ -27,6 +32,7 @@ from gateway.observe.access_log import AccessLog
 from gateway.observe.lag import watch_lag
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
+from gateway.overview import Overview
 from gateway.pipeline import Pipeline
 from gateway.server import Listener
 from gateway.settle import Settlement
@@ -65,14 +71,18 @@ class Gateway:
                 raise StartError(
                     f"cannot write {path}: there is no folder {path.parent}; make it, or name another file"
                 )
-        self.log = Log(observe.log.path, level=observe.log.level, form=observe.log.format)
+        self.log = Log(
+            observe.log.path, level=observe.log.level, form=observe.log.format, later=functools.partial(_later, loop)
+        )
         self._access = _access_log(policy, self.log, rng)
         self.wheel = TimerWheel(loop)
         clock = time.time  # noqa: TID251  the wall clock: for what expires on a date, and for `created`
-        self.plane = DataPlane(
-            loop=loop, wheel=self.wheel, meters=self.metrics, rng=rng, now=clock, emit=control.endpoint_failed
-        )
-        self._status = status = GatewayStatus(self.plane, self.metrics, self._access, clock())
+        self.plane = DataPlane(loop=loop, wheel=self.wheel, meters=self.metrics, rng=rng, now=clock, emit=control.heard)
+        self._prober = Prober(
+            plane=self.plane, tell=self.plane.tell, meters=self.metrics, wheel=self.wheel, clock=time.monotonic,
+            rng=random.Random(), agent=f"sluice-probe/{__version__}",
+        )  # fmt: skip
+        self._status = status = GatewayStatus(self.plane, self.metrics, self._access, clock(), control)
         settlement = Settlement(self.metrics, self._access, time.monotonic)
         attempts = Attempts(
             dispatch=Dispatch(metrics=self.metrics, loop=loop, clock=time.monotonic), metrics=self.metrics,
@@ -89,9 +99,7 @@ class Gateway:
             client_routes(status), str(server.listen), door=edge, wheel=self.wheel,
             settings=replace(wire, timed_out=self.metrics.timed_out), most=most_clients(),
         )  # fmt: skip
-        self._admin = Listener(
-            admin_routes(status), str(policy.server.admin), door=None, wheel=self.wheel, settings=wire
-        )
+        self._admin = Listener(self._admin_app(policy), str(server.admin), door=None, wheel=self.wheel, settings=wire)
         try:
             await self._open()
         except BaseException:
@@ -99,12 +107,19 @@ class Gateway:
             raise
         self._lag = loop.create_task(watch_lag(self.metrics.loop_lag, loop), name="loop lag")
 
+    def _admin_app(self, policy: Policy) -> ASGIApp:
+        console = Console(Overview(self.plane, self.control, time.monotonic), self.control)
+        token = policy.server.admin_token
+        return admin_routes(
+            self._status, console, bound=policy.server.admin, token=None if token is None else token.value
+        )
+
     async def _open(self) -> None:
         """Take the addresses before any worker is started: a busy port should cost nothing."""
         try:
             self._clients.bind()
             self._admin.bind()
-            await self.control.start(self.plane)
+            await self.control.start(self.plane, self._prober)
         except OSError as error:
             raise StartError(error.strerror or str(error)) from None
         await self._admin.start()
@@ -202,6 +217,12 @@ def _worker_line(worker: str, text: str) -> None:
     """What a worker printed, under its name."""
     # The text is the event, so that only what repeats itself is held back.
     logging.getLogger("sluice.worker").info(f"{worker}: {text}")
+
+
+def _later(loop: asyncio.AbstractEventLoop, seconds: float, call: Callable[[], None]) -> None:
+    """From whatever thread; on a loop that has ended nothing is called any more."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(loop.call_later, seconds, call)
 
 
 def _log_files(policy: Policy) -> list[Path]:

@@ -8,20 +8,25 @@ the last good one and says so
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from backends.events import EndpointEvent
-from backends.keyfile import KeyFileError, load_keys
+from backends.keyfile import KeyFileError
 from backends.plane import DataPlane
+from backends.probes import Prober
 from backends.tables import build_table
+from backends.workers.spec import workers_of
 from backends.workers.supervisor import Supervisor, WorkerEvent, WorkerView
+from gateway.keys import Keys, read_keys
+from gateway.observe import events
 from gateway.observe.log import fields
 from gateway.observe.metrics import Metrics
+from gateway.orders import Orders
 from policies.document import PolicyError, load
-from policies.identity import KeyRecord, records
+from policies.health import Finding
 from policies.settings import Policy
 
 log = logging.getLogger("sluice.control")
@@ -41,17 +46,6 @@ class Supervise(Protocol):
     ) -> Supervisor: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """What was read of the keys file."""
-
-    records: Mapping[bytes, KeyRecord]
-    demo_key: str | None = None
-    """The text of a public key, where an example has one."""
-    warnings: tuple[tuple[str, Mapping[str, object]], ...] = ()
-    """What is to be said of it: an event and its fields."""
-
-
 class StartError(Exception):
     """The gateway cannot start; the text is for the operator, every mistake on a line of its own."""
 
@@ -64,10 +58,15 @@ class Control:
         self._metrics = metrics
         self._supervise = supervise
         self._plane: DataPlane | None = None
+        self._prober: Prober | None = None
         self._supervisor: Supervisor | None = None
         self._keys = Keys({})
         self._following = False
-        self._frozen = False
+        self.leaving = False
+        """Whether the gateway is ending: no policy is read and no order taken any more."""
+        self.orders = Orders()
+        self.news: dict[str, EndpointEvent] = {}
+        """By name, the last change of each endpoint."""
         self._generation = 0
         self._seen: dict[str, Signature] = {}
         self._watcher: asyncio.Task[None] | None = None
@@ -82,7 +81,7 @@ class Control:
     def _load_first(self) -> Policy:
         try:
             policy = load(str(self._path), secrets=True)
-            self._keys = _read_keys(policy, first=True)
+            self._keys = read_keys(policy, first=True)
         except PolicyError as error:
             raise StartError("\n".join(str(mistake) for mistake in error.mistakes)) from None
         except KeyFileError as error:
@@ -93,15 +92,20 @@ class Control:
         return policy
 
     @property
+    def round_over(self) -> bool:
+        """Whether a first round is over: every worker was ready or failed once, every endpoint was probed once."""
+        return self.settled.is_set() and self._prober is not None and self._prober.round_over
+
+    @property
     def demo_key(self) -> str | None:
         """The text of an example's public key."""
         return self._keys.demo_key
 
-    async def start(self, plane: DataPlane) -> None:
-        """Install the first table and start the workers; returns without waiting for them. Raises OSError for what
-        keeps a table from being made, before any worker is started."""
-        _warn(self._keys)
-        self._plane = plane
+    async def start(self, plane: DataPlane, prober: Prober) -> None:
+        """Install the first table, start the probes and the workers; returns without waiting for them. Raises OSError
+        for what keeps a table from being made, before any worker is started."""
+        self._keys.warn()
+        self._plane, self._prober = plane, prober
         self._generation = 1
         self._supervisor = self._supervise(self.policy, self._changed, self._report)
         self.install()
@@ -114,7 +118,7 @@ class Control:
 
     def freeze(self) -> None:
         """The gateway is ending: no policy is read any more, so that no worker is started for one."""
-        self._frozen = True
+        self.leaving = True
         if self._watcher is not None:
             self._watcher.cancel()
 
@@ -122,6 +126,8 @@ class Control:
         """End the workers and the watching. May be called again, in a hurry, while it runs."""
         self._following = False
         self.freeze()
+        if self._prober is not None:
+            await self._prober.stop()
         if self._supervisor is not None:
             await self._supervisor.stop(hurry=hurry)
 
@@ -129,10 +135,14 @@ class Control:
 
     def install(self) -> None:
         """Build a table of what is true now and hand it over."""
-        assert self._plane is not None and self._supervisor is not None, "started"
+        assert self._plane is not None and self._prober is not None and self._supervisor is not None, "started"
         views = self._supervisor.workers()
-        table = build_table(self.policy, generation=self._generation, workers=views, keys=self._keys.records)
+        table = build_table(
+            self.policy, generation=self._generation, workers=views, keys=self._keys.records,
+            drained=self.orders.drained, forced=self.orders.forced,
+        )  # fmt: skip
         self._plane.install(table)
+        self._prober.follow(table, self.policy.pools)
         self._metrics.policy_loaded(self._generation)
         pairs = [(pool.name, name) for pool in table.pools.values() for name in pool.known]
         named = [
@@ -148,12 +158,31 @@ class Control:
         # The data plane shows the states of those that are in the table.
         shown = {(pool.name, spec.name) for pool in table.pools.values() for spec in pool.endpoints}
         for pair in set(pairs) - shown:
-            self._metrics.endpoint(*pair).state("down")
+            meter = self._metrics.endpoint(*pair)
+            meter.state("down")
+            meter.breaker(self.orders.forced.get(pair[1], "closed"))
         for pair in leaving:
             self._metrics.endpoint(*pair).state("draining")
         for view in views:
             self._metrics.worker(view.pool, view.name).state(_WORKER_STATES.get(view.state, view.state))
         self._count_round(views)
+
+    def give(self, orders: Orders) -> None:
+        """Put an operator's orders in force. Raises OSError where no table can be made, and keeps those before."""
+        before, self.orders = self.orders, orders
+        try:
+            self.install()
+        except OSError:
+            self.orders = before
+            raise
+
+    def workers(self) -> Sequence[WorkerView]:
+        """Every worker as it is now."""
+        return self._supervisor.workers() if self._supervisor is not None else []
+
+    def last_probe(self, pool: str, endpoint: str) -> tuple[float, Finding] | None:
+        """When its last probe was over, and what it found; None without one."""
+        return self._prober.latest(pool, endpoint) if self._prober is not None else None
 
     def _count_round(self, views: Sequence[WorkerView]) -> None:
         if self._first_round is not None:
@@ -163,11 +192,13 @@ class Control:
 
     # -- events in
 
-    def endpoint_failed(self, event: EndpointEvent) -> None:
+    def heard(self, event: EndpointEvent) -> None:
         """The data plane found nobody at an endpoint, or thinks differently of it."""
-        level = logging.INFO if event.kind in ("returned", "breaker_half_open", "breaker_closed") else logging.WARNING
-        what = fields(pool=event.pool, endpoint=event.endpoint or None, reason=event.reason, **event.figures)
-        log.log(level, f"endpoint_{event.kind}" if event.endpoint else f"pool_{event.kind}", extra=what)
+        if self._prober is not None:
+            self._prober.heard(event)
+        if event.kind != "failed":
+            self.news[event.endpoint] = event
+        events.tell(event)
 
     def _changed(self) -> None:
         """A worker's state is another. Nothing may be raised into the supervisor: the last good table stays."""
@@ -199,18 +230,18 @@ class Control:
     async def reload(self, why: str) -> None:
         """Read policy and keys again and put them in force, or keep what is in force and say what is wrong."""
         async with self._reloading:
-            if self._frozen:
+            if self.leaving:
                 log.info("policy_not_read", extra=fields(why=why, reason="the gateway is shutting down"))
                 return
             # Taken before the files are read: a change meanwhile is seen again, and nothing is read twice for one.
             self._seen.update({path: _signature(path) for path in self._seen})
             try:
                 policy = await asyncio.to_thread(load, str(self._path), secrets=True)
-                keys = await asyncio.to_thread(_read_keys, policy, first=not self._keys.records)
+                keys = await asyncio.to_thread(read_keys, policy, first=not self._keys.records)
             except (PolicyError, KeyFileError) as error:
                 self._refused([str(one) for one in error.mistakes] if isinstance(error, PolicyError) else [str(error)])
                 return
-            _warn(keys)
+            keys.warn()
             if policy.server != self.policy.server or policy.observe != self.policy.observe:
                 log.warning("restart_needed", extra=fields(reason="server and observe are read at start only"))
                 policy = replace(policy, server=self.policy.server, observe=self.policy.observe)
@@ -225,7 +256,13 @@ class Control:
             self._seen = {path: self._seen.get(path, _signature(path)) for path in self._files(policy)}
             assert self._supervisor is not None, "started"
             await self._supervisor.reconcile(policy.pools)
+            self._forget(_names(policy))
             log.info("policy_loaded", extra=fields(generation=self._generation, why=why, keys=len(keys.records)))
+
+    def _forget(self, names: Set[str]) -> None:
+        """Of endpoints that the policy has no more, nothing is kept: another may have the name one day."""
+        self.orders = self.orders.kept(names)
+        self.news = {name: event for name, event in self.news.items() if name in names}
 
     def _refused(self, mistakes: list[str]) -> None:
         self._metrics.reload_failed()
@@ -248,29 +285,15 @@ class Control:
         return [str(self._path)] if keys is None or keys.file is None else [str(self._path), str(keys.file)]
 
 
+def _names(policy: Policy) -> set[str]:
+    """The names of all endpoints that a policy has, workers included."""
+    listed = {endpoint.name for pool in policy.pools.values() for endpoint in pool.endpoints}
+    return listed | {spec.name for spec in workers_of(policy.pools)}
+
+
 def _signature(path: str) -> Signature:
     try:
         stat = os.stat(path)
     except OSError:
         return None
     return stat.st_ino, stat.st_mtime_ns, stat.st_size
-
-
-def _read_keys(policy: Policy, *, first: bool) -> Keys:
-    """What the keys file says. A key whose plan is gone is left out. Logs nothing itself: at the start there is no log
-    yet, and on a reload it runs in a thread."""
-    if policy.auth.api_keys is None or policy.auth.api_keys.file is None:
-        return Keys({})
-    path = Path(policy.auth.api_keys.file)
-    if first and policy.auth.anonymous is not None and not path.exists():
-        missing = fields(file=str(path), so="only anonymous requests are served until it is there")
-        return Keys({}, warnings=(("keys_file_missing", missing),))
-    entries = load_keys(path)
-    found, problems = records(entries, policy.plans)
-    demo_key = next((entry.labels["demo_key"] for entry in entries if "demo_key" in entry.labels), None)
-    return Keys(found, demo_key, tuple(("key_left_out", fields(problem=problem)) for problem in problems[:20]))
-
-
-def _warn(keys: Keys) -> None:
-    for event, what in keys.warnings:
-        log.warning(event, extra=what)

@@ -1,15 +1,28 @@
 """What the control routes tell of the gateway: a narrow reading of the data plane."""
 
+from typing import Protocol
+
 from backends.plane import DataPlane, View
 from gateway.observe.access_log import AccessLog
 from gateway.observe.metrics import Metrics
 from policies.identity import Principal
 
 
+class Rounds(Protocol):
+    """The control side, as far as readiness needs it."""
+
+    @property
+    def round_over(self) -> bool:
+        """Whether every worker was ready or failed once, and every endpoint probed once."""
+
+
 class GatewayStatus:
     """Reads; changes nothing. `started_at` is in seconds since the epoch."""
 
-    def __init__(self, plane: DataPlane, metrics: Metrics, access: AccessLog | None, started_at: float) -> None:
+    def __init__(
+        self, plane: DataPlane, metrics: Metrics, access: AccessLog | None, started_at: float, rounds: Rounds
+    ) -> None:
+        self._rounds = rounds
         self._plane = plane
         self._metrics = metrics
         self._access = access
@@ -27,8 +40,16 @@ class GatewayStatus:
         """Whether every pool has a candidate, and which has none; never while the gateway is ending."""
         if self.leaving:
             return False, "shutting down"
-        empty = [name for name, pool in self._view.pools.items() if not pool.candidates]
+        empty = self._plane.without_candidate()
         return (False, f"no candidate in: {', '.join(empty)}") if empty else (True, "ready")
+
+    def serving(self) -> tuple[bool, str]:
+        """Whether requests should be sent here: as `ready`, and also once a first round has shown that there is nothing
+        better to wait for. Engines that are down are then told of by their own answers and metrics."""
+        well, why = self.ready()
+        if well or self.leaving or not self._rounds.round_over:
+            return well, why
+        return True, f"ready, but {why}"
 
     def in_flight(self) -> int:
         """Attempts under way."""
@@ -36,7 +57,7 @@ class GatewayStatus:
 
     def any_candidate(self) -> bool:
         """Whether any model can be asked now."""
-        return any(pool.candidates for pool in self._view.pools.values())
+        return len(self._plane.without_candidate()) < len(self._view.pools)
 
     def authenticate(self, authorization: bytes | None, x_api_key: bytes | None) -> Principal:
         """Who a credential proves the client is; raises AuthenticationError."""

@@ -24,6 +24,16 @@ class Address:
     port: int = 0
     unix: str | None = None
 
+    @property
+    def is_local(self) -> bool:
+        """Whether only programs on this machine can connect: a loopback address, or the path of a Unix socket."""
+        if self.unix is not None or self.host.lower() == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
     def __str__(self) -> str:
         if self.unix is not None:
             return f"unix:{self.unix}"

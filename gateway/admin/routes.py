@@ -1,23 +1,17 @@
 """The routes that are not inference: on the client port health, readiness and the list of models; on the admin port
 liveness and metrics."""
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route, Router
+from starlette.routing import Router
 
-from gateway.errors import (
-    GatewayError,
-    InvalidApiKey,
-    MethodNotAllowed,
-    ModelNotFound,
-    NoEndpoint,
-    PathNotFound,
-    ShuttingDown,
-    error_body,
-)
+from gateway.admin.api import Console, api_routes
+from gateway.admin.guard import ASGIApp, Guard
+from gateway.admin.pages import get, not_found
+from gateway.errors import InvalidApiKey, ModelNotFound, NoEndpoint, ShuttingDown
+from policies.addresses import Address
 from policies.identity import AuthenticationError, Principal
 
 
@@ -29,44 +23,12 @@ class Status(Protocol):
     @property
     def leaving(self) -> bool: ...
     def ready(self) -> tuple[bool, str]: ...
+    def serving(self) -> tuple[bool, str]: ...
     def in_flight(self) -> int: ...
     def any_candidate(self) -> bool: ...
     def authenticate(self, authorization: bytes | None, x_api_key: bytes | None) -> Principal: ...
     def models(self, principal: Principal) -> tuple[str, ...]: ...
     async def scrape(self, accept: str) -> tuple[bytes, str]: ...
-
-
-def _refusal(error: GatewayError) -> Response:
-    headers = {"retry-after": str(error.retry_after)} if error.retry_after is not None else {}
-    if error.allow is not None:
-        headers["allow"] = error.allow
-    return Response(error_body(error, "openai"), error.status, headers, "application/json")
-
-
-async def _not_found(scope: Any, receive: Any, send: Any) -> None:
-    await _refusal(PathNotFound("This path is not served."))(scope, receive, send)
-
-
-class _Page:
-    """One control route. It is an ASGI application, to which Starlette leaves every method, also those not invented
-    yet."""
-
-    def __init__(self, answer: Callable[[Request], Awaitable[Response]]) -> None:
-        self._answer = answer
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["method"] not in ("GET", "HEAD"):
-            response = _refusal(MethodNotAllowed("Use GET.", allow="GET, HEAD"))
-        else:
-            try:
-                response = await self._answer(Request(scope, receive))
-            except GatewayError as error:
-                response = _refusal(error)
-        await response(scope, receive, send)
-
-
-def _get(path: str, answer: Callable[[Request], Awaitable[Response]]) -> Route:
-    return Route(path, _Page(answer))
 
 
 def client_routes(status: Status) -> Router:
@@ -97,30 +59,31 @@ def client_routes(status: Status) -> Router:
         return JSONResponse(_model(name, status))
 
     routes = [
-        _get("/health", health),
-        _get("/ready", ready),
-        _get("/v1/models", models),
-        _get("/v1/models/{name:path}", model),
+        get("/health", health),
+        get("/ready", ready),
+        get("/v1/models", models),
+        get("/v1/models/{name:path}", model),
     ]
-    return Router(routes, default=_not_found, redirect_slashes=False)
+    return Router(routes, default=not_found, redirect_slashes=False)
 
 
-def admin_routes(status: Status) -> Router:
-    """`/healthz`, `/readyz` and `/metrics` of the admin port; these never need a token."""
+def admin_routes(status: Status, console: Console, *, bound: Address, token: str | None) -> ASGIApp:
+    """`/healthz`, `/readyz` and `/metrics` of the admin port, which never need a token, and `/api`, which does where
+    there is one. `bound` is where the policy has the admin port."""
 
     async def healthz(_: Request) -> Response:
         return Response("ok\n", media_type="text/plain")
 
     async def readyz(_: Request) -> Response:
-        well, why = status.ready()
+        well, why = status.serving()
         return Response(why + "\n", 200 if well else 503, media_type="text/plain")
 
     async def metrics(request: Request) -> Response:
         body, content_type = await status.scrape(request.headers.get("accept", ""))
         return Response(body, headers={"content-type": content_type})
 
-    routes = [_get("/healthz", healthz), _get("/readyz", readyz), _get("/metrics", metrics)]
-    return Router(routes, default=_not_found, redirect_slashes=False)
+    routes = [get("/healthz", healthz), get("/readyz", readyz), get("/metrics", metrics), *api_routes(console)]
+    return Guard(Router(routes, default=not_found, redirect_slashes=False), bound=bound, token=token)
 
 
 def _principal(request: Request, status: Status) -> Principal:

@@ -39,8 +39,8 @@ class Server:
     """Read at start; a change here needs a restart.
 
     listen: where clients connect: HOST:PORT, [IPV6]:PORT or unix:PATH
-    admin: where /healthz, /readyz and /metrics are
-    admin_token: token of the API and the page, needed as soon as admin is not loopback
+    admin: where /healthz, /readyz, /metrics and the API are
+    admin_token: token of the API, needed as soon as admin is not loopback
     processes: data-plane processes; auto is one per core
     max_body: largest request body
     max_head: largest request head
@@ -75,6 +75,8 @@ class Server:
     def __post_init__(self) -> None:
         if _same_socket(self.listen, self.admin):
             raise ValueError(f"listen and admin are both {self.admin}: they need an address each")
+        if self.admin_token is None and not self.admin.is_local:
+            raise ValueError(f"admin_token is needed as soon as admin is not loopback, and admin is {self.admin}")
 
 
 def _same_socket(one: Address, other: Address) -> bool:

@@ -59,7 +59,7 @@ async def leaving(gw: Running) -> AsyncIterator[Leaving]:
 
 async def get(address: str, path: str) -> Answer:
     async with await Client.to(address) as client:
-        await client.send(request("GET", path))
+        await client.send(request("GET", path, host="localhost"))
         return await client.answer(method="GET")
 
 

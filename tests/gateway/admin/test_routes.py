@@ -37,7 +37,7 @@ NEVER_READY = {
 async def ask(address: str, method: str, path: str, headers: list[tuple[str, str]] | None = None) -> Answer:
     """One request on a connection of its own."""
     async with await Client.to(address) as client:
-        await client.send(request(method, path, None, headers))
+        await client.send(request(method, path, None, headers, host="localhost"))
         return await client.answer(method=method)
 
 

@@ -1,0 +1,81 @@
+"""The admin API: what there is under `/api`, and the orders that an operator can give."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal, Protocol, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.admin.pages import get, post, told
+from gateway.console import Order
+from gateway.errors import InvalidJson, InvalidRequest
+from policies import codec
+
+_T = TypeVar("_T")
+_BREAKER: Final[Mapping[str, Order]] = {"open": "breaker open", "closed": "breaker closed", "auto": "breaker auto"}
+
+
+class Console(Protocol):
+    """What an operator sees and orders (`gateway.console.Console`). All of it is written out as JSON."""
+
+    def pools(self) -> Sequence[object]: ...
+    def endpoints(self) -> Sequence[object]: ...
+    def order(self, name: str, order: Order, who: str) -> object:
+        """The endpoint as it is then. Raises GatewayError."""
+
+
+class _Breaker(codec.Struct, forbid_unknown_fields=True):
+    state: Literal["open", "closed", "auto"]
+
+
+class _Nothing(codec.Struct, forbid_unknown_fields=True):
+    """An order without more words: `{}`, or no body."""
+
+
+_BREAKERS: Final = codec.Decoder(_Breaker)
+_NOTHINGS: Final = codec.Decoder(_Nothing)
+
+
+def api_routes(console: Console) -> list[Route]:
+    """`GET /api/pools`, `GET /api/endpoints`, and `POST /api/endpoints/{name}/breaker|drain|resume`, which answer with
+    the endpoint as it is then."""
+
+    async def pools(_: Request) -> Response:
+        return told({"pools": console.pools()})
+
+    async def endpoints(_: Request) -> Response:
+        return told({"endpoints": console.endpoints()})
+
+    async def breaker(request: Request, body: bytes) -> Response:
+        order = _BREAKER[_read(_BREAKERS, body, '{"state": "open"}, or closed, or auto').state]
+        return told(console.order(request.path_params["name"], order, _who(request)))
+
+    async def drain(request: Request, body: bytes) -> Response:
+        _read(_NOTHINGS, body or b"{}", "{} or no body")
+        return told(console.order(request.path_params["name"], "drain", _who(request)))
+
+    async def resume(request: Request, body: bytes) -> Response:
+        _read(_NOTHINGS, body or b"{}", "{} or no body")
+        return told(console.order(request.path_params["name"], "resume", _who(request)))
+
+    return [
+        get("/api/pools", pools),
+        get("/api/endpoints", endpoints),
+        post("/api/endpoints/{name}/breaker", breaker),
+        post("/api/endpoints/{name}/drain", drain),
+        post("/api/endpoints/{name}/resume", resume),
+    ]
+
+
+def _read(decoder: codec.Decoder[_T], body: bytes, wanted: str) -> _T:
+    try:
+        return decoder.decode(body)
+    except codec.JSONShapeError as error:
+        raise InvalidRequest(f"Expected {wanted}: {error}") from None
+    except codec.JSONError as error:
+        raise InvalidJson(f"Expected {wanted}: {error}") from None
+
+
+def _who(request: Request) -> str:
+    return request.client.host if request.client is not None else "unknown"

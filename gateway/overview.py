@@ -1,0 +1,171 @@
+"""Pools and endpoints as an operator sees them: what the policy says, what they have come to, and why."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from backends.endpoint import Endpoint
+from backends.events import EndpointEvent
+from backends.plane import DataPlane, View
+from backends.table import PoolSpec
+from backends.workers.supervisor import WorkerView
+from policies.health import Finding
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """The last probe of an endpoint. `found` is good, refused, silent, unwell ... (`policies/health.py`)."""
+
+    seconds_ago: float
+    ok: bool
+    found: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFacts:
+    """The process behind an endpoint that we have started ourselves."""
+
+    state: str
+    reason: str | None
+    pid: int | None
+    starts: int
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerFacts:
+    """`forced` is the operator's word or null; `models` has those that are not closed, or remember a failure."""
+
+    forced: str | None
+    models: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointFacts:
+    """One endpoint. Times are in seconds from now, 0 where it is not so; `address` has no credential in it."""
+
+    name: str
+    pool: str
+    engine: str
+    address: str | None
+    state: str
+    reason: str | None
+    drained: bool
+    in_flight: int
+    weight: float
+    warmth: float
+    paused_for: float
+    ejected_for: float
+    breaker: BreakerFacts
+    probes: str
+    last_probe: Probed | None
+    worker: WorkerFacts | None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolFacts:
+    """One pool. `candidates` may be chosen now, breakers aside; `states` counts its endpoints by state."""
+
+    name: str
+    engine: str
+    balance: str
+    endpoints: Sequence[str]
+    states: Mapping[str, int]
+    candidates: int
+    in_flight: int
+
+
+class Knows(Protocol):
+    """What the control side knows of endpoints (`gateway.control.Control`)."""
+
+    @property
+    def news(self) -> Mapping[str, EndpointEvent]:
+        """By name, the last event of each endpoint."""
+
+    def workers(self) -> Sequence[WorkerView]: ...
+    def last_probe(self, pool: str, endpoint: str, /) -> tuple[float, Finding] | None: ...
+
+
+class Overview:
+    """Reads; changes nothing. `clock` is the data plane's."""
+
+    def __init__(self, plane: DataPlane, control: Knows, clock: Callable[[], float]) -> None:
+        self._plane = plane
+        self._control = control
+        self._clock = clock
+
+    def pools(self) -> list[PoolFacts]:
+        """Every pool of the policy in force."""
+        view, now = self._view, self._clock()
+        facts = []
+        for name, spec in view.table.pools.items():
+            members = self._members(spec)
+            states = Counter(one.state for one in members)
+            in_flight = sum(one.in_flight for one in members)
+            candidates = len(view.pools[name].available(now))
+            facts.append(PoolFacts(name, spec.engine, spec.balance, spec.known, states, candidates, in_flight))
+        return facts
+
+    def endpoints(self) -> list[EndpointFacts]:
+        """Every endpoint of the policy in force, also workers that are not ready."""
+        return [one for spec in self._view.table.pools.values() for one in self._members(spec)]
+
+    @property
+    def _view(self) -> View:
+        view = self._plane.view
+        assert view is not None, "the listeners open after the first table"
+        return view
+
+    def _members(self, pool: PoolSpec) -> list[EndpointFacts]:
+        workers = {view.name: view for view in self._control.workers()}
+        return [self._endpoint(pool, name, workers.get(name)) for name in pool.known]
+
+    def _endpoint(self, pool: PoolSpec, name: str, worker: WorkerView | None) -> EndpointFacts:
+        named = self._plane.named(pool.name, name)
+        in_flight = sum(one.in_flight for one in named)
+        current = [one for one in named if one.spec in pool.endpoints]
+        facts = _worker(worker)
+        if not current:
+            # A worker that is not ready has no address that anything could be sent to.
+            reason = None if facts is None else facts.reason or f"the worker is {facts.state}"
+            breaker = BreakerFacts(pool.forced.get(name), {})
+            return EndpointFacts(
+                name, pool.name, pool.engine, None, "down", reason, name in pool.drained, in_flight, 0.0, 0.0, 0.0, 0.0,
+                breaker, "unknown", None, facts,
+            )  # fmt: skip
+        return self._live(pool, current[0], in_flight, facts)
+
+    def _live(self, pool: PoolSpec, endpoint: Endpoint, in_flight: int, worker: WorkerFacts | None) -> EndpointFacts:
+        report = endpoint.standing.report(self._clock())
+        news = self._control.news.get(endpoint.name)
+        reason = None if report.state in ("up", "unknown") or news is None else news.reason or news.kind
+        return EndpointFacts(
+            name=endpoint.name,
+            pool=pool.name,
+            engine=pool.engine,
+            address=endpoint.origin.decode() + endpoint.spec.base_path,
+            state=report.state,
+            reason="drained by an operator" if report.drained else reason,
+            drained=report.drained,
+            in_flight=in_flight,
+            weight=endpoint.spec.weight,
+            warmth=round(report.warmth, 3),
+            paused_for=round(report.paused_for, 3),
+            ejected_for=round(report.ejected_for, 3),
+            breaker=BreakerFacts(report.forced, report.breakers),
+            probes=report.probes,
+            last_probe=self._probed(pool.name, endpoint.name),
+            worker=worker,
+        )
+
+    def _probed(self, pool: str, endpoint: str) -> Probed | None:
+        latest = self._control.last_probe(pool, endpoint)
+        if latest is None:
+            return None
+        at, found = latest
+        return Probed(round(self._clock() - at, 3), found.kind == "good", found.kind, found.why)
+
+
+def _worker(view: WorkerView | None) -> WorkerFacts | None:
+    return None if view is None else WorkerFacts(str(view.state), view.reason or None, view.pid, view.starts)
