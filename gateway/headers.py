@@ -46,7 +46,9 @@ class HeaderFilter:
         """Whether a header of this lower-case name goes on."""
         verdict = self._verdicts.get(name)
         if verdict is None:
-            verdict = name not in self._dropped and not name.startswith(self._prefixes)
+            # Engines behind CGI's kin can't tell `x_request_id` from `x-request-id`.
+            plain = name.replace(b"_", b"-")
+            verdict = plain not in self._dropped and not plain.startswith(self._prefixes)
             if len(self._verdicts) < _NAMES_KEPT:
                 self._verdicts[name] = verdict
         return verdict

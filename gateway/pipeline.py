@@ -180,8 +180,10 @@ class Pipeline:
 
 def _refuse_repeats(exchange: Exchange) -> None:
     """What says how to read the body may stand once: we would read the last, and the engine perhaps the first."""
-    for name in (b"content-type", b"content-encoding", b"content-length"):
+    for name in (b"content-type", b"content-encoding", b"content-length", b"transfer-encoding"):
         if exchange.repeats(name):
+            # Somebody before us may have read another length: what follows is read by nobody.
+            exchange.cycle.keep_alive = False
             raise errors.InvalidRequest(f"The header {name.decode()} was sent more than once.")
 
 
@@ -190,7 +192,11 @@ def _check_framing(exchange: Exchange, limit: int, size: int) -> None:
     fields = exchange.fields
     if size > limit:
         raise errors.BodyTooLarge(f"The body is over the limit of {limit} bytes (server.max_body).")
-    if b"transfer-encoding" in fields and fields[b"transfer-encoding"].lower() != b"chunked":
-        raise errors.InvalidRequest("Only the transfer coding chunked is understood.")
+    if b"transfer-encoding" in fields and (
+        fields[b"transfer-encoding"].lower() != b"chunked" or exchange.cycle.http_version == b"1.0"
+    ):
+        # RFC 9112 section 6.1: HTTP/1.0 has no codings, and whoever sends one does not know where its message ends.
+        exchange.cycle.keep_alive = False
+        raise errors.InvalidRequest("Only the transfer coding chunked is understood, and only of HTTP/1.1.")
     if b"content-encoding" in fields and fields[b"content-encoding"].lower() != b"identity":
         raise errors.UnsupportedMediaType("Send the body without a content coding.")

@@ -31,6 +31,14 @@ def test_headers_named_by_connection_go_too() -> None:
     assert kept == [(b"content-type", b"application/json"), (b"x-session-id", b"s")]
 
 
+def test_an_underscore_makes_no_other_name_of_ours() -> None:
+    """Servers behind CGI's kin read `x_request_id` as `x-request-id`, and the last of both wins."""
+    spelled = [(name.replace(b"-", b"_"), value) for name, value in CLIENT]
+    kept = upstream_filter().kept(spelled, None)
+    assert [name for name, _ in kept] == [b"content_type", b"x_tenant", b"x_session_id"]
+    assert not upstream_filter().passes(b"transfer_encoding")
+
+
 def test_our_own_lines_stand_before_the_clients_and_cannot_be_stripped() -> None:
     kept = upstream_filter().kept(CLIENT, b"authorization")
     head = upstream_head(b"POST /x HTTP/1.1\r\nhost: a\r\nauthorization: Bearer up\r\n", kept, "id1", 2)
