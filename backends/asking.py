@@ -1,8 +1,9 @@
 """One question, one fresh connection: how the control side asks an endpoint something, as the data plane would.
 
-Over `backends/http1.py` and not httpx, which is slower by thirty times (3 ms of CPU and a client of its own for each
-authority; 256 suspect endpoints, asked four times a second, would take three cores), would add 9 MB to a gateway that
-only has workers, and reads HTTP and certificates by other rules than the requests whose fate is to be foreseen.
+Over `backends/http1.py` and not httpx: a probe takes 0.1 ms of CPU instead of 1 ms (256 suspect endpoints, asked four
+times a second, would keep a core busy), nothing is imported that a gateway with workers alone does not have anyway
+(httpx: 9 MB, 14 once it is used), and HTTP and certificates are read by the rules of the requests whose fate is to be
+foreseen.
 """
 
 from __future__ import annotations
