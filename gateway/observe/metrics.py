@@ -1,15 +1,15 @@
 """Every metric of the gateway: its name, labels, buckets and help, and the narrow methods by which the parts count.
 
-The door of prometheus_client, which writes the exposition. It is imported at the first scrape: it takes 5 MB, and a
-gateway that nobody scrapes should not pay for it. No global registry, no `_created` series.
+No global registry, no `_created` series.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from gateway.observe.exposition import Snapshot, expose
 from gateway.observe.members import EndpointMetrics, PoolMetrics, WorkerMetrics
 from gateway.observe.names import (
     ATTEMPTS,
@@ -31,7 +31,6 @@ from gateway.observe.names import (
     PANICS,
     POLICY_GENERATION,
     POLICY_RELOAD_FAILURES,
-    PREFIX,
     PROBES,
     REQUEST_SECONDS,
     REQUESTS,
@@ -52,8 +51,6 @@ __all__ = ["METRICS", "EndpointMetrics", "Metrics", "PoolMetrics", "WorkerMetric
 
 Observe = Callable[[float], None]
 Pair = tuple[str, str]
-# Per metric, per series: its labels and its lines as (suffix, le, value).
-Snapshot = list[tuple[Metric, list[tuple[dict[str, str], list[tuple[str, str | None, float]]]]]]
 
 # What the policy may leave out of the labels.
 _OPTIONAL = frozenset({"tenant", "model", "pool"})
@@ -210,11 +207,11 @@ class Metrics:
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The exposition and its content type, by the scraper's Accept header: text 0.0.4 or OpenMetrics 1.0.
         5 us a line; inside the gateway use `scrape`, which leaves the loop alone."""
-        return _expose(self._snapshot(), accept)
+        return expose(self._snapshot(), accept)
 
     async def scrape(self, accept: str = "") -> tuple[bytes, str]:
         """The same, written in a thread: only the copy of the numbers (0.4 us a line) is made on the loop."""
-        return await asyncio.to_thread(_expose, self._snapshot(), accept)
+        return await asyncio.to_thread(expose, self._snapshot(), accept)
 
     def _forget(self, have: dict[Pair, Any], wanted: set[Pair], label: str) -> None:
         for pool, name in [pair for pair in have if pair not in wanted]:
@@ -240,26 +237,3 @@ class Metrics:
             (family.metric, [(labels, list(child.samples())) for labels, child in family.labelled()])
             for family in self._families.values()
         ]
-
-
-def _expose(snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
-    from prometheus_client.exposition import choose_encoder
-    from prometheus_client.metrics_core import Metric as Exposed
-    from prometheus_client.registry import Collector
-    from prometheus_client.samples import Sample
-
-    class Collected(Collector):
-        def collect(self) -> Iterator[Exposed]:
-            for metric, children in snapshot:
-                name = PREFIX + metric.name
-                # The library adds these two itself, by the type.
-                exposed = Exposed(name.removesuffix("_total").removesuffix("_info"), metric.help, metric.type)
-                exposed.samples = [
-                    Sample(name + suffix, labels if le is None else {**labels, "le": le}, value)
-                    for labels, lines in children
-                    for suffix, le, value in lines
-                ]
-                yield exposed
-
-    encode, content_type = choose_encoder(accept)
-    return encode(Collected()), content_type

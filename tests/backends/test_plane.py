@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from backends.endpoint import Endpoint
+from backends.events import EndpointEvent, Verdict
 from backends.http1 import Connection
 from backends.plane import DataPlane, View
 from backends.table import EndpointSpec, PoolSpec, Table
@@ -19,7 +20,7 @@ from backends.wheel import TimerWheel
 from policies import outcome as outcomes
 from policies.identity import AuthenticationError, Principal
 from policies.settings import Route
-from tests.backends.rig import Meters
+from tests.backends.rig import Meters, Rig
 from tests.fakes.backend import Backend
 from tests.flow.harness import eventually
 
@@ -32,6 +33,7 @@ class Sink:
     def __init__(self) -> None:
         self.ended = asyncio.Event()
         self.error: UpstreamError | None = None
+        self.last_at = 0.0
 
     def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None: ...
     def on_data(self, data: bytes) -> None: ...
@@ -291,6 +293,79 @@ async def test_close_ends_idle_connections_now_and_those_in_use_with_their_excha
     async with asyncio.timeout(2):
         await sink.ended.wait()
     await eventually(lambda: backend.open == [], "its connection is still open")
+
+
+# -- what endpoints come to
+
+
+async def test_a_verdict_of_the_probes_reaches_its_endpoint(plane: DataPlane, meters: Meters) -> None:
+    plane.install(table(spec("a"), spec("b"), spec("a", pool="other")))
+    plane.tell(Verdict("pool", "a", 0, "down", "/health says 500"))
+    assert set(chosen(plane, 20)) == {"b"}
+    assert chosen(plane, 1, "other") == ["a"]
+    assert meters.of["pool", "a"].states[-1] == "down"
+    assert meters.of["other", "a"].states[-1] == "unknown"
+
+
+async def test_changes_are_emitted() -> None:
+    rig = Rig("a", "b")
+    rig.ends("a", outcomes.of_status(503), retry_after=3.0)
+    assert rig.events == [EndpointEvent("pool", "a", "paused", "503", {"seconds": 3.0, "told": "true"})]
+    rig.told()
+    rig.ends("b", outcomes.NO_ANSWER, times=5)
+    event = next(event for event in rig.events if event.kind == "ejected")
+    assert event.figures == {"failures": 5, "requests": 5, "window": 30.0, "seconds": 10.0}
+    event = next(event for event in rig.events if event.kind == "breaker_open")
+    assert event.figures == {"model": "m", "seconds": 10.0}
+
+
+async def test_the_wheel_turns_only_while_something_is_troubled() -> None:
+    rig = Rig("a", "b")
+    rig.ends("a", outcomes.OK, times=100)
+    rig.choose()
+    assert rig.loop.timers == 0
+    rig.ends("a", outcomes.of_status(503), retry_after=2.0)
+    assert rig.loop.timers == 1
+    rig.passes(2.5)
+    assert rig.loop.timers == 0
+
+
+async def test_a_plane_that_is_closed_looks_no_more() -> None:
+    rig = Rig("a", "b")
+    rig.ends("a", outcomes.of_status(503), retry_after=20.0)
+    rig.plane.close()
+    rig.passes(0.5)
+    assert rig.loop.timers == 0
+
+
+async def test_a_pool_that_is_gone_and_comes_back_begins_anew() -> None:
+    rig = Rig("a", "b")
+    rig.ends("a", outcomes.of_status(503), retry_after=20.0)
+    rig.install(spec("a", pool="pool"), spec("b"))
+    assert rig.shown("a") == "paused"
+    assert rig.plane.view is not None
+    rig.plane.install(replace(rig.plane.view.table, pools={}))
+    assert rig.plane.view.pools == {}
+    rig.install("a", "b")
+    assert (rig.shown("a"), rig.chosen()) == ("unknown", {"a", "b"})
+
+
+async def test_an_endpoint_yields_while_bytes_come_on_any_of_its_connections(
+    plane: DataPlane, backend: Backend
+) -> None:
+    backend.streams("one", "two", hold=1)
+    plane.install(table(spec("a", backend.port)))
+    a, sink = candidates(plane)[0], Sink()
+    connection = await asked(a, sink)
+    await backend.requested()
+    assert not plane.yielded_since("a", 5.0)
+    sink.last_at = 6.0
+    assert plane.yielded_since("a", 5.0)
+    assert not plane.yielded_since("a", 6.0)
+    assert not plane.yielded_since("b", 5.0)
+    connection.abort()
+    assert not plane.yielded_since("a", 5.0)
+    plane.close()
 
 
 # -- strategies

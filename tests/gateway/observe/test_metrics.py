@@ -9,7 +9,16 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from gateway.observe.metrics import METRICS, Metrics
-from gateway.observe.names import CLIENT_GONE_PHASES, ENDPOINT_STATES, OUTCOMES
+from gateway.observe.names import (
+    BREAKER_STATES,
+    CLIENT_GONE_PHASES,
+    EJECTION_REASONS,
+    ENDPOINT_STATES,
+    OUTCOMES,
+    PROBE_RESULTS,
+    RETRY_REASONS,
+    TIMEOUT_KINDS,
+)
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -46,6 +55,16 @@ def test_every_series_of_a_known_endpoint_exists_from_the_start_at_zero() -> Non
             assert value(found, "attempts_total", pool="p", endpoint=endpoint, outcome=outcome) == 0
         for state in ENDPOINT_STATES:
             assert value(found, "endpoint_state", pool="p", endpoint=endpoint, state=state) == 0
+        for state in BREAKER_STATES:
+            assert value(found, "breaker_state", pool="p", endpoint=endpoint, state=state) == 0
+        for reason in EJECTION_REASONS:
+            assert value(found, "ejections_total", pool="p", endpoint=endpoint, reason=reason) == 0
+        for result in PROBE_RESULTS:
+            assert value(found, "probes_total", pool="p", endpoint=endpoint, result=result) == 0
+    for reason in RETRY_REASONS:
+        assert value(found, "retries_total", pool="p", reason=reason) == 0
+    assert value(found, "retry_budget_exhausted_total", pool="p") == 0
+    assert value(found, "panics_total", pool="p") == 0
     assert value(found, "worker_restarts_total", pool="p", worker="p-w0") == 0
     assert value(found, "gap_seconds_count", model="m", pool="p") == 0
     assert value(found, "request_seconds_bucket", model="m", pool="p", stream="true", le="600.0") == 0
@@ -57,6 +76,49 @@ def test_a_leaving_client_is_counted_in_its_phase() -> None:
         assert value(series(metrics), "client_gone_total", phase=phase) == 0
         metrics.client_gone(phase)
         assert value(series(metrics), "client_gone_total", phase=phase) == 1
+
+
+def test_a_timeout_is_counted_by_its_kind() -> None:
+    metrics = Metrics(version="1")
+    for kind in TIMEOUT_KINDS:
+        assert value(series(metrics), "timeouts_total", kind=kind) == 0
+        metrics.timed_out(kind)
+        assert value(series(metrics), "timeouts_total", kind=kind) == 1
+
+
+def test_what_became_of_an_endpoint_is_counted() -> None:
+    metrics = metrics_with_a_pool()
+    endpoint = metrics.endpoint("p", "a")
+    endpoint.ejected("error_rate")
+    endpoint.probed(True)
+    endpoint.probed(False)
+    endpoint.broken.value += 1
+    for state in BREAKER_STATES:
+        endpoint.breaker(state)
+        found = series(metrics)
+        shown = [value(found, "breaker_state", pool="p", endpoint="a", state=each) for each in BREAKER_STATES]
+        assert shown == [each == state for each in BREAKER_STATES]
+    assert value(found, "ejections_total", pool="p", endpoint="a", reason="error_rate") == 1
+    assert value(found, "probes_total", pool="p", endpoint="a", result="ok") == 1
+    assert value(found, "probes_total", pool="p", endpoint="a", result="failed") == 1
+    assert value(found, "streams_broken_total", pool="p", endpoint="a") == 1
+
+
+def test_retries_and_panics_are_counted_by_pool() -> None:
+    metrics = metrics_with_a_pool()
+    pool = metrics.pool("p")
+    assert metrics.pool("p") is pool
+    pool.retried("no_answer")
+    pool.retried("500")
+    pool.panics.value += 1
+    pool.budget_exhausted.value += 1
+    found = series(metrics)
+    assert value(found, "retries_total", pool="p", reason="no_answer") == 1
+    assert value(found, "retries_total", pool="p", reason="500") == 1
+    assert (value(found, "panics_total", pool="p"), value(found, "retry_budget_exhausted_total", pool="p")) == (1, 1)
+    metrics.known(pools=["q"], routes=[], endpoints=[])
+    metrics.known(pools=["p", "q"], routes=[], endpoints=[])
+    assert value(series(metrics), "retries_total", pool="p", reason="no_answer") == 0
 
 
 def test_series_go_away_with_their_endpoint_and_their_pool() -> None:
