@@ -84,10 +84,12 @@ class Acceptor:
         self._loop.add_reader(self._socket, self._accept)
 
     def stop(self) -> None:
-        """Accept nothing more, for good; the socket is the caller's to close."""
+        """Accept nothing more, for good, but those who wait already: a close of the socket would reset them. The socket
+        is the caller's to close."""
         if self._stopped:
             return
         self._stopped = True
+        self._accept()
         if self._pausing is not None:
             self._wheel.cancel(self._pausing)
         self._loop.remove_reader(self._socket)

@@ -9,12 +9,16 @@ page's can be.
 import hashlib
 import hmac
 import ipaddress
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from gateway.admin.pages import refusal
 from gateway.errors import BadHost, GatewayError, InvalidApiKey
+from gateway.observe.log import fields
 from policies.addresses import Address
+
+log = logging.getLogger("sluice.admin")
 
 ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -38,6 +42,9 @@ class Guard:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         error = self._objection(scope)
+        if error is not None:
+            client = scope.get("client") or ("unknown", 0)
+            log.warning("admin_refused", extra=fields(who=client[0], path=scope["path"], code=error.code))
         await (self._app if error is None else refusal(error))(scope, receive, send)
 
     def _objection(self, scope: Any) -> GatewayError | None:

@@ -314,7 +314,9 @@ async def test_off_loopback_the_token_is_needed_and_the_client_port_has_none_of_
         for path in ("/healthz", "/metrics"):
             assert (await ask(gw, "GET", path, host="sluice.svc")).status == 200
         assert (await gw.send(gw.request("GET", "/api/pools", headers=right), method="GET")).status == 404
+        await eventually(lambda: "admin_refused who=127.0.0.1 path=/api/pools" in gw.log_text(), "nobody was told")
         assert "s3cret" not in gw.log_text()
+        assert gw.key not in gw.log_text()
 
 
 async def test_an_operator_that_leaves_in_the_midst_of_his_order_is_no_fault_of_ours(backend: Backend) -> None:
