@@ -164,21 +164,6 @@ async def test_a_request_that_crosses_with_the_end_is_told_and_not_reset(backend
         assert [(line["status"], line["code"]) for line in lines] == [(200, None), (503, "shutting_down")]
 
 
-async def test_who_waits_at_the_door_when_it_closes_is_told_and_not_reset(backend: Backend) -> None:
-    async with gateway_with(backend, policy=times(), quiet=False) as gw:
-        host, _, port = gw.gateway.address.rpartition(":")
-        # The kernel has them; the gateway's loop has had no turn to accept them.
-        waiting = [socket.create_connection((host, int(port)), timeout=5) for _ in range(5)]
-        for one in waiting:
-            one.sendall(gw.chat_request(stream=False))
-        async with leaving(gw) as end:
-            for one in waiting:
-                with one:
-                    assert (await asyncio.to_thread(one.recv, 65536)).startswith(b"HTTP/1.1 503 ")
-            await end.ended()
-        assert backend.attempts == 0
-
-
 async def test_work_that_was_taken_before_is_answered_and_told_that_the_connection_ends(backend: Backend) -> None:
     async def late(connection: Any, asked: Request) -> None:
         await backend.release.wait()

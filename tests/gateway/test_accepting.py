@@ -138,3 +138,18 @@ async def test_a_listener_that_was_stopped_takes_nobody_not_even_after_a_pause()
         await eventually(lambda: listener.connections <= 1, "somebody was taken in")
         with pytest.raises(ConnectionError):
             await Client.to(listener.address)
+
+
+async def test_who_waits_at_the_door_when_it_closes_is_let_in_and_nobody_after() -> None:
+    """A close of the listening socket resets those whom the kernel has and nobody has accepted."""
+    async with listening(Door(echo)) as listener:
+        host, _, port = listener.address.rpartition(":")
+        waiting = [socket.create_connection((host, int(port)), timeout=5) for _ in range(5)]
+        # The loop has had no turn since.
+        listener.close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((host, int(port)), timeout=5)
+        for one in waiting:
+            with one:
+                one.sendall(b"GET /here HTTP/1.1\r\nhost: x\r\n\r\n")
+                assert (await asyncio.to_thread(one.recv, 65536)).endswith(b"/here ")
