@@ -5,10 +5,11 @@
 #   make check         ruff, mypy --strict, import contracts, generated docs
 #   make fix           what ruff can mend, and the generated parts of the README
 #   make bench         direct against through: CPU a request and an event
+#   make soak          random faults for ten minutes (SECONDS=, SEED=): nothing lost, held or grown
 #   make lock          new lock files from pyproject.toml
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test test-engines engines check fix docs bench lock env dev clean
+.PHONY: help run test test-engines engines check fix docs bench soak lock env dev clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -83,6 +84,9 @@ docs: $(DEV_STAMP)
 
 bench: $(DEV_STAMP)
 	@$(PY) -m tests.bench
+
+soak: $(DEV_STAMP)
+	@$(PY) -m tests.soak $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 # No --emit-index-url: a lock says what, not from where.
 lock: $(DEV_STAMP)

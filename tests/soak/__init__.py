@@ -1,0 +1,1 @@
+"""A long run under faults: `make soak`."""
