@@ -235,6 +235,23 @@ async def test_a_retry_goes_to_everybody_else_before_it_goes_back(backend: Backe
             assert sorted(trail) == [("pool-0", "503"), ("pool-1", "503"), ("pool-2", "503")]
 
 
+async def test_a_retry_goes_elsewhere_though_the_one_that_failed_has_less_to_do(
+    backend: Backend, other: Backend
+) -> None:
+    backend.does(dies("rst"))
+    other.streams("a", "b", hold=2).then.streams("c")
+    settings = pool(balance="least_requests", ejection={"consecutive": 1, "max_ejected": 0.1})
+    async with gateway_with(backend, other, policy=settings, route=route()) as gw, await gw.connect() as client:
+        await client.send(gw.chat_request())
+        await other.requested()
+        for _ in range(5):
+            assert await gw.chat() == "c"
+        tried = (await trails(gw))[-5:]
+        assert tried == [[("pool-0", "no_answer"), ("pool-1", "ok")]] * 5
+        other.release.set()
+        await client.until(b"[DONE]")
+
+
 async def test_a_full_outage_multiplies_no_traffic(backend: Backend, other: Backend) -> None:
     backend.does(dies("rst"))
     other.does(dies("fin"))
