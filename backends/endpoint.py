@@ -128,7 +128,7 @@ class Endpoint:
         return standing.breakers.permit(model, now) if standing.troubled else None
 
     def settle(
-        self, outcome: Outcome, now: float | None = None, *, model: str | None = None, permit: Permit | None = None,
+        self, outcome: Outcome, now: float, *, model: str | None = None, permit: Permit | None = None,
         retry_after: float | None = None, excused: bool = False, released: bool = False,
     ) -> None:  # fmt: skip
         """Told once an attempt, at its end; the only way in which an endpoint learns. The hot path: 0.3 us.
@@ -139,9 +139,6 @@ class Endpoint:
         released: whether a byte of the answer may have gone to the client
         """
         standing = self.standing
-        if now is None:
-            self.meter.attempt(outcome.label)
-            return
         if outcome is OK:
             self.meter.attempt("ok")
             self._yielded_at = now

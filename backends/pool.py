@@ -48,7 +48,7 @@ class Pool:
         """The pool's retries of the last 10 s; it lives on over tables."""
         return self._state.budget
 
-    def choose(self, now: float = 0.0, model: str | None = None, tried: Sequence[Endpoint] = ()) -> Endpoint | None:
+    def choose(self, now: float, model: str | None, tried: Sequence[Endpoint] = ()) -> Endpoint | None:
         """The endpoint for the next attempt, or None: `nobody` says why.
 
         Who was not tried yet comes first. Where there is no candidate it looks past ejection, probes and pauses that

@@ -106,6 +106,7 @@ class Standing:
 
     def report(self, now: float) -> Report:
         """For the operator's eyes."""
+        self._members.refresh(now)
         return Report(
             state=self._name(now),
             probes=self.probes,

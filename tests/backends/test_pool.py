@@ -283,8 +283,9 @@ class PoolMachine(RuleBasedStateMachine):
         assert not (standing.told and standing.paused_until > rig.now), "never against the engine's Retry-After"
         fresh = rig.pool.fresh(rig.now, model, endpoints)
         assert not (fresh and (chosen in endpoints or not standing.available)), "never while there is a better one"
-        if standing.breakers:
-            assert chosen.permit(model, rig.now) is not None or not standing.breakers.states(rig.now).get(model)
+        permit = chosen.permit(model, rig.now)
+        assert permit is not None or model not in standing.breakers.states(rig.now)
+        self.under_way.append((chosen, permit, model))
 
     @rule(name=st.sampled_from(NAMES), model=st.sampled_from(MODELS))
     def an_attempt_begins(self, name: str, model: str) -> None:
