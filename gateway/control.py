@@ -7,7 +7,6 @@ the last good one and says so
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +19,9 @@ from backends.probes import Prober
 from backends.tables import build_table
 from backends.workers.spec import workers_of
 from backends.workers.supervisor import Supervisor, WorkerEvent, WorkerView
+from gateway.files import Files
 from gateway.keys import Keys, read_keys
-from gateway.observe import events
+from gateway.observe import events, tables
 from gateway.observe.log import fields
 from gateway.observe.metrics import Metrics
 from gateway.orders import Orders
@@ -33,9 +33,6 @@ log = logging.getLogger("sluice.control")
 
 # How often the files are looked at, seconds: one stat call each. A revoked key must stop within 2 s.
 WATCH_EVERY = 0.5
-_WORKER_STATES = {"backing_off": "backoff"}
-
-Signature = tuple[int, int, int] | None
 
 
 class Supervise(Protocol):
@@ -68,7 +65,7 @@ class Control:
         self.news: dict[str, EndpointEvent] = {}
         """By name, the last change of each endpoint."""
         self._generation = 0
-        self._seen: dict[str, Signature] = {}
+        self._files = Files()
         self._watcher: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
         self._first_round: set[str] | None = None
@@ -88,7 +85,7 @@ class Control:
             raise StartError(
                 f"{error}\nauth.api_keys.file: make a key with `sluice keys create --file FILE --tenant T --plan P`"
             ) from None
-        self._seen = {path: _signature(path) for path in self._files(policy)}
+        self._files = Files(self._paths(policy))
         return policy
 
     @property
@@ -143,28 +140,7 @@ class Control:
         )  # fmt: skip
         self._plane.install(table)
         self._prober.follow(table, self.policy.pools)
-        self._metrics.policy_loaded(self._generation)
-        pairs = [(pool.name, name) for pool in table.pools.values() for name in pool.known]
-        named = [
-            (route.model, route.pool)
-            for route in table.routes
-            if route.model is not None and not set("*?[") & set(route.model)
-        ]
-        leaving = set(self._plane.retired) - set(pairs)
-        self._metrics.known(
-            pools=table.pools, routes=named, endpoints=pairs, leaving=leaving,
-            workers=[(view.pool, view.name) for view in views],
-        )  # fmt: skip
-        # The data plane shows the states of those that are in the table.
-        shown = {(pool.name, spec.name) for pool in table.pools.values() for spec in pool.endpoints}
-        for pair in set(pairs) - shown:
-            meter = self._metrics.endpoint(*pair)
-            meter.state("down")
-            meter.breaker(self.orders.forced.get(pair[1], "closed"))
-        for pair in leaving:
-            self._metrics.endpoint(*pair).state("draining")
-        for view in views:
-            self._metrics.worker(view.pool, view.name).state(_WORKER_STATES.get(view.state, view.state))
+        tables.show(self._metrics, table, workers=views, retired=self._plane.retired, forced=self.orders.forced)
         self._count_round(views)
 
     def give(self, orders: Orders) -> None:
@@ -196,7 +172,7 @@ class Control:
         """The data plane found nobody at an endpoint, or thinks differently of it."""
         if self._prober is not None:
             self._prober.heard(event)
-        if event.kind != "failed":
+        if event.endpoint and event.kind != "failed":
             self.news[event.endpoint] = event
         events.tell(event)
 
@@ -234,12 +210,14 @@ class Control:
                 log.info("policy_not_read", extra=fields(why=why, reason="the gateway is shutting down"))
                 return
             # Taken before the files are read: a change meanwhile is seen again, and nothing is read twice for one.
-            self._seen.update({path: _signature(path) for path in self._seen})
+            self._files.look()
             try:
                 policy = await asyncio.to_thread(load, str(self._path), secrets=True)
                 keys = await asyncio.to_thread(read_keys, policy, first=not self._keys.records)
             except (PolicyError, KeyFileError) as error:
                 self._refused([str(one) for one in error.mistakes] if isinstance(error, PolicyError) else [str(error)])
+                return
+            if self.leaving:
                 return
             keys.warn()
             if policy.server != self.policy.server or policy.observe != self.policy.observe:
@@ -253,7 +231,7 @@ class Control:
                 self.policy, self._keys, self._generation = before
                 self._refused([f"{self._path.name}: {error.strerror or error}"])
                 return
-            self._seen = {path: self._seen.get(path, _signature(path)) for path in self._files(policy)}
+            self._files.follow(self._paths(policy))
             assert self._supervisor is not None, "started"
             await self._supervisor.reconcile(policy.pools)
             self._forget(_names(policy))
@@ -270,17 +248,14 @@ class Control:
             log.error("policy_refused", extra=fields(mistake=mistake, kept=self._generation))
 
     async def _watch(self) -> None:
-        """Look at the files' identities twice a second. A file that is half written now is looked at again once it
-        changes."""
+        """Read again what has changed. A file that is half written now is read again once it changes."""
         while True:
             await asyncio.sleep(WATCH_EVERY)
-            now = {path: _signature(path) for path in self._seen}
-            if now != self._seen:
-                changed = [os.path.basename(path) for path in now if now[path] != self._seen[path]]
-                self._seen.update(now)
+            changed = self._files.look()
+            if changed:
                 await self.reload(f"{', '.join(changed)} changed")
 
-    def _files(self, policy: Policy) -> list[str]:
+    def _paths(self, policy: Policy) -> list[str]:
         keys = policy.auth.api_keys
         return [str(self._path)] if keys is None or keys.file is None else [str(self._path), str(keys.file)]
 
@@ -289,11 +264,3 @@ def _names(policy: Policy) -> set[str]:
     """The names of all endpoints that a policy has, workers included."""
     listed = {endpoint.name for pool in policy.pools.values() for endpoint in pool.endpoints}
     return listed | {spec.name for spec in workers_of(policy.pools)}
-
-
-def _signature(path: str) -> Signature:
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return None
-    return stat.st_ino, stat.st_mtime_ns, stat.st_size
