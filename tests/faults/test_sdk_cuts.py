@@ -4,6 +4,7 @@ where our attempts are spent, they make none of their own."""
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,9 @@ import anthropic
 import openai
 import pytest
 
+from tests.engines.clients import Request as Asked
+from tests.engines.clients import Target, openai_node
+from tests.engines.install import entry
 from tests.fakes.backend import STREAM_HEAD, Backend, Connection, Request, Said, Script, chunked
 from tests.faults.scenes import pool, route
 from tests.flow.harness import Running, gateway_with
@@ -131,6 +135,36 @@ async def test_a_cut_stream_raises_in_the_sdk_after_what_came(
         if not half:
             # What the SDK shows its user names the cause: no parser's complaint, no bare "connection error".
             assert "stood still" in str(raised.value) if how == "stall" else "broke" in str(raised.value)
+        assert gw.total("streams_broken_total") == 1
+
+
+NODE: dict[str, tuple[list[bytes], dict[str, Any]]] = {
+    "/v1/chat/completions": (CHAT[:2], {"messages": [{"role": "user", "content": "hi"}]}),
+    "/v1/completions": (COMPLETION, {"prompt": "hi"}),
+    "/v1/responses": (RESPONSE, {"input": "hi"}),
+}
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("half", [False, True], ids=["between events", "in an event"])
+@pytest.mark.parametrize("how", CUTS)
+@pytest.mark.parametrize("path", NODE)
+async def test_a_cut_stream_raises_in_the_npm_sdk_after_what_came(
+    backend: Backend, path: str, how: str, half: bool
+) -> None:
+    """Needs node and the npm SDK, which come with the engines; no engine runs."""
+    installed = entry(os.environ)
+    assert installed.is_there(), f"{installed.folder} is not there: `make test-engines` makes it"
+    events, asked = NODE[path]
+    backend.does(cut([*events, events[-1]] if half else events, how, half=half))
+    rule = route(retry="off", first_byte="5s", idle="300ms" if how == "stall" else "5s")
+    async with gateway_with(backend, policy=pool(), route=rule) as gw:
+        target = Target(int(gw.gateway.address.rpartition(":")[2]), gw.key, installed.node_modules)
+        request = Asked(path, {"model": "m", "stream": True, **asked})
+        reply = await asyncio.to_thread(openai_node, target, request)
+        assert reply.status == 200
+        assert reply.error == "SyntaxError" if half else reply.error == "APIError"
+        assert reply.items == len(events)
         assert gw.total("streams_broken_total") == 1
 
 

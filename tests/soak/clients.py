@@ -63,7 +63,7 @@ class Tally:
     odd: list[Seen] = field(default_factory=list)
 
 
-class _Reply(Answer):
+class Reply(Answer):
     """Any status; a length of None is chunked."""
 
     __slots__ = ("request_id", "status")
@@ -88,7 +88,7 @@ class _Line(asyncio.Protocol):
         self.reads = 0
         self.leave_after = 0
         self.over = asyncio.Event()
-        self.reply = _Reply()
+        self.reply = Reply()
         self.fault: Exception | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -99,7 +99,7 @@ class _Line(asyncio.Protocol):
         self.over.set()
 
     def ask(self, data: bytes, leave_after: int = 0) -> None:
-        self.reply, self.reads, self.leave_after = _Reply(), 0, leave_after
+        self.reply, self.reads, self.leave_after = Reply(), 0, leave_after
         self.over.clear()
         self.transport.write(data)
 
@@ -237,17 +237,26 @@ async def questions(address: str, simulator: str, key: str) -> list[Question]:
     for prompt in PROMPTS:
         for stream in (True, False):
             body = {"model": MODEL, "stream": stream, "messages": [{"role": "user", "content": prompt}]}
-            asked = _wire(simulator, body, {})
-            host, _, port = simulator.rpartition(":")
-            transport, line = await asyncio.get_running_loop().create_connection(_Line, host, int(port))
-            line.ask(asked)
-            async with asyncio.timeout(10):
-                await line.over.wait()
-            transport.abort()
-            assert line.reply.complete and line.reply.status == 200, line.reply.head
-            right = bytes(line.reply.body)
-            found.append(Question(stream, _wire(address, body, {"authorization": f"Bearer {key}"}), right))
+            reply = await ask(simulator, body, {}, timeout=10)
+            assert reply.complete and reply.status == 200, reply.head
+            wire = _wire(address, body, {"authorization": f"Bearer {key}"})
+            found.append(Question(stream, wire, bytes(reply.body)))
     return found
+
+
+async def ask(address: str, body: Mapping[str, Any], headers: Mapping[str, str], timeout: float) -> Reply:
+    """One request on a connection of its own; what came of its answer in so many seconds."""
+    host, _, port = address.rpartition(":")
+    transport, line = await asyncio.get_running_loop().create_connection(_Line, host, int(port))
+    line.ask(_wire(address, body, headers))
+    try:
+        async with asyncio.timeout(timeout):
+            await line.over.wait()
+    except TimeoutError:
+        pass
+    finally:
+        transport.abort()
+    return line.reply
 
 
 def _wire(host: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> bytes:

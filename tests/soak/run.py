@@ -15,7 +15,7 @@ from typing import Any, Final
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.flow.harness import Series, total
-from tests.soak import judge
+from tests.soak import judge, patience
 from tests.soak.clients import Crowd, Question, Tally, questions
 from tests.soak.faults import NAMES, Conductor
 from tests.soak.reloads import Operator
@@ -74,12 +74,24 @@ async def soak(seconds: float, seed: int, clients: int, tell: Callable[[str], ob
     """Run it. Raises RuntimeError where something did not start."""
     with stage(folder) as running:
         asked = await questions(running.gateway.address, running.simulators[0].address, running.key)
-        return await _Soak(running, asked, seed, tell).run(seconds, clients)
+        async with asyncio.TaskGroup() as group:
+            beside = group.create_task(_patience(folder / "patience", seconds), name="five minutes")
+            verdict = await _Soak(running, asked, seed, tell).run(seconds, clients)
+        verdict.wrong += beside.result()
+        return verdict
+
+
+async def _patience(folder: Path, seconds: float) -> list[str]:
+    """The plain answer of five minutes, beside a soak that is long enough for it."""
+    if seconds < patience.SECONDS + 30:
+        return []
+    return await patience.five_minutes(folder)
 
 
 def soak_in_a_folder(seconds: float, seed: int, clients: int, tell: Callable[[str], object]) -> Verdict:
     """The same, in a temporary folder, from outside of any loop."""
     with tempfile.TemporaryDirectory(prefix="sluice-soak-") as name:
+        Path(name, "patience").mkdir()
         return asyncio.run(soak(seconds, seed, clients, tell, Path(name)))
 
 

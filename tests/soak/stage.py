@@ -21,7 +21,9 @@ from tests.bench.children import Child, child, memory_mb
 
 MODEL: Final = "m"
 ENDPOINTS: Final = 4
-TOKENS: Final = 12
+SIMULATOR: Final = (sys.executable, "-m", "backends.simulator", "--port", "0", "--model", MODEL, "--fixed-ids",
+                    "--first-byte", "20ms", "--gap", "5ms", "--tokens", "12")  # fmt: skip
+SLUICE: Final = str(Path(sys.executable).with_name("sluice"))
 # Loopback lengths: a whole stream of a simulator that is well takes 20 + 11 x 5 ms.
 TIMEOUTS: Final = {"connect": "300ms", "first_byte": "400ms", "first_byte_plain": "400ms", "idle": "400ms",
                    "attempt": "3s", "total": "10s"}  # fmt: skip
@@ -86,9 +88,7 @@ def stage(folder: Path) -> Iterator[Stage]:
     """Started, and ended whatever happens."""
     with contextlib.ExitStack() as running:
         simulators = tuple(running.enter_context(_simulator(folder, number)) for number in range(ENDPOINTS))
-        key = new_key()
-        entry = KeyEntry(id="soak", sha256=digest(key), tenant="soak", plan="soak", created=1_763_650_057.0)
-        change_keys(folder / "keys.yaml", lambda _: [entry])
+        key = make_key(folder)
         document = _document([simulator.address for simulator in simulators])
         policy = folder / "policy.yaml"
         policy.write_text(json.dumps(document))
@@ -98,6 +98,14 @@ def stage(folder: Path) -> Iterator[Stage]:
         admin = re.search(r"admin on http://(\S+)", log.read_text())
         assert admin is not None, log.read_text()
         yield Stage(folder, gateway, simulators, admin[1], key, document)
+
+
+def make_key(folder: Path) -> str:
+    """A client's key of plan `soak`, written to keys.yaml."""
+    key = new_key()
+    entry = KeyEntry(id="soak", sha256=digest(key), tenant="soak", plan="soak", created=1_763_650_057.0)
+    change_keys(folder / "keys.yaml", lambda _: [entry])
+    return key
 
 
 def _document(addresses: list[str]) -> dict[str, Any]:
@@ -116,9 +124,7 @@ def _document(addresses: list[str]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _simulator(folder: Path, number: int) -> Iterator[Child]:
-    pace = ["--first-byte", "20ms", "--gap", "5ms", "--tokens", str(TOKENS), "--fixed-ids"]
-    command = [sys.executable, "-m", "backends.simulator", "--port", "0", "--model", MODEL, *pace]
-    with child(command, r"ready on http://(\S+)$", log=folder / f"simulator-{number}.log") as running:
+    with child(SIMULATOR, r"ready on http://(\S+)$", log=folder / f"simulator-{number}.log") as running:
         try:
             yield running
         finally:
