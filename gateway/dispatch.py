@@ -58,6 +58,10 @@ class Dispatch:
         if routed.upstream_model != exchange.model and routed.upstream_model is not None:
             body, target = _renamed(exchange, routed.upstream_model)
         kept = self._up.kept(exchange.wire_headers, exchange.connection())
+        if endpoint.spec.headers:
+            # What the operator tells an engine, no client tells it too: some engines read the first, others the last.
+            told = {name.lower().encode("latin-1") for name, _ in endpoint.spec.headers}
+            kept = [pair for pair in kept if pair[0].replace(b"_", b"-") not in told]
         length = len(body) if body or exchange.method == "POST" else None
         return upstream_head(endpoint.request_head(exchange.method, target), kept, exchange.request_id, length), body
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
+import resource
 import select
 import signal
 import subprocess
@@ -99,8 +101,10 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(path: Path, **environment: str) -> Iterator[Served]:
-    """`sluice serve POLICY` in a session of its own. Whatever is left of it is killed at the end."""
+def serving(path: Path, *, descriptors: int | None = None, **environment: str) -> Iterator[Served]:
+    """`sluice serve POLICY` in a session of its own, with at most so many descriptors. Whatever is left of it is killed
+    at the end."""
+    limits = functools.partial(resource.setrlimit, resource.RLIMIT_NOFILE, (descriptors or 0, descriptors or 0))
     mark = uuid.uuid4().hex
     process = subprocess.Popen(
         [sys.executable, "-c", "from gateway.cli import main; main()", "serve", str(path)],
@@ -108,6 +112,7 @@ def serving(path: Path, **environment: str) -> Iterator[Served]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        preexec_fn=None if descriptors is None else limits,
     )
     try:
         yield Served(process, mark)
