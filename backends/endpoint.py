@@ -125,7 +125,7 @@ class Endpoint:
     def permit(self, model: str | None, now: float) -> Permit | None:
         """The breaker's leave for one attempt, for `settle`. None in the usual state; `choose` has asked before."""
         standing = self.standing
-        return standing.breakers.permit(model, now) if standing.troubled else None
+        return standing.permit(model, now) if standing.troubled else None
 
     def settle(
         self, outcome: Outcome, now: float, *, model: str | None = None, permit: Permit | None = None,

@@ -61,11 +61,13 @@ class Pool:
             self._look()
         usual = self._usual
         if self._guarded:
-            usual = [one for one in usual if one.standing.breakers.lets(model, now)]
+            usual = self._let(usual, model, now)
         if not usual:
             return self._panic(now, model, tried)
         if tried:
-            usual = [one for one in usual if one not in tried] or usual
+            left = [one for one in usual if one not in tried]
+            # Better one that is on trial than one that has failed this very request.
+            usual = left or [one for one in self._past_trials(model, now) if one not in tried] or usual
         return self.strategy.choose(usual)
 
     def fresh(self, now: float, model: str | None, tried: Sequence[Endpoint]) -> bool:
@@ -94,11 +96,18 @@ class Pool:
         soonest = min(reasons, key=lambda one: one.retry_after)
         return soonest if soonest.retry_after < float("inf") else Nobody("breaker", SOON)
 
+    def _let(self, usual: Sequence[Endpoint], model: str | None, now: float) -> Sequence[Endpoint]:
+        """Those that may be sent an attempt for this model now; a trial is no reason to panic."""
+        return [one for one in usual if one.standing.lets(model, now)] or self._past_trials(model, now)
+
+    def _past_trials(self, model: str | None, now: float) -> Sequence[Endpoint]:
+        return [one for one in self._usual if one.standing.breakers.lets(model, now)]
+
     def _look(self) -> None:
         """Work out who is a candidate."""
         self._seen = self._state.version
         self._usual = [one for one in self.candidates if one.standing.available]
-        self._guarded = any(one.standing.breakers.matter for one in self._usual)
+        self._guarded = any(one.standing.guarded for one in self._usual)
 
     def _panic(self, now: float, model: str | None, tried: Sequence[Endpoint]) -> Endpoint | None:
         """The last resort: paused ones before ejected ones before those that are down."""

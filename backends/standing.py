@@ -22,6 +22,10 @@ from policies.outcome import Outcome
 from policies.pause import Pause
 from policies.settings.pools import Ejection
 
+TRIAL: Final = 0.1
+"""After a pause one attempt in so many seconds is sent until one succeeds. All that wait would come at once else, to an
+endpoint that has nothing in flight, and be told to go away in a body."""
+
 Shown = Literal["unknown", "up", "suspect", "down", "paused", "ejected", "draining"]
 Probed = Literal["unknown", "up", "suspect", "down"]
 
@@ -57,7 +61,7 @@ class Standing:
 
     __slots__ = (
         "_members", "_owner", "_pause", "_settings", "_share", "_shown", "_shown_breaker", "_spec", "_suspect_until",
-        "breakers", "drained", "ejected", "meter", "paused", "probes", "record", "retired", "troubled",
+        "_tried_at", "breakers", "drained", "ejected", "meter", "paused", "probes", "record", "retired", "troubled",
     )  # fmt: skip
 
     def __init__(self, spec: EndpointSpec, owner: Owner, members: PoolState, meter: EndpointMeter) -> None:
@@ -73,6 +77,7 @@ class Standing:
         self.record: FailureRecord | None = None
         self._settings: Ejection | None = None
         self._pause: Pause | None = None
+        self._tried_at = -inf
         self._suspect_until = -inf
         self._shown: Shown | None = None
         self._shown_breaker: State | None = None
@@ -103,6 +108,26 @@ class Standing:
     def available(self) -> bool:
         """Whether it is a candidate, save for its breakers."""
         return not (self.drained or self.ejected or self.paused or self.down or self.breakers.forced == "open")
+
+    @property
+    def tentative(self) -> bool:
+        """Whether its pause is over and nothing has succeeded since."""
+        return self._pause is not None and not self.paused
+
+    @property
+    def guarded(self) -> bool:
+        """Whether `lets` has to be asked."""
+        return self.breakers.matter or self.tentative
+
+    def lets(self, model: str | None, now: float) -> bool:
+        """Whether it may be sent an attempt now: by its breaker, and not all at once after a pause."""
+        return self.breakers.lets(model, now) and not (self.tentative and now - self._tried_at < TRIAL)
+
+    def permit(self, model: str | None, now: float) -> Permit | None:
+        """Leave for one attempt. None where none is needed."""
+        if self.tentative:
+            self._tried_at = now
+        return self.breakers.permit(model, now)
 
     def report(self, now: float) -> Report:
         """For the operator's eyes."""
@@ -213,6 +238,7 @@ class Standing:
             self._pause.succeeded()
             if not self.paused:
                 self._pause = None
+                self._members.changed()
         if self.breakers:
             self._tell_breaker(model, permit, False, now, "ok")
             self.breakers.forget()

@@ -173,6 +173,31 @@ def test_probes_of_a_half_open_breaker_that_are_all_under_way_leave_nobody() -> 
     assert rig.pool.nobody(rig.now, MODEL).retry_after == 0.0
 
 
+def test_after_a_pause_one_request_tries_before_all_come() -> None:
+    rig = Rig("a", "b", "c")
+    rig.ends("a", of_status(429), retry_after=1.0)
+    rig.passes(1.1)
+    sent = []
+    for _ in range(60):
+        chosen = rig.pool.choose(rig.now, MODEL, ())
+        assert chosen is not None
+        chosen.permit(MODEL, rig.now)
+        sent.append(chosen.name)
+    assert sent.count("a") == 1
+    rig.ends("a", OK)
+    assert rig.chosen() == {"a", "b", "c"}
+
+
+def test_where_everybody_is_on_trial_all_are_sent_there_without_panic() -> None:
+    rig = Rig("a")
+    rig.ends("a", of_status(503))
+    rig.passes(1.1)
+    for _ in range(5):
+        assert rig.choose() == "a"
+        rig["a"].permit(MODEL, rig.now)
+    assert rig.meters.pools["pool"].panics.value == 0
+
+
 # -- shares
 
 
