@@ -90,12 +90,12 @@ async def test_an_engine_that_stands_still_is_left_out_and_comes_back_slowly_onc
                 watch = Watch()
                 await eventually(lambda: state(gw, "pool-0") in ("ejected", "down"), "nobody noticed")
                 # Some wait for `first_byte` once, then it is known; probes alone would need 3 x (50 + 100) ms.
-                assert watch.seconds < 1.0
+                assert watch.seconds < 1.5
                 assert await load.share("pool-0", of=300) == 0.0
                 os.kill(frozen, signal.SIGCONT)
                 watch = Watch()
                 await eventually(lambda: load.seen[-1][1] == "pool-0", "it never came back", timeout=5)
-                assert watch.seconds < 1.0
+                assert watch.seconds < 1.5
                 assert state(gw, "pool-0") == "up"
                 # It is cold: at first it gets far less than its share.
                 assert await load.share("pool-0", of=100) < 0.2
@@ -104,6 +104,6 @@ async def test_an_engine_that_stands_still_is_left_out_and_comes_back_slowly_onc
                 load.stop = True
             assert {status for status, _ in load.seen} == {200}
             # Whatever had been sent to it was moved.
-            assert max(load.waits) < 1.0
+            assert max(load.waits) < 1.5
             assert gw.total("attempts_total", endpoint="pool-0", outcome="too_slow") >= 1
             assert gw.total("requests_total") == gw.total("requests_total", code="200") == len(load.seen)
