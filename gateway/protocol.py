@@ -6,19 +6,17 @@ task; replies are written by direct calls; every refusal has our error body. Its
 """
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import zttp
 
 from backends.wheel import TimerWheel
 from gateway.asgi import AsgiCycle
-from gateway.client import ClientCycle, ClientGone
+from gateway.client import ClientCycle
 from gateway.clocks import WireSettings
-from gateway.connection import ClientConnection
 from gateway.drive import Drive
-from gateway.errors import BodyTimeout, DeadlineExceeded, GatewayError, HeaderTimeout
-from gateway.refusals import MAX_LINE, PartialHead, answer, head_size, nothing_waits, refusal, too_large
+from gateway.refusals import MAX_LINE, PartialHead, Refused, head_size, nothing_waits, refusal, too_large
+from gateway.underway import Door, RequestUnderWay
 
 # A client may send this much ahead of its turn; beyond it we stop reading, and then its leaving goes unseen until
 # its turn.
@@ -26,21 +24,8 @@ AHEAD_LIMIT: Final = 64 * 1024
 _CR: Final = ord("\r")
 
 
-class Door(Protocol):
-    """Who takes requests."""
-
-    def open(self, cycle: ClientCycle) -> Coroutine[Any, Any, None] | None:
-        """The coroutine that answers a request, or None for one that is answered by the ASGI application."""
-
-    def refuse(self, cycle: ClientCycle, error: GatewayError) -> Coroutine[Any, Any, None]:
-        """The coroutine that answers what was no request; method and path are empty where nobody knows them."""
-
-
-class ClientProtocol(ClientConnection):
+class ClientProtocol(RequestUnderWay):
     """What uvicorn makes for each accepted connection."""
-
-    _partial: PartialHead | None = None
-    """Of the next request, while its head is not whole."""
 
     def __init__(
         self,
@@ -55,16 +40,11 @@ class ClientProtocol(ClientConnection):
         settings: WireSettings,
     ) -> None:
         """The first four are uvicorn's (0.54)."""
-        super().__init__(_loop or asyncio.get_running_loop(), wheel, settings)
+        super().__init__(_loop or asyncio.get_running_loop(), door=door, drives=drives, wheel=wheel, settings=settings)
         self.conn: Any = zttp.Connection(zttp.SERVER)
-        self.drive: Drive | None = None
         self._app = config.loaded_app
         self._state = server_state
-        self._door = door
-        self._drives = drives
-        self._fresh = False
         self._handling = False
-        self._turn = False
         self._ahead = 0
         self._head_bytes = 0
         self._fed = 0
@@ -79,17 +59,6 @@ class ClientProtocol(ClientConnection):
         self._state.connections.discard(self)
         super().connection_lost(exc)
 
-    def _left(self) -> None:
-        cycle = self.cycle
-        if cycle is None or cycle.complete or cycle.disconnected:
-            return
-        cycle.disconnected = True
-        cycle.arrived()
-        if self.drive is not None:
-            self.drive.throw(ClientGone())
-        if self.write_paused:
-            self.transport.abort()
-
     def shutdown(self) -> None:
         """uvicorn's word for: finish what you have, take nothing more. A request of which a part is here is waited for,
         so that it is told why it gets no answer."""
@@ -97,51 +66,6 @@ class ClientProtocol(ClientConnection):
             self.cycle.keep_alive = False
         elif not self._head_bytes and self._lingered < 0:
             self.transport.close()
-
-    @property
-    def answering(self) -> bool:
-        """Whether a request is here of which the reply is not wholly given."""
-        return self.cycle is not None and not self.cycle.complete
-
-    @property
-    def busy(self) -> bool:
-        """Whether a reply is not wholly given, or has not wholly left."""
-        return self.answering or self.transport.get_write_buffer_size() > 0
-
-    def limit_passed(self) -> None:
-        """Whether that ends the request under way, its timekeeper knows."""
-        drive, cycle = self.drive, self.cycle
-        if drive is None or cycle is None:
-            return
-        keeper = cycle.timekeeper
-        verdict = (
-            DeadlineExceeded("The answer took longer than the route's total timeout.")
-            if keeper is None
-            else keeper.overdue(self._settings.clock())
-        )
-        if isinstance(verdict, GatewayError):
-            drive.throw(verdict)
-        else:
-            self.limit(verdict)
-
-    def head_late(self) -> None:
-        """A client that has sent nothing is not told: it is idle, or there to hold connections."""
-        if self._partial is None:
-            self.transport.close()
-        else:
-            self._settings.timed_out("header")
-            self._refuse(HeaderTimeout("The request's head was not here in time (server.header_timeout)."))
-
-    def body_late(self) -> None:
-        cycle = self.cycle
-        if cycle is None or cycle.complete or not cycle.more_body or cycle.body_due is None:
-            return
-        left = cycle.body_due - self.loop.time()
-        if left > 0:
-            self._clocks.watch_body(left)
-        else:
-            self._settings.timed_out("body")
-            self._refuse(BodyTimeout("The request's body was not here in time (server.body_timeout)."))
 
     # -- reading
 
@@ -224,7 +148,7 @@ class ClientProtocol(ClientConnection):
                 event = conn.next_event()
         except zttp.RemoteProtocolError as error:
             self._refuse(refusal(str(error), self._partial, self._settings.max_head))
-        except _Refused as refused:
+        except Refused as refused:
             self._refuse(refused.error)
         finally:
             self._handling = False
@@ -241,7 +165,7 @@ class ClientProtocol(ClientConnection):
             self._partial = None
             self._clocks.head_came()
         if size > settings.max_head and head_size(event, headers) > settings.max_head:
-            raise _Refused(too_large(len(event.target) <= settings.max_head, settings.max_head))
+            raise Refused(too_large(len(event.target) <= settings.max_head, settings.max_head))
 
     def _body(self, data: bytes) -> None:
         cycle = self.cycle
@@ -271,16 +195,6 @@ class ClientProtocol(ClientConnection):
         self._state.tasks.add(task)
         task.add_done_callback(self._state.tasks.discard)
 
-    def _drive(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        self.drive = Drive(coroutine, self.loop, self._drive_ended)
-        self._drives.add(self.drive)
-        self.drive.start()
-
-    def _drive_ended(self, drive: Drive) -> None:
-        self._drives.discard(drive)
-        if self.drive is drive:
-            self.drive = None
-
     def replied(self) -> None:
         """A reply has ended: the next request may be waiting already."""
         self._state.total_requests += 1
@@ -294,36 +208,3 @@ class ClientProtocol(ClientConnection):
             self._handle(zttp.NEED_DATA)
             if self._head_bytes and self._lingered < 0:
                 self._head_grows(b"")
-
-    # -- what is no request
-
-    def _refuse(self, error: GatewayError) -> None:
-        """Answer what is not HTTP, too large or too late, and stop listening."""
-        cycle, started = self.cycle, not self._fresh
-        self._fresh = self._turn = False
-        if cycle is None or cycle.complete:
-            partial = self._partial or PartialHead(self._settings.clock())
-            cycle = self.cycle = ClientCycle(self, partial.request(), [], partial.began)
-            started = False
-        # Whatever of it was read, what follows can't be: the reply says that the connection ends.
-        cycle.more_body = True
-        if not started and self._door is not None:
-            self._drive(self._door.refuse(cycle, error))
-        elif self.drive is not None:
-            # Its body can't be read, or is late: the pipeline tells, counts and logs.
-            self.drive.throw(error)
-        elif not cycle.begun:
-            answer(cycle, error)
-            # A control route that reads the body has nobody to answer any more.
-            cycle.disconnected = True
-            cycle.arrived()
-        if not cycle.complete:
-            self._left()
-            self.linger()
-
-
-class _Refused(Exception):
-    """A whole head that is over a limit of ours."""
-
-    def __init__(self, error: GatewayError) -> None:
-        self.error = error

@@ -16,7 +16,7 @@ LINE_KEPT: Final = 1024
 _HOST: Final = re.compile(rb"(?i)\nhost:")
 _HOST_TAIL: Final = 5
 _END: Final = b"\r\n\r\n"
-_LINE: Final = re.compile(rb"\s*([!#-'*+.0-9A-Z^-z|~-]{1,32}) ([^ ?]*)(?:\?[^ ]*)?(?: |\r?$|$)")
+_LINE: Final = re.compile(rb"([!#-'*+.0-9A-Z^-z|~-]{1,32}) ([^ ?]*)(?:\?[^ ]*)?(?: |\r?$|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,13 @@ class PartialHead:
         """Its method and path, as far as they came; both are empty where that is no HTTP."""
         found = _LINE.match(self.line)
         return PartialRequest(b"", b"") if found is None else PartialRequest(found[1], found[2])
+
+
+class Refused(Exception):
+    """A whole head that is over a limit of ours."""
+
+    def __init__(self, error: GatewayError) -> None:
+        self.error = error
 
 
 def refusal(why: str, partial: PartialHead | None, max_head: int) -> GatewayError:

@@ -18,7 +18,8 @@ from gateway.accepting import ADMIN_CONNECTIONS, Acceptor
 from gateway.clocks import WireSettings
 from gateway.drive import Drive
 from gateway.errors import shutting_down
-from gateway.protocol import ClientProtocol, Door
+from gateway.protocol import ClientProtocol
+from gateway.underway import Door
 
 ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 
