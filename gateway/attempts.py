@@ -99,6 +99,7 @@ class Attempts:
     async def rest(self, exchange: Exchange, seconds: float) -> None:
         """Between two attempts; the client's leaving and the deadline end it."""
         exchange.trail = (*exchange.trail, exchange.step())
+        exchange.relay = None
         exchange.phase = "retry"
         if not seconds:
             return

@@ -131,7 +131,8 @@ class Exchange:
         principal = self.principal
         prompt, completion = self.usage
         overhead = None
-        if self.dispatched is not None and self.released is not None and self.first_content is not None:
+        if self.attempts == 1 and self.released is not None and self.first_content is not None:
+            assert self.dispatched is not None, "released after it was sent"
             overhead = (self.dispatched - self.received + self.released - self.first_content) * 1000
         # By place, in the order of the fields: 28 names would cost 0.8 us.
         return Entry(

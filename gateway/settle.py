@@ -45,7 +45,9 @@ class Settlement:
             metrics.tokens(model, tenant, prompt or 0, completion or 0)
         if exchange.dispatched is None or relay.began_at is None or exchange.released is None:
             return
-        metrics.overhead(exchange.dispatched - exchange.received + exchange.released - relay.began_at)
+        if exchange.attempts == 1:
+            # Of several attempts the time between is the engines' and the backoff's, not ours.
+            metrics.overhead(exchange.dispatched - exchange.received + exchange.released - relay.began_at)
         if relay.stream:
             metrics.first_byte(model or "", pool)(relay.began_at - exchange.dispatched)
             if completion is not None and completion > 1:
