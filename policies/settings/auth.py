@@ -1,7 +1,7 @@
 """Who may ask, and for how much (POLICY: `auth`, `plans`)."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from policies.addresses import URL
 from policies.forms import BOOL, GLOB, NAME, PATH, PLAN_NAME, TEXT
@@ -13,6 +13,8 @@ Per = Literal["key", "tenant", "user", "ip", "model", "tenant+model", "all"]
 _Rsa = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"]
 _Curves = Literal["ES256", "ES384", "ES512", "EdDSA"]
 _SharedKey = Literal["HS256", "HS384", "HS512"]
+MOST: Final = 10**9
+"""The largest count of a limit: in micro-units, times two, times a month's seconds it fits the doubles of Lua."""
 Algorithm = Literal[_Rsa, _Curves, _SharedKey]
 
 
@@ -163,6 +165,27 @@ class Limit:
             raise ValueError("a limit has exactly one of requests, tokens, output_tokens and concurrency")
         if self.burst is not None and (self.concurrency is not None or self.strategy != "token_bucket"):
             raise ValueError("burst belongs to strategy token_bucket")
+        if self.concurrency is not None:
+            if self.strategy != "token_bucket":
+                raise ValueError("concurrency has no strategy: it counts open requests")
+            return
+        kind, rate = self.rated()
+        if max(rate.count, self.burst or 0) > MOST:
+            raise ValueError(f"a limit counts up to {MOST // 10**6}M")
+        if rate.count == 0 and self.burst is not None:
+            raise ValueError("a rate of 0 never fills its burst again")
+        if kind != "requests" and self.strategy in ("sliding_window", "moving_window"):
+            # They keep an entry, or take a round trip, a unit; and nothing can be given back to them.
+            raise ValueError(f"strategy {self.strategy} counts requests only: {kind} have token_bucket or fixed_window")
+
+    def rated(self) -> tuple[Literal["requests", "tokens", "output_tokens"], Rate]:
+        """What is counted, and how fast; of any limit but concurrency."""
+        if self.requests is not None:
+            return "requests", self.requests
+        if self.tokens is not None:
+            return "tokens", self.tokens
+        assert self.output_tokens is not None, "concurrency has no rate"
+        return "output_tokens", self.output_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
