@@ -1,24 +1,20 @@
 """The arithmetic of a fixed window, in integers; the same in Python and in Lua.
 
 Windows are aligned to the epoch: one of an hour begins with the hour, one of a day at midnight UTC, one of a month (30
-days: policies/units.py) every 30 days since 1970-01-01. A window's state is its `number` and what was `used` in it, in
-micro-units; another number means that nothing was used. A store's clock that goes back into an earlier window stays in
-the later one, so that nobody is given a window twice.
+days: policies/units.py) every 30 days since 1970-01-01. A window's state is `(number, used)`, used in micro-units;
+another number means that nothing was used.
+
+A clock that goes back over the border of two windows stays in the later one, so that nobody is given a window twice.
+One that goes back further begins anew, or a limit a minute would refuse for an hour.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
+from policies.limits.answers import Level
 from policies.limits.rules import Rule
-from policies.limits.token_bucket import MICRO
+from policies.limits.token_bucket import MICRO, State
 
 _SECOND: Final = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    number: int
-    used: int
 
 
 def number_of(rule: Rule, now: int) -> int:
@@ -26,24 +22,40 @@ def number_of(rule: Rule, now: int) -> int:
     return now // (rule.seconds * _SECOND)
 
 
-def current(rule: Rule, window: Window | None, now: int) -> Window:
+def current(rule: Rule, state: State | None, now: int) -> State:
     """The window in force at `now`."""
     number = number_of(rule, now)
-    return window if window is not None and window.number >= number else Window(number, 0)
+    return state if state is not None and number <= state[0] <= number + 1 else (number, 0)
 
 
-def changed(rule: Rule, window: Window, amount: int) -> Window:
-    """With `amount` units used, or given back where it is negative: from 0 to twice the count."""
-    return Window(window.number, min(max(window.used + amount * MICRO, 0), 2 * rule.count * MICRO))
-
-
-def ends_in(rule: Rule, window: Window, now: int) -> int:
-    """Microseconds until the window ends."""
-    return (window.number + 1) * rule.seconds * _SECOND - now
-
-
-def wait(rule: Rule, window: Window, amount: int, now: int) -> int | None:
-    """Microseconds until `amount` units can be used; 0 now, None never."""
-    if window.used + amount * MICRO <= rule.count * MICRO:
+def wait(rule: Rule, state: State, amount: int, now: int) -> int | None:
+    """Microseconds until `amount` units can be used; 0 now, None never. `state` is current."""
+    if state[1] + amount * MICRO <= rule.count * MICRO:
         return 0
-    return ends_in(rule, window, now) if amount <= rule.count else None
+    return _ends_in(rule, state, now) if amount <= rule.count else None
+
+
+def changed(rule: Rule, state: State, amount: int) -> State:
+    """With `amount` units used, or given back where it is negative: from 0 to twice the count."""
+    return state[0], min(max(state[1] + amount * MICRO, 0), 2 * rule.count * MICRO)
+
+
+def settled(rule: Rule, state: State, amount: int, taken: int, now: int) -> State:
+    """`changed`, where something was taken at `taken`: nothing is given back once its window has ended."""
+    if amount < 0 and number_of(rule, taken) != state[0]:
+        return state
+    return changed(rule, state, amount)
+
+
+def level(rule: Rule, state: State, now: int) -> Level:
+    left = rule.count * MICRO - state[1]
+    return Level(rule, rule.count, max(left, 0) // MICRO, _ends_in(rule, state, now) / _SECOND)
+
+
+def idle(rule: Rule, state: State, now: int) -> bool:
+    """Whether it may be forgotten: nothing was used in the window in force."""
+    return current(rule, state, now)[1] == 0
+
+
+def _ends_in(rule: Rule, state: State, now: int) -> int:
+    return (state[0] + 1) * rule.seconds * _SECOND - now

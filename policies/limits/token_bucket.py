@@ -1,58 +1,67 @@
 """The arithmetic of a token bucket: exact, in integers; the same in Python and in Lua.
 
-A bucket's state is its `level` (micro-units: 1 request is 1,000,000), `rest` (what of the next micro-unit has come in,
-in parts of `rule.seconds`) and `at` (microseconds of the store's clock at which both were so). `count` units in
-`seconds` seconds are `count / seconds` micro-units a microsecond, so nothing is ever rounded away:
+A bucket's state is `(level, rest, at)`: micro-units (1 request is 1,000,000), what of the next micro-unit has come in
+in parts of `rule.seconds`, and the microseconds of the store's clock at which both were so. `count` units in `seconds`
+seconds are `count / seconds` micro-units a microsecond, so nothing is ever rounded away:
 
     gained, rest = divmod((now - at) * count + rest, seconds)
     level = min(level + gained, burst); at the burst rest is 0
 
-Where a product could exceed a double's 2**53, Lua splits the elapsed time into whole `seconds` and the rest of it. A
-clock that goes back gains nothing, and `at` stays where it was.
+Where a product could exceed a double's 2**53, Lua splits the elapsed time into whole `seconds` and the rest of it.
+Nothing comes in where a clock went back, and time counts from the new `now`: a store writes that also when it refuses,
+or the bucket would stand still until the clock has caught up.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
+from policies.limits.answers import Level
 from policies.limits.rules import Rule
 
 MICRO: Final = 1_000_000
 
-
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """The state of one bucket; see the module."""
-
-    level: int
-    rest: int
-    at: int
+State = tuple[int, ...]
 
 
-def full(rule: Rule, now: int) -> Bucket:
-    return Bucket(rule.burst * MICRO, 0, now)
-
-
-def refilled(rule: Rule, bucket: Bucket, now: int) -> Bucket:
-    """The bucket as it is at `now`; nothing has come in where the clock went back."""
-    if now <= bucket.at:
-        return bucket
-    gained, rest = divmod((now - bucket.at) * rule.count + bucket.rest, rule.seconds)
-    level, most = bucket.level + gained, rule.burst * MICRO
-    return Bucket(level, rest, now) if level < most else Bucket(most, 0, now)
-
-
-def changed(rule: Rule, bucket: Bucket, amount: int) -> Bucket:
-    """With `amount` units taken out, or put in where it is negative: from -burst to burst."""
+def current(rule: Rule, state: State | None, now: int) -> State:
+    """The bucket as it is at `now`; None is a full one."""
     most = rule.burst * MICRO
-    level = bucket.level - amount * MICRO
-    return Bucket(most, 0, bucket.at) if level >= most else Bucket(max(level, -most), bucket.rest, bucket.at)
+    if state is None:
+        return most, 0, now
+    level, rest, at = state
+    if now <= at:
+        return min(level, most), rest, now
+    gained, rest = divmod((now - at) * rule.count + rest, rule.seconds)
+    level += gained
+    return (level, rest, now) if level < most else (most, 0, now)
 
 
-def wait(rule: Rule, bucket: Bucket, amount: int) -> int | None:
-    """Microseconds until `amount` units are there; 0 now, None never."""
-    missing = amount * MICRO - bucket.level
+def wait(rule: Rule, state: State, amount: int, now: int) -> int | None:
+    """Microseconds until `amount` units are there; 0 now, None never. `state` is current."""
+    missing = amount * MICRO - state[0]
     if missing <= 0:
         return 0
     if amount > rule.burst or rule.count == 0:
         return None
-    return -((bucket.rest - missing * rule.seconds) // rule.count)
+    return -((state[1] - missing * rule.seconds) // rule.count)
+
+
+def changed(rule: Rule, state: State, amount: int) -> State:
+    """With `amount` units taken out, or put in where it is negative: from -burst to burst."""
+    level, most = state[0] - amount * MICRO, rule.burst * MICRO
+    return (most, 0, state[2]) if level >= most else (max(level, -most), *state[1:])
+
+
+def settled(rule: Rule, state: State, amount: int, taken: int, now: int) -> State:
+    """`changed`, for a bucket of which was taken at `taken`: when does not matter."""
+    return changed(rule, state, amount)
+
+
+def level(rule: Rule, state: State, now: int) -> Level:
+    missing = rule.burst * MICRO - state[0]
+    reset = (missing * rule.seconds - state[1]) / (rule.count * MICRO) if missing and rule.count else 0.0
+    return Level(rule, rule.burst, max(state[0], 0) // MICRO, reset)
+
+
+def idle(rule: Rule, state: State, now: int) -> bool:
+    """Whether it may be forgotten: full again."""
+    return current(rule, state, now)[0] >= rule.burst * MICRO
