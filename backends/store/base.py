@@ -31,8 +31,8 @@ class Store(Protocol):
         demands: of one request; at least one. No two of one bucket.
         lease: unique for the request, such as its id
 
-        A future may be awaited with or without a task around it. Who stops waiting cancels it; what it had taken, or
-        still takes, is then given back by the store. Whoever has a `Granted` settles it.
+        A future may be awaited with or without a task around it. Who stops waiting cancels it, and the store gives back
+        what it took or still takes; where `cancel()` says False there is an answer. Whoever has a `Granted` settles it.
         """
 
     def settle(self, granted: Granted, changes: Sequence[Change] = ()) -> None:

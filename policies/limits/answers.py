@@ -1,7 +1,7 @@
 """What a store says to the demands of one request."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from policies.limits.demands import Demand
 from policies.limits.rules import Rule
@@ -17,7 +17,8 @@ class Level:
 
     limit: the most that there can be; whole units
     remaining: what is left, never negative; whole units, rounded down
-    reset: seconds until the bucket is full again or its window ends; 0 for concurrency, which hangs on others
+    reset: seconds until the bucket is full again or its window ends, at the latest; 0 for concurrency, which hangs on
+        others
     """
 
     rule: Rule
@@ -50,7 +51,7 @@ class Refused:
     rule: the one that has to be waited for longest, the first of those
     retry_after: seconds until all rules could be kept if nobody else asked; for concurrency a guess (`SLOT_WAIT`);
         inf where waiting never helps, since the demand is over the rule's whole burst
-    levels: one a demand, in their order
+    levels: of the demands, in their order; only those of windows where one of them refuses
     mode: closed where the store is away and the rule wants it: the answer is 503, not 429
     """
 
@@ -64,5 +65,5 @@ Answer = Granted | Refused
 Change = tuple[Demand, int]
 """A demand that was granted, and what was used beyond its amount; negative is given back. Whole units."""
 
-SLOT_WAIT = 1.0
+SLOT_WAIT: Final = 1.0
 """Seconds that a client is told to wait for a slot: when one will be free nobody knows."""

@@ -15,6 +15,7 @@ _Curves = Literal["ES256", "ES384", "ES512", "EdDSA"]
 _SharedKey = Literal["HS256", "HS384", "HS512"]
 MOST: Final = 10**9
 """The largest count of a limit: in micro-units, times two, times a month's seconds it fits the doubles of Lua."""
+MOST_MOVING: Final = 100_000
 Algorithm = Literal[_Rsa, _Curves, _SharedKey]
 
 
@@ -99,6 +100,7 @@ class Jwt:
     max_lifetime: the longest a token may be valid
     claims: which claim says what; one that is named and missing is 403 unless `default` gives it
     default: what holds where a token does not say
+    shared_tenants: true: tenants are called as tokens say and not ISSUER/TENANT, so keys can have the same ones
     """
 
     name: Annotated[str, NAME]
@@ -110,12 +112,16 @@ class Jwt:
     max_lifetime: Annotated[float, SECONDS_ABOVE_0] = 86400.0
     claims: Claims = Claims()
     default: ClaimDefaults = ClaimDefaults()
+    shared_tenants: Annotated[bool, BOOL] = False
 
     def __post_init__(self) -> None:
         shared = [name for name in self.algorithms if name.startswith("HS")]
         if shared and len(shared) < len(self.algorithms):
             # Whoever knows the public key could sign with it as if it were the shared one.
             raise ValueError(f"{shared[0]} cannot stand beside an algorithm with public keys")
+        if shared and self.jwks.file is None:
+            # A shared key signs as well as it verifies: nobody may publish it.
+            raise ValueError(f"{shared[0]} needs its shared key in a file of its own: jwks: {{file: PATH}}")
         if not self.algorithms:
             raise ValueError("algorithms is empty")
         if self.claims.plan is None and self.default.plan is None:
@@ -174,6 +180,8 @@ class Limit:
             raise ValueError(f"a limit counts up to {MOST // 10**6}M")
         if rate.count == 0 and self.burst is not None:
             raise ValueError("a rate of 0 never fills its burst again")
+        if self.strategy == "moving_window" and rate.count > MOST_MOVING:
+            raise ValueError(f"moving_window keeps every request it counts, up to {MOST_MOVING // 1000}k of them")
         if kind != "requests" and self.strategy in ("sliding_window", "moving_window"):
             # They keep an entry, or take a round trip, a unit; and nothing can be given back to them.
             raise ValueError(f"strategy {self.strategy} counts requests only: {kind} have token_bucket or fixed_window")

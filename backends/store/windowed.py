@@ -1,0 +1,178 @@
+"""A store that also keeps sliding and moving windows, which the `limits` library counts (`backends/store/windows.py`).
+
+The library cannot count several rules in one step, nor give back. So windows are read first, the demands of our own
+strategies are taken in their one step, and the windows are hit last; where a hit fails since others were faster
+meanwhile, what was taken is given back. A hit is atomic, so no window ever counts more than its limit. What a race can
+do, while several requests are between reading and hitting:
+
+- a request may be refused by a bucket for what another one gives back a moment later: at most one request for each that
+  is between the two steps;
+- of several windows in one plan, those that were hit before the one that failed keep that one request.
+
+In memory nothing comes between the steps, and neither happens.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
+from math import inf
+from typing import Any, Final, Protocol
+
+from backends.store.base import Store
+from policies.limits import WINDOWS, Answer, Change, Demand, Granted, Level, Refused, Rule
+
+RACE_WAIT: Final = 1.0
+"""Seconds that a client is told to wait where a window was full when it was hit, and is not any more."""
+
+
+class WindowsLostError(Exception):
+    """The store of the windows did not answer."""
+
+
+class Windows(Protocol):
+    """Counts of requests in windows. `read` and `hit` raise WindowsLostError."""
+
+    at_once: bool
+    """Whether it never really waits."""
+
+    async def read(self, demand: Demand) -> tuple[float, Level]:
+        """Seconds until one more request fits (0 now, inf never), and the level; nothing is counted."""
+
+    async def hit(self, demand: Demand) -> bool:
+        """Count one request, if it fits."""
+
+
+Outage = Callable[[Sequence[Demand], str], Answer]
+
+
+class WindowedStore:
+    """A `Store` over another one, for all that is no window. Costs a look at each demand where there are none."""
+
+    def __init__(self, store: Store, open_windows: Callable[[], Windows], outage: Outage | None = None) -> None:
+        """
+        open_windows: called once, by `ready`: it loads the library
+        outage: answers while windows cannot be read or hit; None where that cannot be, as in memory
+        """
+        self._store = store
+        self._open = open_windows
+        self._outage = outage
+        self._windows: Windows | None = None
+
+    def ready(self, rules: Sequence[Rule]) -> None:
+        """Be ready for these rules, before a request asks for them: the library takes 50 ms to load, once."""
+        if self._windows is None and any(rule.strategy in WINDOWS for rule in rules):
+            self._windows = self._open()
+
+    def take(self, demands: Sequence[Demand], lease: str) -> "Answer | asyncio.Future[Answer]":
+        """As `Store.take`."""
+        for demand in demands:
+            if demand.rule.strategy in WINDOWS:
+                break
+        else:
+            return self._store.take(demands, lease)
+        assert self._windows is not None, "ready() is called for every rule"
+        work = self._take(self._windows, demands, lease)
+        if self._windows.at_once:
+            return _run(work)
+        return asyncio.get_running_loop().create_task(work, name="windows of a request")
+
+    def settle(self, granted: Granted, changes: Sequence[Change] = ()) -> None:
+        """As `Store.settle`."""
+        kept = [change for change in changes if change[0].rule.strategy not in WINDOWS]
+        self._store.settle(granted, kept)
+
+    async def seen(self, demands: Sequence[Demand]) -> tuple[Level, ...]:
+        """As `Store.seen`."""
+        windowed = [demand for demand in demands if demand.rule.strategy in WINDOWS]
+        own = [demand for demand in demands if demand.rule.strategy not in WINDOWS]
+        levels = list(await self._store.seen(own)) if own else []
+        if windowed and self._windows is not None:
+            try:
+                levels += [(await self._windows.read(demand))[1] for demand in windowed]
+            except WindowsLostError:
+                pass
+        return _in_order(demands, levels)
+
+    async def start(self) -> None:
+        """As `Store.start`."""
+        await self._store.start()
+
+    async def stop(self) -> None:
+        """As `Store.stop`."""
+        await self._store.stop()
+
+    async def _take(self, windows: Windows, demands: Sequence[Demand], lease: str) -> Answer:
+        own = [demand for demand in demands if demand.rule.strategy not in WINDOWS]
+        windowed = [demand for demand in demands if demand.rule.strategy in WINDOWS]
+        granted: Granted | None = None
+        hit = False
+        try:
+            levels = await _read(windows, windowed)
+            if isinstance(levels, Refused):
+                return levels
+            answer = await self._take_own(own, lease)
+            if isinstance(answer, Refused):
+                return replace(answer, levels=_in_order(demands, [*answer.levels, *levels]))
+            granted = answer
+            refused = await _hit(windows, windowed)
+            hit = refused is None
+            if refused is not None:
+                return refused
+            after = [replace(level, remaining=max(level.remaining - 1, 0)) for level in levels]
+            return replace(granted, levels=_in_order(demands, [*granted.levels, *after]))
+        except WindowsLostError:
+            assert self._outage is not None, "windows in memory are never away"
+            return self._outage(demands, lease)
+        finally:
+            # Refused, lost or cancelled between the two steps.
+            if granted is not None and not hit:
+                self._store.settle(granted, [(demand, -demand.amount) for demand in own])
+
+    async def _take_own(self, own: Sequence[Demand], lease: str) -> Answer:
+        if not own:
+            return Granted((), lease=lease)
+        answer = self._store.take(own, lease)
+        if not isinstance(answer, asyncio.Future):
+            return answer
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if answer.done() and not answer.cancelled() and isinstance(granted := answer.result(), Granted):
+                # It was answered in the turn in which we were cancelled, so nobody has cancelled it.
+                self._store.settle(granted, [(demand, -demand.amount) for demand in own])
+            raise
+
+
+async def _read(windows: Windows, demands: Sequence[Demand]) -> list[Level] | Refused:
+    """Where the windows stand, or which of them has no place."""
+    found = [await windows.read(demand) for demand in demands]
+    levels = [level for _, level in found]
+    longest = max(wait for wait, _ in found)
+    if longest == 0:
+        return levels
+    rule = next(level.rule for wait, level in found if wait == longest)
+    return Refused(rule, longest, tuple(levels))
+
+
+async def _hit(windows: Windows, demands: Sequence[Demand]) -> Refused | None:
+    """Count the request in every window; the first that is full by now, and none after it."""
+    for demand in demands:
+        if not await windows.hit(demand):
+            wait, level = await windows.read(demand)
+            return Refused(demand.rule, wait if 0 < wait < inf else RACE_WAIT, (level,))
+    return None
+
+
+def _in_order(demands: Sequence[Demand], levels: Sequence[Level]) -> tuple[Level, ...]:
+    by_rule = {level.rule.name: level for level in levels}
+    return tuple(by_rule[demand.rule.name] for demand in demands if demand.rule.name in by_rule)
+
+
+def _run(work: Coroutine[Any, Any, Answer]) -> Answer:
+    """The outcome of a coroutine that never waits."""
+    try:
+        work.send(None)
+    except StopIteration as ended:
+        answer: Answer = ended.value
+        return answer
+    raise AssertionError("windows in memory do not wait")
