@@ -6,6 +6,9 @@ GatewayError
  +- FieldNotAllowed 400        field_not_allowed         +- UpstreamUnreachable 502  upstream_unreachable
  +- BadHost 400                bad_host                  +- UpstreamFailed 502       upstream_error
  +- InvalidApiKey 401          invalid_api_key           +- NoEndpoint 503           no_endpoint_available
+ |   +- TokenExpired 401       token_expired             +- IdentityUnavailable 503  identity_unavailable
+ +- ContextTooLong 400         context_length_exceeded   |   (an issuer's keys are not known)
+ +- ClaimMissing 403           claim_missing             +- StoreUnavailable 503     store_unavailable
  +- ModelNotAllowed 403        model_not_allowed         +- ShuttingDown 503         shutting_down
  +- ScopeNotAllowed 403        scope_not_allowed         +- ConnectTimeout 504       connect_timeout
  +- ModelNotFound 404          model_not_found           +- FirstByteTimeout 504     first_byte_timeout
@@ -15,11 +18,15 @@ GatewayError
  +- BodyTimeout 408            body_timeout              +- StreamBroken             stream_broken (in a begun stream)
  +- BodyTooLarge 413           body_too_large            +- InternalError 500        internal_error (a fault of ours)
  +- UnsupportedMediaType 415   unsupported_media_type
+ +- RateLimited 429            rate_limit_exceeded (requests or tokens in a time; failed credentials)
+ +- ConcurrencyLimited 429     concurrency_limit_exceeded
+ +- QuotaExceeded 429          insufficient_quota
 
 The body's shape is that of the path's family: OpenAI's, Anthropic's under /v1/messages, Triton's under /v2, TGI's on
 its own paths.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from policies import codec
@@ -37,13 +44,16 @@ class GatewayError(Exception):
     code: ClassVar[str] = "internal_error"
 
     def __init__(
-        self, message: str, *, param: str | None = None, retry_after: int | None = None, allow: str | None = None
-    ) -> None:
+        self, message: str, *, param: str | None = None, retry_after: int | None = None, allow: str | None = None,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:  # fmt: skip
+        """`retry_after` is in seconds; `headers` go with the answer, after those that every one has."""
         super().__init__(message)
         self.message = message
         self.param = param
         self.retry_after = retry_after
         self.allow = allow
+        self.headers = headers
 
     @property
     def type(self) -> str:
@@ -67,8 +77,20 @@ class FieldNotAllowed(GatewayError):
     status, code = 400, "field_not_allowed"
 
 
+class ContextTooLong(GatewayError):
+    status, code = 400, "context_length_exceeded"
+
+
 class InvalidApiKey(GatewayError):
     status, code = 401, "invalid_api_key"
+
+
+class TokenExpired(InvalidApiKey):
+    code = "token_expired"
+
+
+class ClaimMissing(GatewayError):
+    status, code = 403, "claim_missing"
 
 
 class ModelNotAllowed(GatewayError):
@@ -115,6 +137,20 @@ class HeadersTooLarge(GatewayError):
     status, code = 431, "headers_too_large"
 
 
+class RateLimited(GatewayError):
+    """Too much in a time; `gateway.limit_errors` words it."""
+
+    status, code = 429, "rate_limit_exceeded"
+
+
+class ConcurrencyLimited(GatewayError):
+    status, code = 429, "concurrency_limit_exceeded"
+
+
+class QuotaExceeded(GatewayError):
+    status, code = 429, "insufficient_quota"
+
+
 class InternalError(GatewayError):
     """A fault of ours: logged with its traceback, told to the client without it."""
 
@@ -129,6 +165,16 @@ class UpstreamFailed(GatewayError):
 
 class NoEndpoint(GatewayError):
     status, code = 503, "no_endpoint_available"
+
+
+class StoreUnavailable(GatewayError):
+    status, code = 503, "store_unavailable"
+
+
+class IdentityUnavailable(GatewayError):
+    """Nobody can say now whether the credential is good."""
+
+    status, code = 503, "identity_unavailable"
 
 
 class ShuttingDown(GatewayError):

@@ -122,6 +122,7 @@ class Exchange:
             headers.append((b"x-sluice-attempts", b"%d" % self.attempts))
         if self.spent:
             headers.append((b"x-should-retry", b"false"))
+        headers += error.headers
         self.status, self.error, self.size_out = error.status, error.code, len(body)
         self.cycle.start(error.status, headers, length_known=True)
         self.cycle.finish(body)

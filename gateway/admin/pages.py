@@ -37,7 +37,9 @@ def refusal(error: GatewayError) -> Response:
     if isinstance(error, InvalidApiKey):
         # RFC 9110 section 11.6.1: a 401 says how to prove who one is.
         headers["www-authenticate"] = "Bearer"
-    return Response(error_body(error, "openai"), error.status, headers, "application/json")
+    response = Response(error_body(error, "openai"), error.status, headers, "application/json")
+    response.raw_headers += error.headers
+    return response
 
 
 def told(value: object) -> Response:

@@ -1,0 +1,87 @@
+"""What a client is told whose request a limit refuses: the rule, the limit, and when to come back."""
+
+from collections.abc import Sequence
+from math import inf
+from typing import Final
+
+from gateway.errors import (
+    ConcurrencyLimited,
+    ContextTooLong,
+    GatewayError,
+    QuotaExceeded,
+    RateLimited,
+    StoreUnavailable,
+)
+from gateway.limit_headers import duration, limit_headers, whole_seconds
+from policies.limits import Demand, Refused, Rule
+from policies.settings.auth import Per
+
+# The longest wait after which an SDK comes back by itself; older ones would not wait longer, but try again at once.
+PATIENCE: Final = 60
+
+_PERIODS: Final = {1: "a second", 60: "a minute", 3600: "an hour", 86400: "a day", 30 * 86400: "a month"}
+_EACH: Final[dict[Per, str]] = {
+    "key": "for each key", "tenant": "for each tenant", "user": "for each user", "ip": "for each address",
+    "model": "for each model", "tenant+model": "for each tenant and model", "all": "for all clients together",
+}  # fmt: skip
+_NO_RETRY: Final = (b"x-should-retry", b"false")
+
+
+def told(rule: Rule) -> str:
+    """A rule in words: `60 requests a minute for each key`."""
+    if rule.kind == "concurrency":
+        return f"{rule.count} {_noun('request', rule.count)} at a time {_EACH[rule.per]}"
+    noun = {"requests": "request", "tokens": "token", "output_tokens": "output token"}[rule.kind]
+    period = _PERIODS.get(rule.seconds, f"in {rule.seconds} seconds")
+    burst = f" (at most {rule.burst} at once)" if rule.burst != rule.count else ""
+    return f"{rule.count} {_noun(noun, rule.count)} {period} {_EACH[rule.per]}{burst}"
+
+
+def limit_error(refused: Refused, demands: Sequence[Demand] = ()) -> GatewayError:
+    """The answer to a refused request; `demands` are what it asked for, and make the message more exact."""
+    rule, wait = refused.rule, refused.retry_after
+    if refused.mode == "closed":
+        return StoreUnavailable(
+            f"Limits cannot be checked now, and rule {rule.name} lets nothing through unchecked. Try again shortly.",
+            retry_after=1 if wait in (0, inf) else whole_seconds(wait),
+        )
+    headers = limit_headers(refused.levels)
+    if wait == inf or wait > PATIENCE:
+        headers.append(_NO_RETRY)
+    if wait == inf:
+        return _error_of(rule)(f"{_never(rule, demands)} (rule {rule.name}).", headers=headers)
+    when = duration(whole_seconds(wait) or 1).decode()
+    texts = {
+        "concurrency": f"Too many requests at a time: the limit is {told(rule)} (rule {rule.name}). "
+        f"Wait until one is over, or try again in {when}.",
+        "quota": f"The quota is used up: {told(rule)} (rule {rule.name}). It begins anew in {when}.",
+        "rate": f"Rate limit reached: {told(rule)} (rule {rule.name}). Try again in {when}.",
+    }
+    kind = "concurrency" if rule.kind == "concurrency" else "quota" if rule.quota else "rate"
+    return _error_of(rule)(texts[kind], retry_after=whole_seconds(wait), headers=headers)
+
+
+def context_too_long(estimate: int, most: int, plan: str) -> ContextTooLong:
+    """The answer to a prompt over the plan's `max_input_tokens`."""
+    return ContextTooLong(
+        f"The prompt has about {estimate} tokens; the plan {plan} takes {most} at most. Shorten it.", param="messages"
+    )
+
+
+def _error_of(rule: Rule) -> type[GatewayError]:
+    if rule.kind == "concurrency":
+        return ConcurrencyLimited
+    return QuotaExceeded if rule.quota else RateLimited
+
+
+def _never(rule: Rule, demands: Sequence[Demand]) -> str:
+    """Why waiting does not help."""
+    if not rule.burst or not rule.count:
+        return f"The limit is {told(rule)}: none is let through"
+    asked = next((demand.amount for demand in demands if demand.rule == rule), None)
+    amount = f"{asked} tokens" if asked is not None else "more tokens"
+    return f"This request may use {amount}, which is over the limit at any time: {told(rule)}. Ask for fewer"
+
+
+def _noun(noun: str, count: int) -> str:
+    return noun if count == 1 else f"{noun}s"

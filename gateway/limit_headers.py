@@ -1,0 +1,67 @@
+"""`x-ratelimit-*` and `retry-after`: where a client stands, in the formats that OpenAI's SDKs and their kin read.
+
+OpenAI writes a whole number for limit and remaining and a duration for reset (`12ms`, `1s`, `6m0s`:
+https://platform.openai.com/docs/guides/rate-limits), as Go prints durations; its clients parse it with Go's
+`time.ParseDuration` or a like. `retry-after` is whole seconds (RFC 9110 section 10.2.3).
+"""
+
+from collections.abc import Sequence
+from math import ceil, inf
+from typing import Final
+
+from gateway.headers import Headers
+from policies.limits import Kind, Level
+
+_REQUESTS: Final = (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests")
+_TOKENS: Final = (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens")
+# Of concurrency there is none: it has no time at which it is as it was, and clients would take it for a rate.
+_NAMES: Final[dict[Kind, tuple[bytes, bytes, bytes]]] = {
+    "requests": _REQUESTS,
+    "tokens": _TOKENS,
+    "output_tokens": _TOKENS,
+}
+
+
+def limit_headers(levels: Sequence[Level]) -> Headers:
+    """The headers of the rule with the least share left, one of requests and one of tokens (output tokens count as
+    tokens); of two that have as little, the one that is full again later. None for what no rule counts."""
+    least: dict[tuple[bytes, bytes, bytes], Level] = {}
+    for level in levels:
+        names = _NAMES.get(level.rule.kind)
+        if names is not None and (names not in least or _scarcer(level, least[names])):
+            least[names] = level
+    headers: Headers = []
+    for (limit, remaining, reset), level in least.items():
+        headers += (
+            (limit, b"%d" % level.limit),
+            (remaining, b"%d" % level.remaining),
+            (reset, duration(level.reset)),
+        )
+    return headers
+
+
+def _scarcer(one: Level, other: Level) -> bool:
+    """Shares compared without dividing: a limit may be 0."""
+    mine, theirs = one.remaining * max(other.limit, 1), other.remaining * max(one.limit, 1)
+    return mine < theirs or (mine == theirs and one.reset > other.reset)
+
+
+def duration(seconds: float) -> bytes:
+    """As Go prints it: `0s`, `12ms`, `1.5s`, `6m0s`, `24h0m0s`; rounded up to a millisecond, to a second from a minute
+    on."""
+    if seconds < 1:
+        thousandths = ceil(seconds * 1000)
+        return b"0s" if thousandths <= 0 else b"%dms" % thousandths if thousandths < 1000 else b"1s"
+    if seconds < 60:
+        whole, thousandths = divmod(ceil(seconds * 1000), 1000)
+        if whole < 60:
+            return (b"%d.%03d" % (whole, thousandths)).rstrip(b"0") + b"s" if thousandths else b"%ds" % whole
+    minutes, rest = divmod(ceil(seconds), 60)
+    if minutes < 60:
+        return b"%dm%ds" % (minutes, rest)
+    return b"%dh%dm%ds" % (*divmod(minutes, 60), rest)
+
+
+def whole_seconds(seconds: float) -> int | None:
+    """What `retry-after` says: rounded up and at least 1, so that whoever obeys is not too early; None for never."""
+    return None if seconds == inf else max(ceil(seconds), 1)

@@ -1,0 +1,94 @@
+"""A refused request is told which rule, which limit, and when to come back."""
+
+from math import inf
+
+import pytest
+
+from gateway.limit_errors import context_too_long, limit_error, told
+from policies.limits import Demand, Level, Refused, Rule, rules_of
+from policies.settings.auth import Limit
+from policies.units import Rate
+
+REQUESTS, SLOTS, QUOTA, TOKENS, NOTHING = rules_of(
+    "free",
+    (
+        Limit(requests=Rate(60, 60), burst=20),
+        Limit(concurrency=1),
+        Limit(tokens=Rate(5_000_000, 86400), per="tenant", strategy="fixed_window"),
+        Limit(output_tokens=Rate(1, 2592000), per="tenant+model"),
+        Limit(requests=Rate(0, 3600), per="all"),
+    ),
+    "local",
+)
+
+
+@pytest.mark.parametrize(
+    ("rule", "wait", "status", "code", "retry_after", "message"),
+    [
+        (
+            REQUESTS, 0.2, 429, "rate_limit_exceeded", 1,
+            "Rate limit reached: 60 requests a minute for each key (at most 20 at once) (rule free.0). "
+            "Try again in 1s.",
+        ),
+        (
+            SLOTS, 1.0, 429, "concurrency_limit_exceeded", 1,
+            "Too many requests at a time: the limit is 1 request at a time for each key (rule free.1). "
+            "Wait until one is over, or try again in 1s.",
+        ),
+        (
+            QUOTA, 12000.5, 429, "insufficient_quota", 12001,
+            "The quota is used up: 5000000 tokens a day for each tenant (rule free.2). It begins anew in 3h20m1s.",
+        ),
+        (
+            TOKENS, 59.1, 429, "rate_limit_exceeded", 60,
+            "Rate limit reached: 1 output token a month for each tenant and model (rule free.3). Try again in 1m0s.",
+        ),
+        (
+            NOTHING, inf, 429, "rate_limit_exceeded", None,
+            "The limit is 0 requests an hour for all clients together: none is let through (rule free.4).",
+        ),
+        (
+            QUOTA, inf, 429, "insufficient_quota", None,
+            "This request may use 6000000 tokens, which is over the limit at any time: 5000000 tokens a day for each "
+            "tenant. Ask for fewer (rule free.2).",
+        ),
+    ],
+)  # fmt: skip
+def test_each_kind_of_limit_has_its_code_and_its_words(
+    rule: Rule, wait: float, status: int, code: str, retry_after: int | None, message: str
+) -> None:
+    error = limit_error(Refused(rule, wait), (Demand(QUOTA, "b", 6_000_000),))
+    assert (error.status, error.code, error.type) == (status, code, "rate_limit_error")
+    assert (error.retry_after, error.message) == (retry_after, message)
+
+
+def test_it_says_where_the_client_stands() -> None:
+    error = limit_error(Refused(REQUESTS, 0.2, (Level(REQUESTS, 20, 0, 20.0),)))
+    assert dict(error.headers) == {
+        b"x-ratelimit-limit-requests": b"20",
+        b"x-ratelimit-remaining-requests": b"0",
+        b"x-ratelimit-reset-requests": b"20s",
+    }
+
+
+@pytest.mark.parametrize(("wait", "tells"), [(60.0, False), (60.5, True), (inf, True)])
+def test_an_sdk_that_would_come_back_too_early_is_told_not_to(wait: float, tells: bool) -> None:
+    error = limit_error(Refused(TOKENS, wait))
+    assert ((b"x-should-retry", b"false") in error.headers) is tells
+
+
+def test_a_rule_that_lets_nothing_through_unchecked_is_503() -> None:
+    error = limit_error(Refused(QUOTA, 0.0, mode="closed"))
+    assert (error.status, error.code, error.type) == (503, "store_unavailable", "api_error")
+    assert error.retry_after == 1 and "free.2" in error.message
+
+
+def test_a_prompt_that_is_too_long_is_told_how_much() -> None:
+    error = context_too_long(5000, 4096, "free")
+    assert (error.status, error.code, error.param) == (400, "context_length_exceeded", "messages")
+    assert "5000" in error.message and "4096" in error.message
+
+
+def test_every_rule_has_its_words() -> None:
+    assert told(QUOTA) == "5000000 tokens a day for each tenant"
+    assert told(SLOTS) == "1 request at a time for each key"
