@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class HttpClient:
     def __init__(self, ca: str | None = None) -> None:
         self._ca = ca
         self._client: httpx.AsyncClient | None = None
+        self._making = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         return self
@@ -35,21 +37,56 @@ class HttpClient:
 
     async def get_status(self, url: str, timeout: float, headers: Mapping[str, str] | None = None) -> int:
         """The status of a GET, within `timeout` seconds in all. Redirects are not followed. Raises HttpError."""
+        # Its body is not read, of whatever length.
+        async with self._answer(url, timeout, headers) as answer:
+            return answer.status_code
+
+    async def get(self, url: str, timeout: float, *, most: int) -> bytes:
+        """The body of a GET that was answered with 200, of at most `most` bytes, within `timeout` seconds in all.
+        Raises HttpError. Redirects are not followed, codings (which could unfold to any size) not undone."""
+        async with self._answer(url, timeout, {"accept-encoding": "identity"}) as answer:
+            if answer.status_code != 200:
+                raise HttpError(f"status {answer.status_code}")
+            if answer.headers.get("content-encoding", "identity").lower() != "identity":
+                raise HttpError("a content coding that was not asked for")
+            body = bytearray()
+            async for part in answer.aiter_raw():
+                body += part
+                if len(body) > most:
+                    raise HttpError(f"over {most} bytes")
+            return bytes(body)
+
+    @asynccontextmanager
+    async def _answer(
+        self, url: str, timeout: float, headers: Mapping[str, str] | None
+    ) -> AsyncIterator[httpx.Response]:
+        """The answer to a GET while its body is still to be read. The time is for all of it."""
+        client = await self._made()
         import httpx
 
-        if self._client is None:
-            context = ssl.create_default_context(cafile=self._ca)
-            # Neither proxies nor credentials out of our environment: a probe goes where the policy says.
-            self._client = httpx.AsyncClient(verify=context, trust_env=False, timeout=None)
         try:
-            async with asyncio.timeout(timeout):
-                # A stream, since a probe has no use for a body, of whatever length.
-                async with self._client.stream("GET", url, headers=headers) as answer:
-                    return answer.status_code
+            async with asyncio.timeout(timeout), client.stream("GET", url, headers=headers) as answer:
+                yield answer
         except TimeoutError as error:
             raise HttpError(f"no answer within {timeout:g} s") from error
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise HttpError(str(error) or type(error).__name__) from error
+
+    async def _made(self) -> httpx.AsyncClient:
+        """The client, made in a thread: importing httpx and reading the certificate authorities takes 0.1 s."""
+        async with self._making:
+            if self._client is None:
+                self._client = await asyncio.to_thread(self._make)
+            return self._client
+
+    def _make(self) -> httpx.AsyncClient:
+        import httpx
+
+        context = ssl.create_default_context(cafile=self._ca)
+        # Neither proxies nor credentials out of our environment: a request goes where the policy says. No connection
+        # is kept: what is asked so is asked every few minutes.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        return httpx.AsyncClient(verify=context, trust_env=False, timeout=None, limits=limits)
 
     async def close(self) -> None:
         """Closes what is open; a later request opens anew."""

@@ -25,7 +25,7 @@ from backends.tls import TlsSettings
 from backends.upstream import Origin
 from backends.wheel import Timer, TimerWheel
 from policies.balancing import strategy
-from policies.identity import Authenticator
+from policies.identity import Authenticator, Tokens
 from policies.routing import Routes
 
 # How often expired pauses and ejections are looked for while nobody chooses, in seconds.
@@ -72,6 +72,7 @@ class DataPlane:
         self._strategies: dict[tuple[str, str], Strategy] = {}
         self._states: dict[str, PoolState] = {}
         self._ticking: Timer | None = None
+        self._tokens: Tokens | None = None
         self.emit = emit
         self.view: View | None = None
 
@@ -109,10 +110,11 @@ class DataPlane:
             pools[spec.name] = Pool(
                 spec, tuple(endpoints[one] for one in spec.endpoints), strategies[key], states[spec.name]
             )
-        authenticator = Authenticator(table.keys, table.anonymous, self._now)
+        tokens = self._verifier(table)
+        authenticator = Authenticator(table.keys, table.anonymous, self._now, tokens)
         view = View(table, pools, Routes(table.routes), authenticator)
         gone = [endpoint for spec, endpoint in self._endpoints.items() if spec not in endpoints]
-        self.view, self._endpoints, self._strategies = view, endpoints, strategies
+        self.view, self._endpoints, self._strategies, self._tokens = view, endpoints, strategies, tokens
         self._follow(table, states)
         self._retired = [endpoint for endpoint in [*self._retired, *gone] if endpoint.in_flight or endpoint.active]
         for endpoint in gone:
@@ -147,6 +149,18 @@ class DataPlane:
             self._wheel.cancel(self._ticking)
         for endpoint in self._all():
             endpoint.close()
+
+    def _verifier(self, table: Table) -> Tokens | None:
+        """Who verifies tokens. The same while issuers, keys and plans are, so that it keeps what it has verified."""
+        before = self.view.table if self.view is not None else None
+        if before is not None and (before.issuers, before.plans) == (table.issuers, table.plans):
+            return self._tokens
+        if not table.issuers:
+            return None
+        # Loads pyjwt and cryptography, which nobody pays for who has no issuer.
+        from policies.tokens import TokenVerifier
+
+        return TokenVerifier(table.issuers, table.plans, self._now)
 
     def _follow(self, table: Table, states: dict[str, PoolState]) -> None:
         """Tell every pool what is in the new table, and those that are gone that they are."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from policies.identity import KeyRecord, Principal
-from policies.settings import Route
+from policies.issuers import Issuer
+from policies.settings import Plan, Route
 from policies.settings.pools import Breaker, Ejection
 
 Forced = Literal["open", "closed"]
@@ -71,3 +72,6 @@ class Table:
     anonymous: Principal | None
     max_body: int
     trusted_proxies: tuple[str, ...]
+    plans: Mapping[str, Plan] = field(default_factory=dict)
+    issuers: tuple[Issuer, ...] = ()
+    """Who issues tokens, each with the keys that hold now."""

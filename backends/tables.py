@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from backends.table import EndpointSpec, Forced, PoolSpec, Table
 from backends.workers.supervisor import WorkerView
 from policies.identity import KeyRecord, principal_for
+from policies.issuers import Issuer
 from policies.settings import Endpoint, Policy, Pool
 
 _NOBODY: Mapping[str, Forced] = MappingProxyType({})
@@ -14,13 +15,14 @@ _NOBODY: Mapping[str, Forced] = MappingProxyType({})
 
 def build_table(
     policy: Policy, *, generation: int, workers: Sequence[WorkerView], keys: Mapping[bytes, KeyRecord],
-    drained: Collection[str] = (), forced: Mapping[str, Forced] = _NOBODY,
+    drained: Collection[str] = (), forced: Mapping[str, Forced] = _NOBODY, issuers: Sequence[Issuer] = (),
 ) -> Table:  # fmt: skip
     """The table of one moment. A worker is in it while it is ready; a listed endpoint always is, and what probes and
     outcomes say of it is the data plane's to know.
 
     drained: names of endpoints that get nothing new
     forced: by name, the state in which the operator holds an endpoint's breakers
+    issuers: who issues tokens, each with the keys that hold now
     """
     anonymous = policy.auth.anonymous
     return Table(
@@ -31,6 +33,8 @@ def build_table(
         anonymous=None if anonymous is None else principal_for(policy.plans[anonymous], plan_name=anonymous),
         max_body=policy.server.max_body,
         trusted_proxies=tuple(str(network) for network in policy.server.trusted_proxies),
+        plans=policy.plans,
+        issuers=tuple(issuers),
     )
 
 

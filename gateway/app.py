@@ -28,6 +28,7 @@ from gateway.console import Console
 from gateway.control import Control, StartError
 from gateway.dispatch import Dispatch
 from gateway.edge import Edge
+from gateway.identify import Identity
 from gateway.observe.access_log import AccessLog
 from gateway.observe.lag import watch_lag
 from gateway.observe.log import Log
@@ -82,13 +83,14 @@ class Gateway:
             plane=self.plane, tell=self.plane.tell, meters=self.metrics, wheel=self.wheel, clock=time.monotonic,
             rng=random.Random(), agent=f"sluice-probe/{__version__}",
         )  # fmt: skip
-        self._status = status = GatewayStatus(self.plane, self.metrics, self._access, clock(), control)
+        identity = Identity(self.plane, control.issuers)
+        self._status = status = GatewayStatus(self.plane, self.metrics, self._access, clock(), control, identity)
         settlement = Settlement(self.metrics, self._access, time.monotonic)
         attempts = Attempts(
             dispatch=Dispatch(metrics=self.metrics, loop=loop, clock=time.monotonic), metrics=self.metrics,
             wheel=self.wheel, clock=time.monotonic, wall=clock, rng=rng,
         )  # fmt: skip
-        pipeline = Pipeline(attempts=attempts, settlement=settlement, clock=time.monotonic)
+        pipeline = Pipeline(identity=identity, attempts=attempts, settlement=settlement, clock=time.monotonic)
         self._edge = edge = Edge(plane=self.plane, pipeline=pipeline, rng=rng)
         server = policy.server
         wire = WireSettings(

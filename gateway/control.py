@@ -7,19 +7,24 @@ the last good one and says so
 
 import asyncio
 import logging
+import random
+import time
 from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from backends.events import EndpointEvent
+from backends.jwks import KeySources
 from backends.keyfile import KeyFileError
 from backends.plane import DataPlane
 from backends.probes import Prober
 from backends.tables import build_table
 from backends.workers.spec import workers_of
 from backends.workers.supervisor import Supervisor, WorkerEvent, WorkerView
+from gateway import issuers
 from gateway.files import Files
+from gateway.issuers import IssuerFileError, KeyFiles, read_key_files
 from gateway.keys import Keys, read_keys
 from gateway.observe import events, tables
 from gateway.observe.log import fields
@@ -58,6 +63,11 @@ class Control:
         self._prober: Prober | None = None
         self._supervisor: Supervisor | None = None
         self._keys = Keys({})
+        self._key_files = KeyFiles({})
+        self.issuers = KeySources(
+            clock=time.monotonic, rng=random.Random(), changed=self._changed, say=issuers.tell
+        )  # fmt: skip
+        """Who fetches the keys of those who issue tokens."""
         self._following = False
         self.leaving = False
         """Whether the gateway is ending: no policy is read and no order taken any more."""
@@ -79,12 +89,15 @@ class Control:
         try:
             policy = load(str(self._path), secrets=True)
             self._keys = read_keys(policy, first=True)
+            self._key_files = read_key_files(policy)
         except PolicyError as error:
             raise StartError("\n".join(str(mistake) for mistake in error.mistakes)) from None
         except KeyFileError as error:
             raise StartError(
                 f"{error}\nauth.api_keys.file: make a key with `sluice keys create --file FILE --tenant T --plan P`"
             ) from None
+        except IssuerFileError as error:
+            raise StartError(f'{error}\nauth.jwt[].jwks.file: a JWK Set, {{"keys": [...]}}') from None
         self._files = Files(self._paths(policy))
         return policy
 
@@ -102,9 +115,11 @@ class Control:
         """Install the first table, start the probes and the workers; returns without waiting for them. Raises OSError
         for what keeps a table from being made, before any worker is started."""
         self._keys.warn()
+        self._key_files.warn()
         self._plane, self._prober = plane, prober
         self._generation = 1
         self._supervisor = self._supervise(self.policy, self._changed, self._report)
+        self.issuers.follow(self.policy.auth.jwt)
         self.install()
         self._following = True
         await self._supervisor.start()
@@ -123,6 +138,7 @@ class Control:
         """End the workers and the watching. May be called again, in a hurry, while it runs."""
         self._following = False
         self.freeze()
+        await self.issuers.stop()
         if self._prober is not None:
             await self._prober.stop()
         if self._supervisor is not None:
@@ -137,6 +153,7 @@ class Control:
         table = build_table(
             self.policy, generation=self._generation, workers=views, keys=self._keys.records,
             drained=self.orders.drained, forced=self.orders.forced,
+            issuers=issuers.issuers_of(self.policy, self._key_files, self.issuers),
         )  # fmt: skip
         self._plane.install(table)
         self._prober.follow(table, self.policy.pools)
@@ -214,21 +231,25 @@ class Control:
             try:
                 policy = await asyncio.to_thread(load, str(self._path), secrets=True)
                 keys = await asyncio.to_thread(read_keys, policy, first=not self._keys.records)
-            except (PolicyError, KeyFileError) as error:
+                key_files = await asyncio.to_thread(read_key_files, policy)
+            except (PolicyError, KeyFileError, IssuerFileError) as error:
                 self._refused([str(one) for one in error.mistakes] if isinstance(error, PolicyError) else [str(error)])
                 return
             if self.leaving:
                 return
             keys.warn()
+            key_files.warn()
             if policy.server != self.policy.server or policy.observe != self.policy.observe:
                 log.warning("restart_needed", extra=fields(reason="server and observe are read at start only"))
                 policy = replace(policy, server=self.policy.server, observe=self.policy.observe)
-            before = self.policy, self._keys, self._generation
-            self.policy, self._keys, self._generation = policy, keys, self._generation + 1
+            before = self.policy, self._keys, self._key_files, self._generation
+            self.policy, self._keys, self._key_files, self._generation = policy, keys, key_files, self._generation + 1
+            self.issuers.follow(policy.auth.jwt)
             try:
                 self.install()
             except OSError as error:
-                self.policy, self._keys, self._generation = before
+                self.policy, self._keys, self._key_files, self._generation = before
+                self.issuers.follow(self.policy.auth.jwt)
                 self._refused([f"{self._path.name}: {error.strerror or error}"])
                 return
             self._files.follow(self._paths(policy))
@@ -257,7 +278,8 @@ class Control:
 
     def _paths(self, policy: Policy) -> list[str]:
         keys = policy.auth.api_keys
-        return [str(self._path)] if keys is None or keys.file is None else [str(self._path), str(keys.file)]
+        own = [str(self._path)] if keys is None or keys.file is None else [str(self._path), str(keys.file)]
+        return own + issuers.key_files(policy)
 
 
 def _names(policy: Policy) -> set[str]:

@@ -14,11 +14,12 @@ from gateway import errors
 from gateway.attempts import Attempts
 from gateway.client import ClientGone
 from gateway.exchange import Exchange
+from gateway.identify import Identity, identify
 from gateway.settle import Settlement
 from gateway.words import REFUSALS, ROUTE_REFUSALS
 from policies.deadline import DeadlineError, time_left
 from policies.describe import Call, Refused, describe, refuse_engine_fields
-from policies.identity import AuthenticationError, Principal
+from policies.identity import KeysWanted, Principal
 from policies.routing import Routed, RouteRefused
 
 log = logging.getLogger("sluice.pipeline")
@@ -34,11 +35,13 @@ class Pipeline:
     def __init__(
         self,
         *,
+        identity: Identity,
         attempts: Attempts,
         settlement: Settlement,
         clock: Callable[[], float],
     ) -> None:
         """`clock` is monotonic, in seconds, and finer than the loop's, which uvloop rounds to milliseconds."""
+        self._identity = identity
         self._attempts = attempts
         self._settlement = settlement
         self._clock = clock
@@ -46,7 +49,10 @@ class Pipeline:
     async def serve(self, exchange: Exchange, view: View) -> None:
         """Answer one request, whatever happens. Never raises."""
         try:
-            principal = self._authenticate(exchange, view)
+            try:
+                principal = self._authenticate(exchange, view)
+            except KeysWanted as wanted:
+                principal = await self._authenticate_later(exchange, wanted)
             await self._body(exchange, view.table.max_body) if exchange.cycle.more_body else self._whole_body(
                 exchange, view
             )
@@ -91,10 +97,16 @@ class Pipeline:
                     "Several credentials were sent. Send one, as 'Authorization: Bearer KEY' or 'x-api-key: KEY'."
                 )
             _refuse_repeats(exchange)
-        try:
-            principal = exchange.principal = view.authenticator.authenticate(authorization, x_api_key)
-        except AuthenticationError as error:
-            raise errors.InvalidApiKey(str(error)) from None
+        return self._entitle(exchange, identify(view, authorization, x_api_key))
+
+    async def _authenticate_later(self, exchange: Exchange, wanted: KeysWanted) -> Principal:
+        """The same for a token whose issuer's keys have to be fetched first."""
+        fields = exchange.fields
+        principal = await self._identity.later(wanted, fields.get(b"authorization"), fields.get(b"x-api-key"))
+        return self._entitle(exchange, principal)
+
+    def _entitle(self, exchange: Exchange, principal: Principal) -> Principal:
+        exchange.principal = principal
         if exchange.kind.scope not in principal.scopes:
             raise errors.ScopeNotAllowed(f"This key may not use {exchange.kind.scope}; its plan must list that scope.")
         return principal

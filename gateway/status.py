@@ -3,9 +3,10 @@
 from typing import Protocol
 
 from backends.plane import DataPlane, View
+from gateway.identify import Identity, identify
 from gateway.observe.access_log import AccessLog
 from gateway.observe.metrics import Metrics
-from policies.identity import Principal
+from policies.identity import KeysWanted, Principal
 
 
 class Rounds(Protocol):
@@ -20,9 +21,11 @@ class GatewayStatus:
     """Reads; changes nothing. `started_at` is in seconds since the epoch."""
 
     def __init__(
-        self, plane: DataPlane, metrics: Metrics, access: AccessLog | None, started_at: float, rounds: Rounds
-    ) -> None:
+        self, plane: DataPlane, metrics: Metrics, access: AccessLog | None, started_at: float, rounds: Rounds,
+        identity: Identity,
+    ) -> None:  # fmt: skip
         self._rounds = rounds
+        self._identity = identity
         self._plane = plane
         self._metrics = metrics
         self._access = access
@@ -59,9 +62,12 @@ class GatewayStatus:
         """Whether any model can be asked now."""
         return len(self._plane.without_candidate()) < len(self._view.pools)
 
-    def authenticate(self, authorization: bytes | None, x_api_key: bytes | None) -> Principal:
-        """Who a credential proves the client is; raises AuthenticationError."""
-        return self._view.authenticator.authenticate(authorization, x_api_key)
+    async def authenticate(self, authorization: bytes | None, x_api_key: bytes | None) -> Principal:
+        """Who a credential proves the client is; raises GatewayError."""
+        try:
+            return identify(self._view, authorization, x_api_key)
+        except KeysWanted as wanted:
+            return await self._identity.later(wanted, authorization, x_api_key)
 
     def models(self, principal: Principal) -> tuple[str, ...]:
         """The model names that the routes have and the principal may use."""

@@ -11,7 +11,7 @@ NOT_BUILT: Final = frozenset(
     """
     server.tls server.cors
     store.password store.prefix store.timeout store.on_outage
-    auth.api_keys.store auth.jwt
+    auth.api_keys.store
     plans.*.priority plans.*.weight plans.*.max_input_tokens plans.*.max_output_tokens plans.*.limits
     pools.*.version pools.*.discover pools.*.hash_on pools.*.max_in_flight pools.*.queue pools.*.on_disconnect
     pools.*.scrape

@@ -21,6 +21,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 import secrets
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -31,7 +32,7 @@ from policies.codec import JSONError, decode
 from policies.globs import matches_any
 
 PREFIX = "sk-sluice-"
-MAX_TOKEN = 4096  # bytes; the longest JWTs that identity providers hand out stay under it
+MAX_TOKEN = 8192  # bytes; the longest JWTs that identity providers hand out stay under it
 SCOPES = frozenset({"chat", "completions", "embeddings", "rerank", "audio", "predict", "engine_fields"})
 DEFAULT_SCOPES = SCOPES - {"engine_fields"}
 
@@ -41,8 +42,15 @@ _RANDOM = 33  # log2(62) * 33 = 196 bits
 _CHECKSUM = 6  # 62 ** 6 > 2 ** 32
 _TAIL = _RANDOM + _CHECKSUM
 _MAX_SEEN = 4096  # keys; forgotten all at once when there are more
+_MAX_SEEN_BYTES = 8 << 20  # of tokens
+# An `Authorization` value of this length on is found by its end: to hash a token of 1 kB costs 0.5 us.
+_LONG = 128
+_END = 43  # characters: 256 bits of a signature
+_PRINTABLE = re.compile(rb"[!-~]+")
 
-Reason = Literal["missing", "malformed", "unknown", "expired", "revoked"]
+Reason = Literal[
+    "missing", "malformed", "unknown", "expired", "revoked", "token_expired", "token_invalid", "claim_missing"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +58,14 @@ class Principal:
     """Who the credential proves the client is, and what it entitles to. All of it may be logged."""
 
     key: str
-    """Id of the key, `anonymous` without one."""
+    """Id of the key, `anonymous` without one; of a token `<issuer>/<sub>`."""
     tenant: str
     plan: str
     scopes: frozenset[str] = DEFAULT_SCOPES
     models: tuple[tuple[str, ...] | None, ...] = ()
     """Sets of globs (the plan's, the key's), each of which must allow the model; None allows all."""
+    user: str | None = None
+    """Of a token `<issuer>/<sub>`; None where the key itself is the user."""
 
     def may_use(self, *names: str) -> bool:
         """Whether every set of globs allows the model, known by one name or by several (what was asked, what it is)."""
@@ -114,6 +124,23 @@ class AuthenticationError(Exception):
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
         self.reason: Reason = reason
+
+
+class KeysWanted(Exception):
+    """Whether a token is good cannot be told with the keys that are known of this issuer: it names a key that is not
+    among them, or none are known. Whoever can wait has them fetched (`backends.jwks`) and asks again."""
+
+    def __init__(self, issuer: str) -> None:
+        super().__init__(issuer)
+        self.issuer = issuer
+        """The name that the policy has for it."""
+
+
+class Tokens(Protocol):
+    """Who verifies JSON Web Tokens (`policies.tokens.TokenVerifier`)."""
+
+    def record(self, token: bytes, sha256: bytes) -> KeyRecord | None:
+        """Whom a token proves, and until when; None for what is no JWT. Raises AuthenticationError, KeysWanted."""
 
 
 def new_key() -> str:
@@ -192,24 +219,39 @@ def principal_for(
 class Authenticator:
     """Checks the credential of every request; made anew (cheaply) whenever the keys or the plans change.
 
-    `keys` by digest; `anonymous` is None where the policy has it off; `now` is wall time in seconds since the epoch.
+    `keys` by digest; `anonymous` is None where the policy has it off; `now` is wall time in seconds since the epoch;
+    `tokens` is None where the policy has no issuer.
     """
 
-    __slots__ = ("_anonymous", "_keys", "_now", "_seen")
+    __slots__ = ("_anonymous", "_keys", "_now", "_seen", "_seen_bytes", "_seen_tokens", "_tokens")
 
-    def __init__(self, keys: Mapping[bytes, KeyRecord], anonymous: Principal | None, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        keys: Mapping[bytes, KeyRecord],
+        anonymous: Principal | None,
+        now: Callable[[], float],
+        tokens: Tokens | None = None,
+    ) -> None:
         self._keys = keys
         self._anonymous = anonymous
         self._now = now
+        self._tokens = tokens
         # Usual `Authorization` values, as they came, with the good keys that they turned out to be: spares the hash.
         self._seen: dict[bytes | None, KeyRecord] = {}
+        # Long ones, which are tokens, by their end.
+        self._seen_tokens: dict[bytes, tuple[bytes, KeyRecord]] = {}
+        self._seen_bytes = 0
 
     def authenticate(self, authorization: bytes | None, x_api_key: bytes | None) -> Principal:
-        """The principal, or `AuthenticationError`. Pure but for the clock; 0.1 us for a key seen lately, 0.5 us for
-        another good one."""
+        """The principal, or `AuthenticationError`, or `KeysWanted`. Pure but for the clock; 0.1 us for a key or token
+        seen lately, 0.5 us for another good key."""
         # Only whoever has sent a good key is in there, and Python seeds the hash by which a value is looked up: how
         # long it takes tells nobody anything about somebody else's key.
-        record = self._seen.get(authorization)
+        if authorization is None or len(authorization) < _LONG:
+            record = self._seen.get(authorization)
+        else:
+            seen = self._seen_tokens.get(authorization[-_END:])
+            record = seen[1] if seen is not None and seen[0] == authorization else None
         if record is not None and (record.expires is None or self._now() < record.expires):
             return record.principal
         return self._look_up(authorization, x_api_key)
@@ -228,6 +270,8 @@ class Authenticator:
         # comparison in constant time is for the day somebody puts another kind of table behind this.
         sha256 = hashlib.sha256(token).digest()
         record = self._keys.get(sha256)
+        if record is None and self._tokens is not None:
+            record = self._tokens.record(token, sha256)
         if record is None or not hmac.compare_digest(record.sha256, sha256):
             return self._without_key(token)
         if record.revoked:
@@ -235,10 +279,21 @@ class Authenticator:
         if record.expires is not None and self._now() >= record.expires:
             raise AuthenticationError("expired", "This API key has expired. Ask the operator for a new one.")
         if usual:
+            assert authorization is not None, "or it were not usual"
+            self._remember(authorization, record)
+        return record.principal
+
+    def _remember(self, authorization: bytes, record: KeyRecord) -> None:
+        if len(authorization) < _LONG:
             if len(self._seen) >= _MAX_SEEN:
                 self._seen.clear()
             self._seen[authorization] = record
-        return record.principal
+            return
+        if len(self._seen_tokens) >= _MAX_SEEN or self._seen_bytes >= _MAX_SEEN_BYTES:
+            self._seen_tokens.clear()
+            self._seen_bytes = 0
+        self._seen_tokens[authorization[-_END:]] = (authorization, record)
+        self._seen_bytes += len(authorization)
 
     def _without_key(self, token: bytes | None) -> Principal:
         """No known key: anonymous where that is on and the token claims to be nobody's, else refused. Off the hot
@@ -253,7 +308,7 @@ class Authenticator:
         if stripped != token:
             # A second space after the scheme is allowed (RFC 9110, 11.4), and header values may end in white space.
             return self.authenticate(None, stripped)
-        if len(stripped) > MAX_TOKEN or any(byte <= 0x20 or byte >= 0x7F for byte in stripped):
+        if len(stripped) > MAX_TOKEN or not _PRINTABLE.fullmatch(stripped):
             raise AuthenticationError(
                 "malformed", f"The API key is not one: at most {MAX_TOKEN} printable ASCII characters, sent once."
             )

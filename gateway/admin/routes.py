@@ -10,9 +10,9 @@ from starlette.routing import Router
 from gateway.admin.api import Console, api_routes
 from gateway.admin.guard import ASGIApp, Guard
 from gateway.admin.pages import get, not_found
-from gateway.errors import InvalidApiKey, ModelNotFound, NoEndpoint, ShuttingDown
+from gateway.errors import ModelNotFound, NoEndpoint, ShuttingDown
 from policies.addresses import Address
-from policies.identity import AuthenticationError, Principal
+from policies.identity import Principal
 
 
 class Status(Protocol):
@@ -26,7 +26,7 @@ class Status(Protocol):
     def serving(self) -> tuple[bool, str]: ...
     def in_flight(self) -> int: ...
     def any_candidate(self) -> bool: ...
-    def authenticate(self, authorization: bytes | None, x_api_key: bytes | None) -> Principal: ...
+    async def authenticate(self, authorization: bytes | None, x_api_key: bytes | None) -> Principal: ...
     def models(self, principal: Principal) -> tuple[str, ...]: ...
     async def scrape(self, accept: str) -> tuple[bytes, str]: ...
 
@@ -49,12 +49,12 @@ def client_routes(status: Status) -> Router:
         return JSONResponse({"status": "ready"})
 
     async def models(request: Request) -> Response:
-        listed = [_model(name, status) for name in status.models(_principal(request, status))]
+        listed = [_model(name, status) for name in status.models(await _principal(request, status))]
         return JSONResponse({"object": "list", "data": listed})
 
     async def model(request: Request) -> Response:
         name = request.path_params["name"]
-        if name not in status.models(_principal(request, status)):
+        if name not in status.models(await _principal(request, status)):
             raise ModelNotFound(f'The model "{name}" does not exist or this key may not use it.', param="model")
         return JSONResponse(_model(name, status))
 
@@ -86,15 +86,12 @@ def admin_routes(status: Status, console: Console, *, bound: Address, token: str
     return Guard(Router(routes, default=not_found, redirect_slashes=False), bound=bound, token=token)
 
 
-def _principal(request: Request, status: Status) -> Principal:
+async def _principal(request: Request, status: Status) -> Principal:
     def one(name: str) -> bytes | None:
         values = request.headers.getlist(name)
         return ", ".join(values).encode("latin-1") if values else None
 
-    try:
-        return status.authenticate(one("authorization"), one("x-api-key"))
-    except AuthenticationError as error:
-        raise InvalidApiKey(str(error)) from None
+    return await status.authenticate(one("authorization"), one("x-api-key"))
 
 
 def _model(name: str, status: Status) -> dict[str, object]:

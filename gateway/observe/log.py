@@ -30,7 +30,9 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 Later = Callable[[float, Callable[[], None]], None]
 
 # What looks like a credential in anybody's text: the last resort, since none should get this far.
-_SECRET = re.compile(r"(?i)\b(bearer|basic)\s+[^\s\"',]+|\bsk[-_][A-Za-z0-9_\-]{16,}")
+_SECRET = re.compile(
+    r"(?i)\b(bearer|basic)\s+[^\s\"',]+|\bsk[-_][A-Za-z0-9_\-]{16,}|\b(?-i:eyJ)[A-Za-z0-9_\-]+\.[A-Za-z0-9_.\-]+"
+)
 _PLAIN = re.compile(r"[^\s\"=\\]+")
 
 

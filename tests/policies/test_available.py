@@ -16,7 +16,6 @@ NOT_AVAILABLE = "not available in this version"
 # Of POLICY's own example. Every issue that builds a mechanism takes its lines out.
 TODAY = [
     "store.password",
-    "auth.jwt",
     "plans.free.max_input_tokens",
     "plans.free.max_output_tokens",
     "plans.free.limits",

@@ -1,0 +1,41 @@
+"""Who issues tokens, as the data plane gets it: the operator's settings with the keys that hold now. Finished, frozen
+values; nothing of pyjwt is loaded for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from policies.settings import Jwt
+
+MAX_KID = 256  # characters
+# What a key is called is only ever looked up among the keys; but it is also the one thing for which a stranger's token
+# may have the keys fetched again, so what no issuer calls a key is not worth that.
+_TELLING = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~+/=:@#")
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyingKey:
+    """One key of an issuer, checked: the algorithms of the issuer that it may verify, and its JWK members (RFC 7518,
+    6), of a private key only the public ones."""
+
+    kid: str | None
+    algorithms: tuple[str, ...]
+    members: tuple[tuple[str, str], ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """One issuer. `keys` is None while they are not known: not fetched yet, or for longer than `stale` not again."""
+
+    settings: Jwt
+    keys: tuple[VerifyingKey, ...] | None = None
+
+
+def is_kid(kid: object) -> bool:
+    """Whether this may name a key: up to 256 printable ASCII characters."""
+    return isinstance(kid, str) and 0 < len(kid) <= MAX_KID and kid.isascii() and kid.isprintable()
+
+
+def may_be_new(kid: str) -> bool:
+    """Whether a key of this name, which nobody has, is worth asking the issuer: not for a path or for SQL."""
+    return _TELLING.issuperset(kid) and ".." not in kid and kid[0] != "/"
