@@ -13,6 +13,8 @@ from gateway.observe.exposition import Snapshot, expose
 from gateway.observe.members import EndpointMetrics, PoolMetrics, WorkerMetrics
 from gateway.observe.names import (
     ATTEMPTS,
+    AUTH_FAILURES,
+    AUTH_REASONS,
     BREAKER_STATE,
     BUILD_INFO,
     CLIENT_GONE,
@@ -93,6 +95,8 @@ class Metrics:
         self._client_gone = {phase: client_gone.known(phase) for phase in CLIENT_GONE_PHASES}
         timeouts = self._numbers(TIMEOUTS)
         self._timeouts = {kind: timeouts.known(kind) for kind in TIMEOUT_KINDS}
+        auth_failures = self._numbers(AUTH_FAILURES)
+        self._auth_failures = {reason: auth_failures.known(reason) for reason in AUTH_REASONS}
         self.overhead: Observe = self._histograms(OVERHEAD).known().observe
         self.loop_lag: Observe = self._histograms(LOOP_LAG).known().observe
         self.open_streams = self._numbers(OPEN_STREAMS).known()
@@ -142,6 +146,10 @@ class Metrics:
     def timed_out(self, kind: str) -> None:
         """One of the timeouts has passed, one of TIMEOUT_KINDS; KeyError for another."""
         self._timeouts[kind].value += 1
+
+    def auth_failed(self, reason: str) -> None:
+        """A credential was missing or no good, one of AUTH_REASONS; KeyError for another."""
+        self._auth_failures[reason].value += 1
 
     def policy_loaded(self, generation: int) -> None:
         """This generation of the policy is in force."""

@@ -5,7 +5,10 @@ Released names change only with a changelog line that says what to do: dashboard
 
 from __future__ import annotations
 
+from typing import get_args
+
 from gateway.observe.series import Metric
+from policies.identity import Reason
 
 PREFIX = "sluice_"
 
@@ -20,6 +23,7 @@ PROBE_RESULTS = ("ok", "failed")
 RETRY_REASONS = ("not_sent", "no_answer", "too_slow", "429", "502", "503", "504")
 TIMEOUT_KINDS = ("connect", "first_byte", "idle", "attempt", "total", "header", "body", "write")
 WORKER_STATES = ("starting", "ready", "backoff", "stopping", "stopped", "quarantined")
+AUTH_REASONS: tuple[str, ...] = get_args(Reason)
 # Where in the order of policies a client was lost.
 CLIENT_GONE_PHASES = ("request", "queue", "connect", "first_byte", "stream", "retry")
 
@@ -134,6 +138,12 @@ UNFRAMED_ENDS = Metric(
 LOG_DROPPED = Metric(
     "access_log_dropped_total", "counter", (), "Access log lines lost to a full disk or a reader that stalls."
 )
+AUTH_FAILURES = Metric(
+    "auth_failures_total",
+    "counter",
+    ("reason",),
+    "Requests without a good credential: " + ", ".join(AUTH_REASONS) + ".",
+)
 BUILD_INFO = Metric("build_info", "info", ("version",), "The gateway's version.")
 
 METRICS: tuple[Metric, ...] = (
@@ -165,5 +175,6 @@ METRICS: tuple[Metric, ...] = (
     STREAMS_BROKEN,
     UNFRAMED_ENDS,
     LOG_DROPPED,
+    AUTH_FAILURES,
     BUILD_INFO,
 )

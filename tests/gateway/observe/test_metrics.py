@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from gateway.observe.metrics import METRICS, Metrics
 from gateway.observe.names import (
+    AUTH_REASONS,
     BREAKER_STATES,
     CLIENT_GONE_PHASES,
     EJECTION_REASONS,
@@ -84,6 +85,14 @@ def test_a_timeout_is_counted_by_its_kind() -> None:
         assert value(series(metrics), "timeouts_total", kind=kind) == 0
         metrics.timed_out(kind)
         assert value(series(metrics), "timeouts_total", kind=kind) == 1
+
+
+def test_a_failed_credential_is_counted_by_its_reason() -> None:
+    metrics = Metrics(version="1")
+    for reason in AUTH_REASONS:
+        assert value(series(metrics), "auth_failures_total", reason=reason) == 0
+        metrics.auth_failed(reason)
+        assert value(series(metrics), "auth_failures_total", reason=reason) == 1
 
 
 def test_what_became_of_an_endpoint_is_counted() -> None:
