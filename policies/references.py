@@ -21,7 +21,12 @@ def mistakes(file: str, tree: Mapping) -> list[Mistake]:
     """Every name that leads nowhere or is taken twice, and every route that can never match."""
     root = Cursor(tree)
     found = chain(
-        _unknown_pools(root), _unknown_plans(root), _names_taken(root), _issuers_taken(root), _dead_routes(root)
+        _unknown_pools(root),
+        _unknown_plans(root),
+        _names_taken(root),
+        _issuers_taken(root),
+        _unshared_limits(root),
+        _dead_routes(root),
     )
     return [Mistake(file, at.node.mark, at.path, message) for at, message in found]
 
@@ -111,6 +116,20 @@ def _issuers_taken(root: Cursor) -> _Found:
         if at.text in seen:
             yield at, f"name {quoted(at.text)} is taken by {seen[at.text]}"
         seen.setdefault(at.text, at.path)
+
+
+def _unshared_limits(root: Cursor) -> _Found:
+    """Limits that each process would count by itself. How many replicas there are nobody tells us."""
+    processes, url = root.get("server", "processes"), root.get("store", "url")
+    if processes is None or processes.text in (None, "1") or (url is not None and url.text != "memory://"):
+        return
+    limited = next((plan.path for _, plan in root.named("plans") if next(plan.listed("limits"), None)), None)
+    if limited is not None:
+        yield (
+            processes,
+            f"{limited}.limits would be counted by each process alone: more than 1 needs a store.url of Redis, "
+            "such as redis://127.0.0.1:6379/0",
+        )
 
 
 def _dead_routes(root: Cursor) -> _Found:

@@ -14,8 +14,7 @@ In memory nothing comes between the steps, and neither happens.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import replace
-from math import inf
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from backends.store.base import Store
@@ -29,14 +28,27 @@ class WindowsLostError(Exception):
     """The store of the windows did not answer."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Where a window stands.
+
+    wait: seconds until one more request fits: 0 now, inf never
+    after: the level with one more request in it
+    """
+
+    wait: float
+    level: Level
+    after: Level
+
+
 class Windows(Protocol):
     """Counts of requests in windows. `read` and `hit` raise WindowsLostError."""
 
     at_once: bool
     """Whether it never really waits."""
 
-    async def read(self, demand: Demand) -> tuple[float, Level]:
-        """Seconds until one more request fits (0 now, inf never), and the level; nothing is counted."""
+    async def read(self, demand: Demand) -> Reading:
+        """Nothing is counted."""
 
     async def hit(self, demand: Demand) -> bool:
         """Count one request, if it fits."""
@@ -88,7 +100,7 @@ class WindowedStore:
         levels = list(await self._store.seen(own)) if own else []
         if windowed and self._windows is not None:
             try:
-                levels += [(await self._windows.read(demand))[1] for demand in windowed]
+                levels += [(await self._windows.read(demand)).level for demand in windowed]
             except WindowsLostError:
                 pass
         return _in_order(demands, levels)
@@ -107,19 +119,21 @@ class WindowedStore:
         granted: Granted | None = None
         hit = False
         try:
-            levels = await _read(windows, windowed)
-            if isinstance(levels, Refused):
-                return levels
+            found = [await windows.read(demand) for demand in windowed]
+            longest = max(found, key=lambda reading: reading.wait)
+            if longest.wait > 0:
+                return Refused(longest.level.rule, longest.wait, tuple(reading.level for reading in found))
             answer = await self._take_own(own, lease)
             if isinstance(answer, Refused):
-                return replace(answer, levels=_in_order(demands, [*answer.levels, *levels]))
+                levels = [*answer.levels, *(reading.level for reading in found)]
+                return replace(answer, levels=_in_order(demands, levels))
             granted = answer
             refused = await _hit(windows, windowed)
             hit = refused is None
             if refused is not None:
                 return refused
-            after = [replace(level, remaining=max(level.remaining - 1, 0)) for level in levels]
-            return replace(granted, levels=_in_order(demands, [*granted.levels, *after]))
+            levels = [*granted.levels, *(reading.after for reading in found)]
+            return replace(granted, levels=_in_order(demands, levels))
         except WindowsLostError:
             assert self._outage is not None, "windows in memory are never away"
             return self._outage(demands, lease)
@@ -143,23 +157,12 @@ class WindowedStore:
             raise
 
 
-async def _read(windows: Windows, demands: Sequence[Demand]) -> list[Level] | Refused:
-    """Where the windows stand, or which of them has no place."""
-    found = [await windows.read(demand) for demand in demands]
-    levels = [level for _, level in found]
-    longest = max(wait for wait, _ in found)
-    if longest == 0:
-        return levels
-    rule = next(level.rule for wait, level in found if wait == longest)
-    return Refused(rule, longest, tuple(levels))
-
-
 async def _hit(windows: Windows, demands: Sequence[Demand]) -> Refused | None:
     """Count the request in every window; the first that is full by now, and none after it."""
     for demand in demands:
         if not await windows.hit(demand):
-            wait, level = await windows.read(demand)
-            return Refused(demand.rule, wait if 0 < wait < inf else RACE_WAIT, (level,))
+            reading = await windows.read(demand)
+            return Refused(demand.rule, reading.wait or RACE_WAIT, (reading.level,))
     return None
 
 

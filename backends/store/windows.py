@@ -22,7 +22,7 @@ from limits.aio.strategies import MovingWindowRateLimiter, RateLimiter, SlidingW
 from limits.errors import StorageError
 
 from backends.store.memory import MOST_BUCKETS
-from backends.store.windowed import WindowsLostError
+from backends.store.windowed import Reading, WindowsLostError
 from policies.limits import Demand, Level, Rule
 
 # What stands between "gone" and "still there" is in the window: a moment later it has left.
@@ -48,7 +48,7 @@ class LibraryWindows:
             "sliding_window": SlidingWindowCounterRateLimiter(storage),
         }
 
-    async def read(self, demand: Demand) -> tuple[float, Level]:
+    async def read(self, demand: Demand) -> Reading:
         """As `Windows.read`."""
         rule = demand.rule
         key = _item(rule).key_for(demand.bucket)
@@ -72,30 +72,37 @@ def _item(rule: Rule) -> RateLimitItemPerSecond:
     return RateLimitItemPerSecond(rule.count, rule.seconds, namespace="w")
 
 
-def _moving(rule: Rule, oldest: float, used: int) -> tuple[float, Level]:
+def _moving(rule: Rule, oldest: float, used: int) -> Reading:
     """oldest: when the oldest request in the window came, in seconds from now."""
-    level = Level(rule, rule.count, max(rule.count - used, 0), float(rule.seconds) if used else 0.0)
     if used < rule.count:
-        return 0.0, level
-    return (max(oldest + rule.seconds, 0.0) + _MOMENT if rule.count else inf), level
+        return _reading(rule, 0.0, used, rule.seconds if used else 0.0, rule.seconds)
+    wait = max(oldest + rule.seconds, 0.0) + _MOMENT if rule.count else inf
+    return _reading(rule, wait, used, rule.seconds if used else 0.0, rule.seconds)
 
 
-def _sliding(rule: Rule, previous: int, previous_for: float, current: int, current_for: float) -> tuple[float, Level]:
+def _sliding(rule: Rule, previous: int, previous_for: float, current: int, current_for: float) -> Reading:
     """The counters, and for how many seconds each will be known; that of now is for a window's length after its end."""
     length, count = float(rule.seconds), rule.count
     used = floor(previous * previous_for / length) + current
-    ends = max(current_for - length, 0.0)
+    ends = max(current_for - length, 0.0) if current_for else length
     reset = ends + length if current else previous_for if previous else 0.0
-    level = Level(rule, count, max(count - used, 0), reset)
     if used < count:
-        return 0.0, level
-    if count == 0:
-        return inf, level
-    if current < count:
+        wait = 0.0
+    elif count == 0:
+        wait = inf
+    elif current < count:
         # What is left of the window before must weigh less than what is free of this one.
-        return max(previous_for - (count - current) * length / previous, 0.0) + _MOMENT, level
-    # Nothing is free before this window has ended and weighs less than the limit.
-    return ends + max(length * (1 - count / current), 0.0) + _MOMENT, level
+        wait = max(previous_for - (count - current) * length / previous, 0.0) + _MOMENT
+    else:
+        # Nothing is free before this window has ended and weighs less than the limit.
+        wait = ends + max(length * (1 - count / current), 0.0) + _MOMENT
+    return _reading(rule, wait, used, reset, ends + length)
+
+
+def _reading(rule: Rule, wait: float, used: int, reset: float, reset_after: float) -> Reading:
+    count = rule.count
+    level = Level(rule, count, max(count - used, 0), reset)
+    return Reading(wait, level, Level(rule, count, max(count - used - 1, 0), reset_after))
 
 
 class WindowMemory(Storage, MovingWindowSupport, SlidingWindowCounterSupport):

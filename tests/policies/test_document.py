@@ -110,6 +110,25 @@ routes:
             "plans: {a: {limits: [{concurrency: 1, burst: 1}]}}",
             "plans.a.limits[0]: burst belongs to strategy token_bucket",
         ),
+        (
+            "plans: {a: {limits: [{concurrency: 1, strategy: fixed_window}]}}",
+            "plans.a.limits[0]: concurrency has no strategy",
+        ),
+        ("plans: {a: {limits: [{tokens: 1001M/day}]}}", "plans.a.limits[0]: a limit counts up to 1000M"),
+        ("plans: {a: {limits: [{tokens: 1/day, burst: 1001M}]}}", "plans.a.limits[0]: a limit counts up to 1000M"),
+        ("plans: {a: {limits: [{requests: 0/day, burst: 1}]}}", "plans.a.limits[0]: a rate of 0 never fills"),
+        (
+            "plans: {a: {limits: [{requests: 101k/day, strategy: moving_window}]}}",
+            "plans.a.limits[0]: moving_window keeps every request it counts, up to 100k of them",
+        ),
+        (
+            "plans: {a: {limits: [{tokens: 1/day, strategy: moving_window}]}}",
+            "plans.a.limits[0]: strategy moving_window counts requests only",
+        ),
+        (
+            "plans: {a: {limits: [{output_tokens: 1/day, strategy: sliding_window}]}}",
+            "plans.a.limits[0]: strategy sliding_window counts requests only",
+        ),
         ("version: 2", 'version: no version of this file\'s format "2" (known: 1)'),
         ("observe: {access_log: {path: }}", "observe.access_log.path: is empty"),
         (

@@ -93,3 +93,29 @@ def test_names_of_the_file_are_shown_printable(tmp_path: Path) -> None:
     found = mistakes(tmp_path, 'pools: {"\\e[31mq": {endpoints: [{url: "http://h"}]}}\nroutes: [{model: m, pool: p}]\n')
     assert all(line.isprintable() for line in found)
     assert found[-1].endswith(r'routes[0].pool: no pool "p" (known: \x1b[31mq)')
+
+
+LIMITED = "plans: {free: {}, paid: {limits: [{requests: 1/day}]}}\n"
+ALONE = "plans.paid.limits would be counted by each process alone"
+
+
+@pytest.mark.parametrize("processes", ["2", "auto"])
+@pytest.mark.parametrize("store", ["", "store: {url: 'memory://'}\n"])
+def test_limits_of_several_processes_need_a_store_that_they_share(tmp_path: Path, processes: str, store: str) -> None:
+    found = mistakes(tmp_path, f"server: {{processes: {processes}}}\n{store}{LIMITED}{routes('model: a')}")
+    assert any(line.startswith(f"policy.yaml:1:21 server.processes: {ALONE}") for line in found), found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"server: {{processes: 1}}\n{LIMITED}",
+        LIMITED,
+        f"server: {{processes: 2}}\nstore: {{url: 'redis://h:1/0'}}\n{LIMITED}",
+        "server: {processes: 2}\nplans: {free: {limits: []}, paid: {limits: off}}\n",
+    ],
+)
+def test_other_limits_do_not(tmp_path: Path, text: str) -> None:
+    # Another mistake, so that there is one whatever this version has.
+    found = mistakes(tmp_path, f"{text}{routes('model: a', 'model: a')}")
+    assert not any("by each process" in line for line in found), found

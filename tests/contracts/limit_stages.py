@@ -1,0 +1,114 @@
+"""Where the contract of limits is shown: each store with what a test needs beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final, Protocol
+
+from backends.store.base import Store
+from backends.store.opening import open_memory
+from policies.limits import Answer, Demand, Granted, Refused, Rule, Subject, demands, rules_of
+from policies.settings.auth import Limit
+from policies.units import Rate
+
+START: Final = 1_700_000_000.0
+"""Unix seconds of a stage's beginning, as near as the store can be made to believe it: its day has begun 22 h ago, its
+hour 800 s, its minute 20 s."""
+
+
+class Stage(Protocol):
+    """One store with nothing in it, and the power over its time."""
+
+    store: Store
+    mortal: bool
+    """Whether who holds a lease can die and the store go on."""
+
+    def ready(self, rules: Sequence[Rule]) -> None:
+        """These rules will be asked for."""
+
+    async def advance(self, seconds: float) -> None:
+        """The store's time goes on."""
+
+    async def settled(self) -> None:
+        """Return when what was told to `settle` has been carried out."""
+
+    async def peer(self) -> Store:
+        """The store as another process has it; itself where there can be no other."""
+
+    async def die(self) -> None:
+        """The process of `store` is killed, and another takes its place."""
+
+
+class MemoryStage:
+    mortal = False
+
+    def __init__(self) -> None:
+        self.now = 5000.0
+        self.memory = open_memory(lambda: self.now, START - self.now)
+        self.store: Store = self.memory
+
+    def ready(self, rules: Sequence[Rule]) -> None:
+        self.memory.ready(rules)
+
+    async def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+    async def settled(self) -> None:
+        pass
+
+    async def peer(self) -> Store:
+        return self.store
+
+    async def die(self) -> None:
+        raise AssertionError("its leases die with it")
+
+
+@asynccontextmanager
+async def memory() -> AsyncIterator[Stage]:
+    yield MemoryStage()
+
+
+STAGES: Final[Mapping[str, Callable[[], AbstractAsyncContextManager[Stage]]]] = {"memory": memory}
+MORTAL: Final[Sequence[str]] = []
+"""Those of them whose leases outlive their holder."""
+
+SUBJECT: Final = Subject(key="k1", tenant="acme", user="u1", ip="192.0.2.1", model="m")
+
+
+def plan(stage: Stage, *limits: Limit, name: str = "plan") -> tuple[Rule, ...]:
+    """The rules of a plan with these limits, which the stage is ready for."""
+    rules = rules_of(name, limits, "closed")
+    stage.ready(rules)
+    return rules
+
+
+def per(count: int, seconds: int, what: str = "requests", **more: Any) -> Limit:
+    return Limit(**{what: Rate(count, seconds), **more})
+
+
+async def take(store: Store, asked: Sequence[Demand], lease: str = "lease") -> Answer:
+    answer = store.take(asked, lease)
+    return await answer if isinstance(answer, asyncio.Future) else answer
+
+
+async def granted(store: Store, asked: Sequence[Demand], lease: str = "lease") -> Granted:
+    answer = await take(store, asked, lease)
+    assert isinstance(answer, Granted), answer
+    return answer
+
+
+async def refused(store: Store, asked: Sequence[Demand], lease: str = "lease") -> Refused:
+    answer = await take(store, asked, lease)
+    assert isinstance(answer, Refused), answer
+    return answer
+
+
+def one(rules: Sequence[Rule], subject: Subject = SUBJECT, tokens: int = 0, output: int = 0) -> tuple[Demand, ...]:
+    """What one request asks."""
+    return demands(rules, subject, tokens, output)
+
+
+async def remaining(store: Store, asked: Sequence[Demand]) -> list[int]:
+    return [level.remaining for level in await store.seen(asked)]
