@@ -32,6 +32,7 @@ from policies.codec import JSONError, decode
 from policies.globs import matches_any
 
 PREFIX = "sk-sluice-"
+FORWARDS_USER = "forwards_user"  # a key's label
 MAX_TOKEN = 8192  # bytes; the longest JWTs that identity providers hand out stay under it
 SCOPES = frozenset({"chat", "completions", "embeddings", "rerank", "audio", "predict", "engine_fields"})
 DEFAULT_SCOPES = SCOPES - {"engine_fields"}
@@ -46,6 +47,8 @@ _MAX_SEEN_BYTES = 8 << 20  # of tokens
 # An `Authorization` value of this length on is found by its end: to hash a token of 1 kB costs 0.5 us.
 _LONG = 128
 _END = 43  # characters: 256 bits of a signature
+# One text for all: a thief is not told that what he found was a key once. The operator's metric and list tell.
+_INCORRECT = "Incorrect API key provided: it may be mistyped, expired or revoked. Ask the operator for a new one."
 _PRINTABLE = re.compile(rb"[!-~]+")
 
 Reason = Literal[
@@ -66,6 +69,15 @@ class Principal:
     """Sets of globs (the plan's, the key's), each of which must allow the model; None allows all."""
     user: str | None = None
     """Of a token `<issuer>/<sub>`; None where the key itself is the user."""
+    forwards_user: bool = False
+    """Whether the body's `user` is who `per: user` means: the key of an application that serves many."""
+
+    def user_of(self, said: str | None) -> str:
+        """Whom a limit `per: user` counts; `said` is the body's `user`, which is believed of a key that forwards users
+        only. A key's users never meet another key's: neither keys nor issuers have a `:` in their names."""
+        if self.user is not None:
+            return self.user
+        return f"{self.key}:{said}" if said and self.forwards_user else self.key
 
     def may_use(self, *names: str) -> bool:
         """Whether every set of globs allows the model, known by one name or by several (what was asked, what it is)."""
@@ -165,12 +177,12 @@ def looks_like_ours(token: str) -> bool:
 def looks_like_jwt(token: str) -> bool:
     """Whether the token has the form of a JWT (RFC 7519): dot-separated parts, the first a JSON object with `alg`.
 
-    What begins as such an object always does in base64url (`eyJ`) counts too: a damaged token is still no "dummy".
+    A part that begins as every such object does in base64url (`eyJ`) is enough: a damaged token is still no "dummy".
     """
     parts = token.split(".")
     if len(parts) < 3:
         return False
-    if parts[0].startswith("eyJ"):
+    if token.startswith("eyJ") or ".eyJ" in token:
         return True
     try:
         padded = parts[0] + "=" * (-len(parts[0]) % 4)
@@ -213,7 +225,8 @@ def principal_for(
         scopes &= entry.scopes
     if entry is not None and entry.models is not None:
         models = (*models, entry.models)
-    return Principal(key=key, tenant=tenant, plan=plan_name, scopes=scopes, models=models)
+    forwards = entry is not None and entry.labels.get(FORWARDS_USER) == "true"
+    return Principal(key=key, tenant=tenant, plan=plan_name, scopes=scopes, models=models, forwards_user=forwards)
 
 
 class Authenticator:
@@ -275,9 +288,9 @@ class Authenticator:
         if record is None or not hmac.compare_digest(record.sha256, sha256):
             return self._without_key(token)
         if record.revoked:
-            raise AuthenticationError("revoked", "This API key was revoked. Ask the operator for a new one.")
+            raise AuthenticationError("revoked", _INCORRECT)
         if record.expires is not None and self._now() >= record.expires:
-            raise AuthenticationError("expired", "This API key has expired. Ask the operator for a new one.")
+            raise AuthenticationError("expired", _INCORRECT)
         if usual:
             assert authorization is not None, "or it were not usual"
             self._remember(authorization, record)
@@ -314,11 +327,11 @@ class Authenticator:
             )
         text = stripped.decode("ascii")
         if looks_like_ours(text):
-            raise AuthenticationError("unknown", "Incorrect API key provided. Check it for missing characters.")
+            raise AuthenticationError("unknown", _INCORRECT)
         if looks_like_jwt(text):
             raise AuthenticationError("unknown", "This gateway does not accept JSON Web Tokens. Send an API key.")
         if self._anonymous is None:
-            raise AuthenticationError("unknown", "Incorrect API key provided.")
+            raise AuthenticationError("unknown", _INCORRECT)
         return self._anonymous
 
 
