@@ -46,9 +46,13 @@ def wait(rule: Rule, state: State, amount: int, now: int) -> int | None:
 
 
 def changed(rule: Rule, state: State, amount: int) -> State:
-    """With `amount` units taken out, or put in where it is negative: from -burst to burst."""
-    level, most = state[0] - amount * MICRO, rule.burst * MICRO
-    return (most, 0, state[2]) if level >= most else (max(level, -most), *state[1:])
+    """With `amount` units taken out, or put in where it is negative: from -burst to burst, and there rest is 0."""
+    level, rest, at = state
+    level -= amount * MICRO
+    most = rule.burst * MICRO
+    if -most <= level < most:
+        return level, rest, at
+    return (most if level > 0 else -most), 0, at
 
 
 def settled(rule: Rule, state: State, amount: int, taken: int, now: int) -> State:
