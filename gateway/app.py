@@ -39,6 +39,7 @@ from gateway.server import Listener
 from gateway.settle import Settlement
 from gateway.shutdown import Shutdown
 from gateway.status import GatewayStatus
+from policies.guessing import Guessing
 from policies.settings import Policy
 
 
@@ -83,7 +84,7 @@ class Gateway:
             plane=self.plane, tell=self.plane.tell, meters=self.metrics, wheel=self.wheel, clock=time.monotonic,
             rng=random.Random(), agent=f"sluice-probe/{__version__}",
         )  # fmt: skip
-        identity = Identity(self.plane, control.issuers)
+        identity = Identity(self.plane, control.issuers, Guessing(time.monotonic), self.metrics.auth_failed)
         self._status = status = GatewayStatus(self.plane, self.metrics, self._access, clock(), control, identity)
         settlement = Settlement(self.metrics, self._access, time.monotonic)
         attempts = Attempts(

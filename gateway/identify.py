@@ -1,15 +1,25 @@
-"""Who a client is, in the words of the errors that it gets; the one place that waits for an issuer's keys."""
+"""Who a client is, where that is not known at first sight: the one place that waits for an issuer's keys, and that says
+no to a credential."""
 
+import asyncio
+from collections.abc import Callable
 from typing import Final, Protocol
 
-from backends.plane import DataPlane, View
+from backends.plane import DataPlane
 from gateway import errors
+from gateway.limit_headers import whole_seconds
+from policies.guessing import HOLD, Guessing
 from policies.identity import AuthenticationError, KeysWanted, Principal, Reason
 
 _REASONS: Final[dict[Reason, type[errors.GatewayError]]] = {
     "token_expired": errors.TokenExpired,
     "claim_missing": errors.ClaimMissing,
 }
+# Who sends nothing guesses nothing, and whose token lacks a claim was known.
+_NO_GUESS: Final = frozenset({"missing", "claim_missing"})
+
+Doubt = AuthenticationError | KeysWanted
+"""What `Authenticator.authenticate` says of a credential that it does not know to be good."""
 
 
 class Keys(Protocol):
@@ -22,31 +32,53 @@ class Keys(Protocol):
 class Identity:
     """Of the data plane's newest keys, once a request has had to wait for some."""
 
-    def __init__(self, plane: DataPlane, keys: Keys) -> None:
+    def __init__(self, plane: DataPlane, keys: Keys, guessing: Guessing, failed: Callable[[Reason], None]) -> None:
+        """`failed` counts a credential that was missing or no good."""
         self._plane = plane
         self._keys = keys
+        self._guessing = guessing
+        self._failed = failed
 
-    async def later(self, wanted: KeysWanted, authorization: bytes | None, x_api_key: bytes | None) -> Principal:
-        """What `identify` says with newer keys. A fetch that was under way already may have begun too early for the
-        key, so a second one is waited for; another is not made (`backends.jwks.COOLDOWN`). Raises GatewayError."""
+    async def later(
+        self, doubt: Doubt, authorization: bytes | None, x_api_key: bytes | None, address: str
+    ) -> Principal:
+        """What becomes of a credential from `address` after the first look: the principal, where newer keys of its
+        issuer prove it. Raises GatewayError, a while later where the address has failed too often."""
+        try:
+            if isinstance(doubt, AuthenticationError):
+                raise doubt
+            return await self._with_newer_keys(doubt, authorization, x_api_key)
+        except AuthenticationError as error:
+            refused = error
+        raise await self._refusal(refused, address)
+
+    async def _with_newer_keys(
+        self, wanted: KeysWanted, authorization: bytes | None, x_api_key: bytes | None
+    ) -> Principal:
+        """A fetch that was under way already may have begun too early for the key, so a second one is waited for;
+        another is not made (`backends.jwks.COOLDOWN`)."""
         for _ in range(2):
             said = await self._keys.want(wanted.issuer)
             view = self._plane.view
             assert view is not None, "a request came through it"
             try:
-                return identify(view, authorization, x_api_key)
+                return view.authenticator.authenticate(authorization, x_api_key)
             except KeysWanted as again:
                 wanted = again
         if said == "newest":
-            raise errors.InvalidApiKey("The token was not accepted: its issuer has no such key.")
+            raise AuthenticationError("token_invalid", "The token was not accepted: its issuer has no such key.")
         raise errors.IdentityUnavailable(
             "The keys of the token's issuer cannot be fetched now. Try again shortly.", retry_after=2
         )
 
-
-def identify(view: View, authorization: bytes | None, x_api_key: bytes | None) -> Principal:
-    """The principal of a credential. Raises GatewayError; KeysWanted where it needs keys that are not here yet."""
-    try:
-        return view.authenticator.authenticate(authorization, x_api_key)
-    except AuthenticationError as error:
-        raise _REASONS.get(error.reason, errors.InvalidApiKey)(str(error)) from None
+    async def _refusal(self, error: AuthenticationError, address: str) -> errors.GatewayError:
+        self._failed(error.reason)
+        wait = None if error.reason in _NO_GUESS else self._guessing.failed(address)
+        if wait is None:
+            return _REASONS.get(error.reason, errors.InvalidApiKey)(str(error))
+        await asyncio.sleep(HOLD)
+        return errors.RateLimited(
+            "Too many credentials from this address were no good. Check the key before trying it again.",
+            retry_after=whole_seconds(wait),
+            headers=[(b"x-should-retry", b"false")],
+        )

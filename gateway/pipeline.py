@@ -14,12 +14,12 @@ from gateway import errors
 from gateway.attempts import Attempts
 from gateway.client import ClientGone
 from gateway.exchange import Exchange
-from gateway.identify import Identity, identify
+from gateway.identify import Doubt, Identity
 from gateway.settle import Settlement
 from gateway.words import REFUSALS, ROUTE_REFUSALS
 from policies.deadline import DeadlineError, time_left
 from policies.describe import Call, Refused, describe, refuse_engine_fields
-from policies.identity import KeysWanted, Principal
+from policies.identity import AuthenticationError, KeysWanted, Principal
 from policies.routing import Routed, RouteRefused
 
 log = logging.getLogger("sluice.pipeline")
@@ -51,8 +51,8 @@ class Pipeline:
         try:
             try:
                 principal = self._authenticate(exchange, view)
-            except KeysWanted as wanted:
-                principal = await self._authenticate_later(exchange, wanted)
+            except (AuthenticationError, KeysWanted) as doubt:
+                principal = await self._authenticate_later(exchange, doubt)
             await self._body(exchange, view.table.max_body) if exchange.cycle.more_body else self._whole_body(
                 exchange, view
             )
@@ -93,17 +93,18 @@ class Pipeline:
         authorization, x_api_key = fields.get(b"authorization"), fields.get(b"x-api-key")
         if len(fields) != len(exchange.wire_headers):
             if exchange.repeats(b"authorization", b"x-api-key"):
-                raise errors.InvalidApiKey(
-                    "Several credentials were sent. Send one, as 'Authorization: Bearer KEY' or 'x-api-key: KEY'."
+                raise AuthenticationError(
+                    "malformed",
+                    "Several credentials were sent. Send one, as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.",
                 )
             _refuse_repeats(exchange)
-        return self._entitle(exchange, identify(view, authorization, x_api_key))
+        return self._entitle(exchange, view.authenticator.authenticate(authorization, x_api_key))
 
-    async def _authenticate_later(self, exchange: Exchange, wanted: KeysWanted) -> Principal:
-        """The same for a token whose issuer's keys have to be fetched first."""
+    async def _authenticate_later(self, exchange: Exchange, doubt: Doubt) -> Principal:
+        """The same for what is not known to be good: a token whose issuer's keys have to be fetched first may be."""
         fields = exchange.fields
-        principal = await self._identity.later(wanted, fields.get(b"authorization"), fields.get(b"x-api-key"))
-        return self._entitle(exchange, principal)
+        authorization, x_api_key = fields.get(b"authorization"), fields.get(b"x-api-key")
+        return self._entitle(exchange, await self._identity.later(doubt, authorization, x_api_key, exchange.client))
 
     def _entitle(self, exchange: Exchange, principal: Principal) -> Principal:
         exchange.principal = principal

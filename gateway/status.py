@@ -3,10 +3,10 @@
 from typing import Protocol
 
 from backends.plane import DataPlane, View
-from gateway.identify import Identity, identify
+from gateway.identify import Identity
 from gateway.observe.access_log import AccessLog
 from gateway.observe.metrics import Metrics
-from policies.identity import KeysWanted, Principal
+from policies.identity import AuthenticationError, KeysWanted, Principal
 
 
 class Rounds(Protocol):
@@ -62,12 +62,12 @@ class GatewayStatus:
         """Whether any model can be asked now."""
         return len(self._plane.without_candidate()) < len(self._view.pools)
 
-    async def authenticate(self, authorization: bytes | None, x_api_key: bytes | None) -> Principal:
-        """Who a credential proves the client is; raises GatewayError."""
+    async def authenticate(self, authorization: bytes | None, x_api_key: bytes | None, address: str) -> Principal:
+        """Who a credential from `address` proves the client is; raises GatewayError."""
         try:
-            return identify(self._view, authorization, x_api_key)
-        except KeysWanted as wanted:
-            return await self._identity.later(wanted, authorization, x_api_key)
+            return self._view.authenticator.authenticate(authorization, x_api_key)
+        except (AuthenticationError, KeysWanted) as doubt:
+            return await self._identity.later(doubt, authorization, x_api_key, address)
 
     def models(self, principal: Principal) -> tuple[str, ...]:
         """The model names that the routes have and the principal may use."""

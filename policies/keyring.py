@@ -10,12 +10,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from policies.identity import KeyEntry
+from policies.forms import GLOB
+from policies.identity import FORWARDS_USER, SCOPES, KeyEntry
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _RESERVED = "anonymous"
 # The public text of an example's key: a rotated key is no longer that one.
 DEMO_LABEL = "demo_key"
+
+
+_LONGEST_LABEL = 256
+_MAX_LABELS = 32
 
 
 class KeyringError(ValueError):
@@ -31,9 +36,33 @@ def check_names(entry: KeyEntry) -> None:
         raise KeyringError(f'id "{_RESERVED}" means a client without a key: choose another')
 
 
+def check_rights(entry: KeyEntry) -> None:
+    """`KeyringError` for models, scopes or labels that nobody could have meant."""
+    for model in entry.models or ():
+        try:
+            GLOB.read(model)
+        except ValueError as error:
+            raise KeyringError(f"models: {error}") from None
+    unknown = sorted((entry.scopes or frozenset()) - SCOPES)
+    if unknown:
+        raise KeyringError(f'no scope "{unknown[0]}" (known: {", ".join(sorted(SCOPES))})')
+    if len(entry.labels) > _MAX_LABELS:
+        raise KeyringError(f"a key has at most {_MAX_LABELS} labels")
+    for name, text in entry.labels.items():
+        if not _NAME.fullmatch(name):
+            raise KeyringError("a label's name must be 1 to 63 letters, digits, . _ - and begin with a letter or digit")
+        if name == DEMO_LABEL:
+            raise KeyringError(f"label {DEMO_LABEL} is for the examples that come with sluice")
+        if name == FORWARDS_USER and text not in ("true", "false"):
+            raise KeyringError(f"label {FORWARDS_USER} is true or false")
+        if len(text) > _LONGEST_LABEL or not text.isprintable():
+            raise KeyringError(f"label {name} must be at most {_LONGEST_LABEL} printable characters")
+
+
 def created(entries: Sequence[KeyEntry], entry: KeyEntry) -> list[KeyEntry]:
     """The entries with a new key among them, whose id must be free."""
     check_names(entry)
+    check_rights(entry)
     if any(other.id == entry.id for other in entries):
         raise KeyringError(f"there is a key {entry.id} already: choose another id, or rotate it")
     return [*entries, entry]

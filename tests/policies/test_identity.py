@@ -20,6 +20,7 @@ from policies.identity import (
     AuthenticationError,
     Authenticator,
     KeyEntry,
+    KeyRecord,
     Principal,
     digest,
     looks_like_jwt,
@@ -196,6 +197,38 @@ def test_a_missing_credential_is_refused_where_anonymous_is_off() -> None:
     assert refusal(door(), None, b" ").reason == "missing"
 
 
+class Watched(dict[bytes, KeyRecord]):
+    """Keys that note what is looked up."""
+
+    def __init__(self, found: dict[bytes, KeyRecord]) -> None:
+        super().__init__(found)
+        self.asked: list[object] = []
+
+    def get(self, sha256: bytes, default: object = None) -> KeyRecord | None:  # type: ignore[override]
+        self.asked.append(sha256)
+        return super().get(sha256)
+
+
+def test_nothing_of_a_wrong_key_is_compared_but_its_hash() -> None:
+    """How long a refusal takes can say something about the first bytes of a hash at most, and who can choose
+    those of a SHA-256 knows what was hashed. So a near miss costs what any other token does, by construction."""
+    found, _ = records([ENTRY], PLANS)
+    watched = Watched(found)
+    gate = Authenticator(watched, None, float)
+    near = [KEY[:place] + ("A" if KEY[place] != "A" else "B") + KEY[place + 1 :] for place in range(10, 49)]
+    for token in near:
+        assert refusal(gate, bearer(token)).reason == "unknown"
+        assert refusal(gate, None, token.encode()).reason == "unknown"
+    assert watched.asked == [each for token in near for each in (digest(token), digest(token))]
+
+
+def test_a_refusal_does_not_tell_whether_there_was_such_a_key() -> None:
+    revoked = door(replace(ENTRY, revoked=0.0))
+    expired = door(replace(ENTRY, expires=1.0))
+    texts = {str(refusal(gate, bearer(KEY))) for gate in (revoked, expired)} | {str(refusal(door(), bearer(new_key())))}
+    assert len(texts) == 1
+
+
 # -- anonymous -----------------------------------------------------------------------------------------------------
 
 
@@ -268,6 +301,15 @@ def test_each_set_of_globs_must_allow_one_of_the_names_of_a_model() -> None:
 def test_engine_fields_is_never_a_default_scope() -> None:
     assert "engine_fields" not in principal_for(Plan(), plan_name="full").scopes
     assert "engine_fields" in principal_for(Plan(scopes=("chat", "engine_fields")), plan_name="x").scopes
+
+
+def test_only_a_key_that_forwards_users_is_believed_about_them() -> None:
+    plain = records([ENTRY], PLANS)[0][ENTRY.sha256].principal
+    assert plain.user_of("u1") == plain.user_of(None) == "k1"
+    forwards = records([replace(ENTRY, labels={"forwards_user": "true"})], PLANS)[0][ENTRY.sha256].principal
+    assert (forwards.user_of("u1"), forwards.user_of(""), forwards.user_of(None)) == ("k1:u1", "k1", "k1")
+    assert not records([replace(ENTRY, labels={"forwards_user": "no"})], PLANS)[0][ENTRY.sha256].principal.forwards_user
+    assert replace(plain, user="corp/ann").user_of("u1") == "corp/ann"
 
 
 def test_a_key_of_an_unknown_plan_is_left_out_and_reported() -> None:

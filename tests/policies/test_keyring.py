@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,25 @@ def test_names_are_fit_for_logs_and_labels(field: str, name: str) -> None:
 def test_no_key_is_called_anonymous() -> None:
     with pytest.raises(KeyringError, match="anonymous"):
         created([], replace(OLD, id="anonymous"))
+
+
+@pytest.mark.parametrize(
+    ("over", "says"),
+    [
+        ({"models": ("qwen[",)}, "models: a \\["),
+        ({"models": ("",)}, "models: "),
+        ({"scopes": frozenset({"chat", "sing"})}, 'no scope "sing"'),
+        ({"labels": {"a b": "x"}}, "label's name"),
+        ({"labels": {"a": "x\n"}}, "label a must be"),
+        ({"labels": {"a": "x" * 257}}, "label a must be"),
+        ({"labels": {"forwards_user": "yes"}}, "true or false"),
+        ({"labels": {"demo_key": "x"}}, "demo_key"),
+        ({"labels": {f"l{n}": "" for n in range(33)}}, "at most 32"),
+    ],
+)
+def test_what_nobody_could_have_meant_makes_no_key(over: dict[str, Any], says: str) -> None:
+    with pytest.raises(KeyringError, match=says):
+        created([], replace(OLD, **over))
 
 
 def test_a_rotated_key_keeps_all_but_its_secret_and_lives_as_long_again() -> None:
