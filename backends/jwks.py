@@ -49,6 +49,8 @@ class Around:
     changed: Callable[[], None]
     say: Callable[[Event, Mapping[str, object]], None]
     """Told of every change of what is known of an issuer, once."""
+    cooldown: float
+    timeout: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class KeySource:
         """A token names a key that is not known: have the keys fetched, if that was not done just now, and wait for it
         a little."""
         now = self._around.clock()
-        if self._fetch is None and (self._wanted_at is None or now - self._wanted_at >= COOLDOWN):
+        if self._fetch is None and (self._wanted_at is None or now - self._wanted_at >= self._around.cooldown):
             self._wanted_at = now
             self._begin()
         fetch = self._fetch
@@ -124,15 +126,15 @@ class KeySource:
                 return
 
     def _pause(self) -> float:
-        refresh = self.settings.jwks.refresh
+        refresh, cooldown = self.settings.jwks.refresh, self._around.cooldown
         if self._failures == 0:
             return refresh * (1 - _JITTER * self._around.rng.random())
-        growing = _FIRST_PAUSE * 2 ** min(self._failures - 1, 10) if self.keys is None else COOLDOWN
-        return min(growing, COOLDOWN, refresh)
+        growing = _FIRST_PAUSE * 2 ** min(self._failures - 1, 10) if self.keys is None else cooldown
+        return min(growing, cooldown, refresh)
 
     async def _fetch_once(self) -> None:
         try:
-            body = await self._around.http.get(self._url, TIMEOUT, most=1 << 20)
+            body = await self._around.http.get(self._url, self._around.timeout, most=1 << 20)
             found = await asyncio.to_thread(_read, body, self.settings)
         except (HttpError, ValueError) as error:
             self._failed(str(error))
@@ -186,9 +188,9 @@ class KeySources:
 
     def __init__(
         self, *, clock: Callable[[], float], rng: random.Random, changed: Callable[[], None],
-        say: Callable[[Event, Mapping[str, object]], None],
+        say: Callable[[Event, Mapping[str, object]], None], cooldown: float = COOLDOWN, timeout: float = TIMEOUT,
     ) -> None:  # fmt: skip
-        self._around = Around(HttpClient(), clock, rng, changed, say)
+        self._around = Around(HttpClient(), clock, rng, changed, say, cooldown, timeout)
         self._running: dict[str, tuple[KeySource, asyncio.Task[None]]] = {}
         self._ending: set[asyncio.Task[None]] = set()
 

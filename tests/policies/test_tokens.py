@@ -242,7 +242,7 @@ def test_a_default_holds_also_where_no_claim_is_named() -> None:
     )
     principal = known(door(issuer(plain)), RSA.token())
     assert (principal.plan, principal.tenant) == ("full", "corp/t")
-    assert (principal.scopes, principal.models) == ({"chat"}, (("a",),))
+    assert principal.scopes == {"chat"} and principal.models == (("a",),)
     assert known(door(issuer(replace(plain, default=ClaimDefaults(plan="full")))), RSA.token()).scopes == DEFAULT_SCOPES
 
 
@@ -552,13 +552,12 @@ def test_a_token_with_the_end_of_a_good_one_is_not_that_one() -> None:
     assert refusal(gate, "x" + GOOD).reason == "token_invalid"
 
 
-def test_more_tokens_than_are_kept_stay_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("policies.tokens._MAX_KEPT", 8)
-    monkeypatch.setattr("policies.identity._MAX_SEEN_BYTES", 4000)
+@pytest.mark.parametrize("filling", ["", "x" * 2000], ids=["by number", "by size"])
+def test_more_tokens_than_are_kept_stay_good(filling: str) -> None:
     gate = door(issuer(CORP, EDWARDS))
-    tokens = [EDWARDS.token({"sub": f"u{n}"}) for n in range(50)]
+    tokens = [EDWARDS.token({"sub": f"u{n}", "x": filling}) for n in range(4200)]
     for _ in range(2):
-        assert [known(gate, token).user for token in tokens] == [f"corp/u{n}" for n in range(50)]
+        assert [known(gate, token).user for token in tokens] == [f"corp/u{n}" for n in range(4200)]
 
 
 def test_what_is_no_jwt_is_not_a_tokens_business() -> None:
