@@ -14,6 +14,7 @@ REFUSALS: Final = {
     "invalid_request": errors.InvalidRequest,
     "field_not_allowed": errors.FieldNotAllowed,
     "unsupported_media_type": errors.UnsupportedMediaType,
+    "context_length_exceeded": errors.ContextTooLong,
 }
 """Of `policies.describe`."""
 ROUTE_REFUSALS: Final = {

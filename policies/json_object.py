@@ -34,7 +34,9 @@ _PLACE = re.compile(r"\(byte (\d+)\)")
 
 _members = Decoder(dict[str, Raw])
 
-Code = Literal["invalid_json", "invalid_request", "field_not_allowed", "unsupported_media_type"]
+Code = Literal[
+    "invalid_json", "invalid_request", "field_not_allowed", "unsupported_media_type", "context_length_exceeded"
+]
 
 
 class Refused(Exception):
@@ -73,6 +75,16 @@ def replace(body: bytes, name: str, value: str) -> bytes:
     """The body with that member's value replaced by a string and every other byte as it was; `KeyError` without it."""
     start, end = _spans(body, members(body), until=name)[name]
     return b"".join((body[:start], encode(value), body[end:]))
+
+
+def spans(body: bytes) -> dict[str, tuple[int, int]]:
+    """Where the value of each member stands: its first byte and the one after its last. `Refused` as `members`."""
+    return _spans(body, members(body))
+
+
+def opening(body: bytes) -> int:
+    """Where the first member of an object begins, or would; `Refused` for what begins otherwise."""
+    return _opening(body)
 
 
 def _as_python_writes(body: bytes, found: dict[str, Raw]) -> bool:

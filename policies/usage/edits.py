@@ -1,0 +1,125 @@
+"""The declared edits of a request's body that tokens need (DESIGN section 2, rule 8): asking for usage, and capping the
+answer. Bytes are inserted or replaced; nothing is written anew, and every other byte stays as it came.
+
+The body must have been described with its dialect before (`describe(..., counts=...)`). `Refused` only for what that
+does not read: two members of one name inside `stream_options`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from policies.codec import Raw
+from policies.json_object import members, opening, spans
+from policies.usage.dialects import ASKED_OF, CHAT, Dialect
+from policies.usage.sizes import nested, whole
+
+_ASKED: Final = b'{"include_usage":true}'
+
+Splice = tuple[int, int, bytes]
+"""From, to (exclusive), and what stands there instead."""
+
+
+def may_ask(dialect: Dialect | None, engine: str, *, stream: bool, include_usage: bool, answers: int) -> bool:
+    """Whether usage is asked for in this request's place: only where taking it out again leaves what the client gets as
+    it would have been. Of several answers vLLM moves the fingerprint from the end of each to the usage, too far to be
+    put back in time."""
+    return stream and not include_usage and answers == 1 and dialect is not None and dialect.asks and engine in ASKED_OF
+
+
+def ask_usage(body: bytes) -> bytes | None:
+    """The body that asks for usage in its stream; None where it can't be asked for unseen: the client asked itself, or
+    wants `continuous_usage_stats`, which would begin with it."""
+    raw = members(body).get("stream_options")
+    if raw is None:
+        return _spliced(body, [_inserted(body, b'"stream_options":' + _ASKED)])
+    start, end = spans(body)["stream_options"]
+    written = bytes(raw)
+    if written == b"null":
+        return _spliced(body, [(start, end, _ASKED)])
+    options = nested(raw, "stream_options")
+    if _is(options, "include_usage", b"true") or not (
+        _is(options, "continuous_usage_stats", b"false") or _is(options, "continuous_usage_stats", b"null")
+    ):
+        return None
+    if "include_usage" in options:
+        first, last = spans(written)["include_usage"]
+        return _spliced(body, [(start + first, start + last, b"true")])
+    return _spliced(body, [_inserted(body, b'"include_usage":true', start, end)])
+
+
+def cap_output(body: bytes, dialect: Dialect, most: int, engine: str = "") -> bytes:
+    """The body whose answers have at most `most` tokens each: a larger bound is replaced by it, and where there is none
+    it is written in the path's own word. The same object where nothing had to change."""
+    if not dialect.limits:
+        return body
+    # OpenAI's newer models refuse the old word; engines of others take both, save TGI, which takes only the old one.
+    name = "max_completion_tokens" if engine == "openai" and dialect is CHAT else dialect.limits[0]
+    if dialect.inside:
+        return _spliced(body, _capped_inside(body, dialect, most, name))
+    return _spliced(body, _capped(body, dialect, most, name, 0, len(body)))
+
+
+def _capped_inside(body: bytes, dialect: Dialect, most: int, name: str) -> list[Splice]:
+    """What caps each of the objects inside; one that is not there is written where its engine's prompt is."""
+    found, places = members(body), spans(body)
+    wanted = {inner for inner, prompts in dialect.inside if not found.keys().isdisjoint(prompts)}
+    splices, fresh = list[Splice](), list[bytes]()
+    for inner, _ in dialect.inside:
+        start, end = places.get(inner, (0, 0))
+        if inner in found and body[start:end] != b"null":
+            splices += _capped(body, dialect, most, name, start, end)
+        elif inner in (wanted or {dialect.inside[0][0]}):
+            bound = b'{"%b":%d}' % (name.encode(), most)
+            if inner in found:
+                splices.append((start, end, bound))
+            else:
+                fresh.append(b'"%b":%b' % (inner.encode(), bound))
+    return [*splices, _inserted(body, b",".join(fresh))] if fresh else splices
+
+
+def _capped(body: bytes, dialect: Dialect, most: int, name: str, start: int, end: int) -> list[Splice]:
+    """What caps the object that stands from `start` to `end`."""
+    inner = body[start:end]
+    found, places = members(inner), spans(inner)
+    splices, bounded = list[Splice](), False
+    for limit in dialect.limits:
+        if (raw := found.get(limit)) is None:
+            continue
+        bound = whole(raw, limit, 0)
+        if bound is None:
+            continue
+        bounded = True
+        if bound > most:
+            first, last = places[limit]
+            splices.append((start + first, start + last, b"%d" % most))
+    if bounded:
+        return splices
+    if name in found:
+        first, last = places[name]
+        return [(start + first, start + last, b"%d" % most)]
+    return [_inserted(body, b'"%b":%d' % (name.encode(), most), start, end)]
+
+
+def _is(found: dict[str, Raw], name: str, written: bytes) -> bool:
+    """Whether a member is written so; one that is not there is null."""
+    raw = found.get(name)
+    return written == b"null" if raw is None else bytes(raw) == written
+
+
+def _inserted(body: bytes, member: bytes, start: int = 0, end: int | None = None) -> Splice:
+    """A member more, the first of the object that stands there."""
+    inner = body[start:end]
+    at = start + opening(inner)
+    return at, at, member + b"," if members(inner) else member
+
+
+def _spliced(body: bytes, splices: list[Splice]) -> bytes:
+    if not splices:
+        return body
+    parts, at = list[bytes](), 0
+    for start, end, new in sorted(splices):
+        parts += (body[at:start], new)
+        at = end
+    parts.append(body[at:])
+    return b"".join(parts)

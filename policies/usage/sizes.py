@@ -1,0 +1,125 @@
+"""How much a request asks for, read from its body: bytes of prompt, the bound of an answer, how many answers.
+
+Read only where the principal's plan counts tokens. A field that is read must be a whole number as JSON writes it
+(`100`): engines take `"100"`, `100.0` and `1e2` for one too, some of them, and the gateway must not understand another
+request than the engine does. What is wrong is `Refused`, as in `describe`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from policies.codec import Decoder, JSONError, Raw
+from policies.json_object import Refused, members
+from policies.usage.dialects import Dialect
+
+# 2**31 - 1 is a usual way to say "no bound".
+_MOST_DIGITS: Final = 15
+# Shorter text is not searched for pictures.
+_TEXT: Final = 4096
+_MEDIA: Final = (b";base64,", b'"data":')
+_RUN: Final = re.compile(rb'[ "]*+[A-Za-z0-9+/=_\\-]*+')
+# What a picture or a sound is taken for, in bytes of text: 250 tokens at 4 bytes each.
+_MEDIUM: Final = 1000
+
+_list: Decoder[list[Raw]] = Decoder(list[Raw])
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What a request asks for.
+
+    prompt_bytes: of the prompt as it stands in the body; pictures and sounds count as 1,000 each
+    max_tokens: the bound of one answer, the largest that was given; None where none was
+    answers: how many answers it asks for; 0 where the path gives none in tokens
+    """
+
+    prompt_bytes: int
+    max_tokens: int | None
+    answers: int
+
+
+def sizes(found: Mapping[str, Raw], dialect: Dialect) -> Sizes:
+    """What the members of a body ask for. 0.7 us for a chat of 2.4 KB."""
+    prompt = 0
+    for name in dialect.prompt:
+        raw = found.get(name)
+        if raw is not None:
+            prompt += len(raw) if len(raw) <= _TEXT else _text_bytes(bytes(raw))
+    if not dialect.limits:
+        return Sizes(prompt, None, 0)
+    most, times = _bounds(found, dialect)
+    for container, _ in dialect.inside:
+        for within in _containers(found, container):
+            inner_most, inner_times = _bounds(within, dialect)
+            most = inner_most if most is None else most if inner_most is None else max(most, inner_most)
+            times = max(times, inner_times)
+    prompts = max((_prompts(found[name]) for name in dialect.batch if name in found), default=1)
+    return Sizes(prompt, most, times * prompts)
+
+
+def _bounds(found: Mapping[str, Raw], dialect: Dialect) -> tuple[int | None, int]:
+    most, times = None, 1
+    for name in dialect.limits:
+        if (raw := found.get(name)) is not None:
+            bound = whole(raw, name, 0 if dialect.zero else 1)
+            if bound is not None and (most is None or bound > most):
+                most = bound
+    for name in dialect.multiples:
+        if (raw := found.get(name)) is not None:
+            times = max(times, whole(raw, name, 1) or 1)
+    return most, times
+
+
+def _containers(found: Mapping[str, Raw], name: str) -> Iterator[Mapping[str, Raw]]:
+    raw = found.get(name)
+    if raw is not None and bytes(raw) != b"null":
+        yield nested(raw, name)
+
+
+def nested(raw: Raw, name: str) -> dict[str, Raw]:
+    """The members of an object inside the body; `Refused` where it is none, or has two of one name."""
+    try:
+        return members(bytes(raw))
+    except Refused:
+        raise Refused("invalid_request", f'"{name}" must be an object in which no field stands twice.', name) from None
+
+
+def whole(raw: Raw, name: str, least: int) -> int | None:
+    """A whole number of at least `least` (0 or 1); None for null, `Refused` for anything else."""
+    written = bytes(raw) if len(raw) <= _MOST_DIGITS else b""
+    if written.isdigit() and (number := int(written)) >= least:
+        return number
+    if written == b"null":
+        return None
+    kind = "a whole number" if least == 0 else "a whole number above 0"
+    raise Refused("invalid_request", f'"{name}" must be {kind}.', name)
+
+
+def _text_bytes(text: bytes) -> int:
+    """The bytes of a prompt that are text: a picture's are no measure of its tokens."""
+    size = len(text)
+    for mark in _MEDIA:
+        at = text.find(mark)
+        while at >= 0:
+            run = _RUN.match(text, at + len(mark))
+            assert run is not None, "it matches nothing, too"
+            if run.end() - run.start() > _MEDIUM:
+                size -= run.end() - run.start() - _MEDIUM
+            at = text.find(mark, run.end())
+    return size
+
+
+def _prompts(raw: Raw) -> int:
+    """How many prompts a field holds: several in a list of texts or of lists; one that is a list of token ids is
+    one."""
+    if bytes(memoryview(raw)[:1]) != b"[":
+        return 1
+    try:
+        items = _list.decode(raw)
+    except JSONError:
+        return 1
+    return len(items) if items and bytes(memoryview(items[0])[:1]) in (b'"', b"[", b"{") else 1
