@@ -71,7 +71,7 @@ def load_keys(path: Path) -> list[KeyEntry]:
         if not text.strip():
             continue
         try:
-            entry = _entry(text)
+            entry = read_entry(text)
         except ValueError as error:
             raise KeyFileError(f"{path}:{number}: {error}") from None
         if entry.sha256 in seen:
@@ -92,12 +92,13 @@ def change_keys(path: Path, change: Callable[[Sequence[KeyEntry]], Sequence[KeyE
         with _locked(path.parent):
             existed = path.exists()
             entries = change(load_keys(path) if existed else [])
-            _replace(path, b"".join(_written(entry) for entry in entries), existed=existed)
+            _replace(path, b"".join(write_entry(entry) + b"\n" for entry in entries), existed=existed)
     except OSError as error:
         raise KeyFileError(f"{path}: {error.strerror}") from None
 
 
-def _entry(text: bytes) -> KeyEntry:
+def read_entry(text: bytes) -> KeyEntry:
+    """One key of its line; ValueError says what is odd. The store holds the same."""
     line = _line.decode(text)
     if not _SHA256.fullmatch(line.sha256):
         raise ValueError("sha256 must be 64 hex digits in lower case")
@@ -141,7 +142,8 @@ def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _written(entry: KeyEntry) -> bytes:
+def write_entry(entry: KeyEntry) -> bytes:
+    """A key's line, without its end."""
     fields: dict[str, object] = {
         "id": entry.id,
         "sha256": entry.sha256.hex(),
@@ -157,7 +159,7 @@ def _written(entry: KeyEntry) -> bytes:
         "labels": entry.labels or None,
     }
     fields |= {name: value for name, value in optional.items() if value is not None}
-    return encode(fields) + b"\n"
+    return encode(fields)
 
 
 @contextmanager

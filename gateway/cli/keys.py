@@ -1,18 +1,17 @@
-"""`sluice keys create|list|rotate|revoke`: the keys file by hand. A key is shown once, when it is made; the file has
-its hash."""
+"""`sluice keys create|list|rotate|revoke`: the keys by hand, in a file or in the store. A key is shown once, when it is
+made; only its hash is kept."""
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from backends.keyfile import KeyFileError, change_keys, load_keys
+from gateway.cli.key_place import Change, Place, PlaceError, place_of
 from policies.codec import JSONError
 from policies.identity import KeyEntry, digest, new_key
 from policies.keyring import KeyringError, created, revoked, rotated
@@ -27,10 +26,27 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-File = Annotated[Path, typer.Option("--file", metavar="FILE", help="The keys file; create makes a missing one.")]
+File = Annotated[
+    Path | None, typer.Option("--file", metavar="FILE", help="The keys file (default: keys.yaml); create makes it.")
+]
+Policy = Annotated[
+    Path | None, typer.Option("--policy", metavar="FILE", help="Instead: where a policy file's auth.api_keys says.")
+]
+Store = Annotated[
+    str | None,
+    typer.Option("--store", metavar="URL", help="Or: in this store; its password is taken from SLUICE_STORE_PASSWORD."),
+]
+Prefix = Annotated[str, typer.Option("--prefix", metavar="NAME", help="With --store: its store.prefix.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `list` shows it.")]
-_DEFAULT = Path("keys.yaml")
-_COLUMNS = ("ID", "TENANT", "PLAN", "STATE", "CREATED", "EXPIRES", "MODELS")
+_COLUMNS = ("ID", "TENANT", "PLAN", "STATE", "CREATED", "EXPIRES", "MODELS", "SCOPES", "LABELS")
+_PREFIX = "sluice"
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise typer.BadParameter("expected NAME=TEXT, such as team=search")
+    return name, value
 
 
 def _duration(text: str) -> float:
@@ -50,10 +66,21 @@ def create(
     models: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Only these models of the plan's; may be given again.")
     ] = None,
+    scopes: Annotated[
+        list[str] | None, typer.Option(metavar="SCOPE", help="Only these scopes of the plan's; may be given again.")
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=TEXT", help="A note; may be given again. forwards_user=true is read."),
+    ] = None,
     id: Annotated[str | None, typer.Option(metavar="ID", help="Default: one that is made up.")] = None,
-    file: File = _DEFAULT,
+    file: File = None,
+    policy: Policy = None,
+    store: Store = None,
+    prefix: Prefix = _PREFIX,
 ) -> None:
     """Make a key; it is the last line of stdout, and shown only now."""
+    place = _place(file, policy, store, prefix)
     now, key = _now(), new_key()
     entry = KeyEntry(
         id=f"key-{secrets.token_hex(4)}" if id is None else id,
@@ -63,17 +90,19 @@ def create(
         created=now,
         expires=None if expires is None else now + expires,
         models=tuple(models) if models else None,
+        scopes=frozenset(scopes) if scopes else None,
+        labels=dict(map(_label, label or ())),
     )
-    _change(file, lambda entries: created(entries, entry))
-    _tell(f"key {entry.id} of tenant {tenant}, plan {plan}, is in {file}; it is shown only now:")
+    _change(place, lambda entries: created(entries, entry))
+    _tell(f"key {entry.id} of tenant {tenant}, plan {plan}, is in {place}; it is shown only now:")
     typer.echo(key)
 
 
 @app.command("list")
-def list_(file: File = _DEFAULT) -> None:
+def list_(file: File = None, policy: Policy = None, store: Store = None, prefix: Prefix = _PREFIX) -> None:
     """Show the keys' ids, tenants, plans and states; never keys or hashes."""
     now = _now()
-    rows = [_COLUMNS] + [_row(entry, now) for entry in _load(file)]
+    rows = [_COLUMNS] + [_row(entry, now) for entry in _load(_place(file, policy, store, prefix))]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
     for row in rows:
         typer.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
@@ -85,22 +114,27 @@ def rotate(
     overlap: Annotated[
         float, typer.Option(parser=_duration, metavar="DURATION", help="How long the old key serves on.")
     ] = "1d",  # type: ignore[assignment]
-    file: File = _DEFAULT,
+    file: File = None,
+    policy: Policy = None,
+    store: Store = None,
+    prefix: Prefix = _PREFIX,
 ) -> None:
     """Make a new key for an id; it is the last line of stdout. The old one serves until the overlap is over."""
+    place = _place(file, policy, store, prefix)
     now, key = _now(), new_key()
-    _load(file)
-    _change(file, lambda entries: rotated(entries, id, digest(key), now=now, overlap=overlap))
+    _load(place)
+    _change(place, lambda entries: rotated(entries, id, digest(key), now=now, overlap=overlap))
     _tell(f"key {id} has a new secret; the old one ends {_date(now + overlap)}:")
     typer.echo(key)
 
 
 @app.command()
-def revoke(id: Id, file: File = _DEFAULT) -> None:
+def revoke(id: Id, file: File = None, policy: Policy = None, store: Store = None, prefix: Prefix = _PREFIX) -> None:
     """End a key, all its secrets, at once."""
+    place = _place(file, policy, store, prefix)
     now = _now()
-    _load(file)
-    _change(file, lambda entries: revoked(entries, id, now=now))
+    _load(place)
+    _change(place, lambda entries: revoked(entries, id, now=now))
     _tell(f"key {id} is revoked")
 
 
@@ -108,17 +142,26 @@ def _now() -> float:
     return time.time()  # noqa: TID251 - a date that is written down and read by other machines
 
 
-def _load(file: Path) -> list[KeyEntry]:
+def _place(file: Path | None, policy: Path | None, store: str | None, prefix: str) -> Place:
+    if sum(each is not None for each in (file, policy, store)) > 1:
+        raise typer.BadParameter("one of --file, --policy and --store says where the keys are")
     try:
-        return load_keys(file)
-    except KeyFileError as error:
+        return place_of(file, policy, store, prefix)
+    except PlaceError as error:
         raise _failed(error) from None
 
 
-def _change(file: Path, change: Callable[[Sequence[KeyEntry]], Sequence[KeyEntry]]) -> None:
+def _load(place: Place) -> list[KeyEntry]:
     try:
-        change_keys(file, change)
-    except (KeyFileError, KeyringError, JSONError) as error:
+        return place.load()
+    except PlaceError as error:
+        raise _failed(error) from None
+
+
+def _change(place: Place, change: Change) -> None:
+    try:
+        place.change(change)
+    except (PlaceError, KeyringError, JSONError) as error:
         raise _failed(error) from None
 
 
@@ -135,7 +178,11 @@ def _tell(text: str) -> None:
 def _row(entry: KeyEntry, now: float) -> tuple[str, ...]:
     expires = "-" if entry.expires is None else _date(entry.expires)
     models = "all" if entry.models is None else " ".join(entry.models) or "none"
-    return (entry.id, entry.tenant, entry.plan, entry.state(now), _date(entry.created), expires, models)
+    scopes = "all" if entry.scopes is None else " ".join(sorted(entry.scopes)) or "none"
+    labels = " ".join(f"{name}={text}" for name, text in entry.labels.items()) or "-"
+    return (
+        entry.id, entry.tenant, entry.plan, entry.state(now), _date(entry.created), expires, models, scopes, labels,
+    )  # fmt: skip
 
 
 def _date(seconds: float) -> str:

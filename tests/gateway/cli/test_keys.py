@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 from backends.keyfile import load_keys
 from gateway.cli.keys import app
 from policies.identity import AuthenticationError, Authenticator, digest, looks_like_ours, records
+from tests.policies.policy_files import SMALL, write
 
 
 class Plan:
@@ -24,7 +25,8 @@ def path(tmp_path: Path) -> Path:
 
 
 def sluice_keys(path: Path, *words: str, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, [*words, "--file", str(path)])
+    place = () if {"--policy", "--store"} & set(words) else ("--file", str(path))
+    result = CliRunner().invoke(app, [*words, *place])
     assert result.exit_code == code, result.output
     return result
 
@@ -57,6 +59,34 @@ def test_create_takes_a_lifetime_models_and_an_id(path: Path) -> None:
     (entry,) = load_keys(path)
     assert (entry.id, entry.models) == ("k1", ("qwen2-*", "llama"))
     assert entry.expires == entry.created + 90 * 86400
+
+
+def test_create_takes_rights_and_labels_and_list_shows_them(path: Path) -> None:
+    words = ("--models", "qwen2-*", "--models", "bge", "--scopes", "chat", "--scopes", "embeddings")
+    create(path, "--id", "k1", *words, "--label", "team=search", "--label", "forwards_user=true")
+    (entry,) = load_keys(path)
+    assert (entry.models, entry.scopes) == (("qwen2-*", "bge"), frozenset({"chat", "embeddings"}))
+    assert entry.labels == {"team": "search", "forwards_user": "true"}
+    out = sluice_keys(path, "list").output
+    assert "qwen2-* bge" in out and "chat embeddings" in out and "team=search forwards_user=true" in out
+
+
+def test_a_policy_says_where_the_keys_are(path: Path, tmp_path: Path) -> None:
+    policy = write(tmp_path, SMALL + "auth: {api_keys: {file: sub/mine.yaml}}\n")
+    (tmp_path / "sub").mkdir()
+    sluice_keys(path, "create", "--tenant", "t", "--plan", "p", "--id", "k1", "--policy", str(policy))
+    assert [entry.id for entry in load_keys(tmp_path / "sub" / "mine.yaml")] == ["k1"]
+    assert "k1" in sluice_keys(path, "list", "--policy", str(policy)).output
+    sluice_keys(path, "revoke", "k1", "--policy", str(policy))
+    off = write(tmp_path, SMALL + "auth: {api_keys: off, anonymous: free}\nplans: {free: {}}\n")
+    assert "off" in sluice_keys(path, "list", "--policy", str(off), code=1).stderr
+
+
+def test_keys_are_not_in_memory(path: Path) -> None:
+    assert "need a file" in sluice_keys(path, "list", "--store", "memory://", code=1).stderr
+    assert "begins with" in sluice_keys(path, "list", "--store", "http://h", code=1).stderr
+    both = CliRunner().invoke(app, ["list", "--store", "redis://h", "--file", str(path)])
+    assert both.exit_code == 2 and "one of --file" in both.stderr
 
 
 def test_list_shows_ids_and_states_and_never_a_hash_or_a_key(path: Path) -> None:
@@ -121,6 +151,9 @@ def test_a_broken_file_exits_1_with_the_line_and_stays(path: Path) -> None:
     ("words", "code", "says"),
     [
         (("create", "--tenant", "t"), 2, "--plan"),
+        (("create", "--tenant", "t", "--plan", "p", "--label", "x"), 2, "NAME=TEXT"),
+        (("create", "--tenant", "t", "--plan", "p", "--scopes", "sing"), 1, "no scope"),
+        (("create", "--tenant", "t", "--plan", "p", "--models", "a["), 1, "models: "),
         (("create", "--tenant", "t", "--plan", "p", "--expires", "soon"), 2, "duration such as"),
         (("create", "--tenant", "a b", "--plan", "p"), 1, "tenant must be"),
         (("create", "--tenant", "t", "--plan", "p", "--id", "k1"), 1, "k1 already"),

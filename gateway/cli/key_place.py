@@ -1,0 +1,125 @@
+"""Where `sluice keys` finds the keys: a file, or the store."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from backends.keyfile import KeyFileError, change_keys, load_keys
+from backends.store.keys import KeyStore, KeyStoreError, open_keys
+from policies.addresses import STORE_URL
+from policies.document import PolicyError, load
+from policies.identity import KeyEntry
+from policies.secrets import SecretSource
+
+_T = TypeVar("_T")
+Change = Callable[[Sequence[KeyEntry]], Sequence[KeyEntry]]
+
+
+class Place(Protocol):
+    """Keys that can be read and changed. Both raise PlaceError."""
+
+    def load(self) -> list[KeyEntry]: ...
+    def change(self, change: Change) -> None: ...
+
+
+class PlaceError(Exception):
+    """The keys can't be read or changed; the text says why."""
+
+
+class FilePlace:
+    """A keys file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    def load(self) -> list[KeyEntry]:
+        try:
+            return load_keys(self._path)
+        except KeyFileError as error:
+            raise PlaceError(str(error)) from None
+
+    def change(self, change: Change) -> None:
+        try:
+            change_keys(self._path, change)
+        except KeyFileError as error:
+            raise PlaceError(str(error)) from None
+
+
+class StorePlace:
+    """The keys in a store, under a prefix."""
+
+    def __init__(self, url: str, password: str | None, prefix: str) -> None:
+        self._url = url
+        self._password = password
+        self._prefix = prefix
+
+    def __str__(self) -> str:
+        return self._url
+
+    def load(self) -> list[KeyEntry]:
+        async def run(keys: KeyStore) -> list[KeyEntry]:
+            return list((await keys.load()).entries)
+
+        return self._run(run)
+
+    def change(self, change: Change) -> None:
+        async def run(keys: KeyStore) -> None:
+            await keys.change(change)
+
+        self._run(run)
+
+    def _run(self, run: Callable[[KeyStore], Coroutine[None, None, _T]]) -> _T:
+        async def opened() -> _T:
+            async with open_keys(self._url, self._password, self._prefix) as keys:
+                return await run(keys)
+
+        try:
+            return asyncio.run(opened())
+        except KeyStoreError as error:
+            raise PlaceError(f"{self._url}: {error}") from None
+
+
+def place_of(file: Path | None, policy: Path | None, store: str | None, prefix: str) -> Place:
+    """The place that is meant: the file, or where the policy says, or the store; `keys.yaml` where nothing is said."""
+    if policy is not None:
+        return _of_policy(policy)
+    if store is not None:
+        try:
+            url = STORE_URL.read(store)
+        except ValueError as error:
+            raise PlaceError(f"--store: {error}") from None
+        return _store(url, os.environ.get("SLUICE_STORE_PASSWORD"), prefix)
+    return FilePlace(Path("keys.yaml") if file is None else file)
+
+
+def _of_policy(path: Path) -> Place:
+    try:
+        policy = load(path, secrets=False)
+    except PolicyError as error:
+        raise PlaceError("\n".join(str(mistake) for mistake in error.mistakes)) from None
+    keys, store = policy.auth.api_keys, policy.store
+    if keys is None:
+        raise PlaceError(f"{path}: auth.api_keys is off")
+    if keys.file is not None:
+        return FilePlace(Path(keys.file))
+    password = None
+    if store.password is not None:
+        # This one alone: whoever makes a key need not know what engines are asked with.
+        try:
+            password = SecretSource(os.environ).read(store.password.env, store.password.file)
+        except ValueError as error:
+            raise PlaceError(f"store.password: {error}") from None
+    return _store(store.url, password, store.prefix)
+
+
+def _store(url: str, password: str | None, prefix: str) -> Place:
+    if url.startswith("memory:"):
+        raise PlaceError("memory:// ends with the process that has it: keys need a file, or Redis")
+    return StorePlace(url, password, prefix)
