@@ -84,7 +84,7 @@ async def test_keys_are_fetched_at_once_and_every_refresh(backend: Backend) -> N
 
 
 async def hangs(c: Connection, request: Request) -> None:
-    await asyncio.sleep(30)
+    await c.stall()
 
 
 async def drips(c: Connection, request: Request) -> None:

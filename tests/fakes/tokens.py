@@ -79,10 +79,10 @@ def claims(**over: Any) -> dict[str, Any]:
     })  # fmt: skip
 
 
-def hmac_token(secret: bytes, alg: str = "HS256", **header: Any) -> str:
+def hmac_token(secret: bytes, alg: str = "HS256", *, over: Mapping[str, Any] | None = None, **header: Any) -> str:
     """A good token that is signed with any bytes as if they were a shared key."""
     said = {"typ": "JWT", "alg": alg, "kid": "k1", **header}
-    first = b64(json.dumps(said)) + "." + b64(json.dumps(claims()))
+    first = b64(json.dumps(said)) + "." + b64(json.dumps(claims(**(over or {}))))
     return f"{first}.{b64(hmac.digest(secret, first.encode(), getattr(hashlib, 'sha' + alg[2:])))}"
 
 
