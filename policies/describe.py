@@ -149,8 +149,7 @@ def _describe_json(body: bytes, required: bool, streams: bool, counts: Dialect |
     if not ENGINE_FIELDS.isdisjoint(found):
         call.fields = ENGINE_FIELDS.intersection(found)
     if counts is not None:
-        asked = sizes(found, counts)
-        call.prompt_bytes, call.max_tokens, call.answers = asked.prompt_bytes, asked.max_tokens, asked.answers
+        call.prompt_bytes, call.max_tokens, call.answers = sizes(found, counts)
     return call
 
 

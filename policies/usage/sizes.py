@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from policies.codec import Decoder, JSONError, Raw
@@ -28,37 +27,29 @@ _MEDIUM: Final = 1000
 _list: Decoder[list[Raw]] = Decoder(list[Raw])
 
 
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """What a request asks for.
+def sizes(found: Mapping[str, Raw], dialect: Dialect) -> tuple[int, int | None, int]:
+    """What the members of a body ask for; 1.5 us for a chat of 2.4 KB.
 
-    prompt_bytes: of the prompt as it stands in the body; pictures and sounds count as 1,000 each
-    max_tokens: the bound of one answer, the largest that was given; None where none was
-    answers: how many answers it asks for; 0 where the path gives none in tokens
+    - bytes of the prompt as it stands in the body; a picture or a sound counts as 1,000
+    - the bound of one answer, the largest that was given; None where none was
+    - how many answers it asks for; 0 where the path gives none in tokens
     """
-
-    prompt_bytes: int
-    max_tokens: int | None
-    answers: int
-
-
-def sizes(found: Mapping[str, Raw], dialect: Dialect) -> Sizes:
-    """What the members of a body ask for. 0.7 us for a chat of 2.4 KB."""
     prompt = 0
     for name in dialect.prompt:
         raw = found.get(name)
         if raw is not None:
             prompt += len(raw) if len(raw) <= _TEXT else _text_bytes(bytes(raw))
     if not dialect.limits:
-        return Sizes(prompt, None, 0)
-    most, times = _bounds(found, dialect)
+        return prompt, None, 0
+    most, answers = _bounds(found, dialect)
     for container, _ in dialect.inside:
         for within in _containers(found, container):
-            inner_most, inner_times = _bounds(within, dialect)
-            most = inner_most if most is None else most if inner_most is None else max(most, inner_most)
-            times = max(times, inner_times)
-    prompts = max((_prompts(found[name]) for name in dialect.batch if name in found), default=1)
-    return Sizes(prompt, most, times * prompts)
+            inner, times = _bounds(within, dialect)
+            most = inner if most is None else most if inner is None else max(most, inner)
+            answers = max(answers, times)
+    if dialect.batch:
+        answers *= max((_prompts(found[name]) for name in dialect.batch if name in found), default=1)
+    return prompt, most, answers
 
 
 def _bounds(found: Mapping[str, Raw], dialect: Dialect) -> tuple[int | None, int]:
