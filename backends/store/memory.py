@@ -65,27 +65,21 @@ class MemoryStore:
     def take(self, demands: Sequence[Demand], lease: str) -> Granted | Refused:
         """As `Store.take`."""
         now = self._now()
-        states = [self._look(demand, lease, now) for demand in demands]
-        longest, waiting = 0.0, None
-        for demand, state in zip(demands, states, strict=True):
+        if self._order:
+            self._forget(1, now)
+        states: list[State] = []
+        waiting: Rule | None = None
+        longest = 0.0
+        for demand in demands:
             rule = demand.rule
+            state = self._look(demand, lease, now)
+            states.append(state)
             wait = _ALL[rule.strategy].wait(rule, state, demand.amount, now)
-            if wait != 0 and (wait is None or wait > longest):
-                longest, waiting = inf if wait is None else wait, rule
-                if wait is None:
-                    break
+            if wait != 0 and longest < (needed := inf if wait is None else wait):
+                waiting, longest = rule, needed
         if waiting is not None:
             return Refused(waiting, longest / _MICROSECONDS, _levels(demands, states, now))
-        held: tuple[str, ...] = ()
-        for index, demand in enumerate(demands):
-            rule = demand.rule
-            states[index] = state = _ALL[rule.strategy].changed(rule, states[index], demand.amount)
-            if rule.strategy == "slots":
-                self._holders.setdefault(demand.bucket, set()).add(lease)
-                held = (*held, demand.bucket)
-            else:
-                self._keep(demand, state, now)
-        self._forget(1, now)
+        held = self._debit(demands, states, lease, now)
         return Granted(_levels(demands, states, now), at=now, lease=lease, slots=held)
 
     def settle(self, granted: Granted, changes: Sequence[Change] = ()) -> None:
@@ -98,7 +92,11 @@ class MemoryStore:
             arithmetic = _KEPT.get(rule.strategy)
             if arithmetic is not None and amount:
                 state = arithmetic.current(rule, self._states.get(demand.bucket), now)
-                self._keep(demand, arithmetic.settled(rule, state, amount, granted.at, now), now)
+                state = arithmetic.settled(rule, state, amount, granted.at, now)
+                if demand.bucket in self._states:
+                    self._states[demand.bucket] = state
+                else:
+                    self._come(demand, state, now)
 
     async def seen(self, demands: Sequence[Demand]) -> tuple[Level, ...]:
         """As `Store.seen`."""
@@ -121,30 +119,44 @@ class MemoryStore:
             return len(holders), int(lease in holders)
         return _KEPT[rule.strategy].current(rule, self._states.get(demand.bucket), now)
 
+    def _debit(self, demands: Sequence[Demand], states: list[State], lease: str, now: int) -> tuple[str, ...]:
+        """Take all, and put what is left into `states`. The buckets in which the lease holds a slot."""
+        held: tuple[str, ...] = ()
+        for index, demand in enumerate(demands):
+            rule, bucket = demand.rule, demand.bucket
+            states[index] = state = _ALL[rule.strategy].changed(rule, states[index], demand.amount)
+            if rule.strategy == "slots":
+                self._holders.setdefault(bucket, set()).add(lease)
+                held = (*held, bucket)
+            elif bucket in self._states:
+                self._states[bucket] = state
+            else:
+                self._come(demand, state, now)
+        return held
+
     def _give_back(self, bucket: str, lease: str) -> None:
         holders = self._holders.get(bucket, set())
         holders.discard(lease)
         if not holders:
             self._holders.pop(bucket, None)
 
-    def _keep(self, demand: Demand, state: State, now: int) -> None:
-        bucket = demand.bucket
-        if bucket not in self._states:
-            self._rules[demand.rule.stem] = demand.rule
-            self._order.append(bucket)
-            # Two for one that comes: however fast new ones come, the idle ones go faster.
-            self._forget(2, now)
-            if len(self._order) > self._most:
-                self._states.pop(self._order.popleft(), None)
-        self._states[bucket] = state
+    def _come(self, demand: Demand, state: State, now: int) -> None:
+        """Keep a new bucket."""
+        self._states[demand.bucket] = state
+        self._rules[demand.rule.stem] = demand.rule
+        self._order.append(demand.bucket)
+        # Two for one that comes: however fast new ones come, the idle ones go faster.
+        self._forget(2, now)
+        if len(self._order) > self._most:
+            del self._states[self._order.popleft()]
 
     def _forget(self, count: int, now: int) -> None:
         """Look at the next `count` buckets and drop those that are as good as new."""
         for _ in range(min(count, len(self._order))):
             bucket = self._order.popleft()
-            rule, state = self._rules[bucket.partition("|")[0]], self._states.get(bucket)
-            if state is None or _KEPT[rule.strategy].idle(rule, state, now):
-                self._states.pop(bucket, None)
+            rule = self._rules[bucket.partition("|")[0]]
+            if _KEPT[rule.strategy].idle(rule, self._states[bucket], now):
+                del self._states[bucket]
             else:
                 self._order.append(bucket)
 

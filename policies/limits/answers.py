@@ -1,4 +1,8 @@
-"""What a store says to the demands of one request."""
+"""What a store says to the demands of one request.
+
+Nobody changes any of these. They are not frozen since several are made a request, and each would take three times as
+long.
+"""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -11,7 +15,7 @@ Mode = Literal["store", "local", "open", "closed"]
 (closed)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Level:
     """Where a bucket of a rule stands, after the request if it was granted.
 
@@ -27,7 +31,7 @@ class Level:
     reset: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Granted:
     """Every rule was kept, and every demand was taken. It is settled once, whatever becomes of the request.
 
@@ -44,7 +48,7 @@ class Granted:
     slots: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Refused:
     """Nothing was taken of any rule.
 

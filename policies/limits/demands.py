@@ -22,12 +22,14 @@ class Subject:
     model: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Demand:
     """What a request asks of one rule.
 
     bucket: names what is counted apart, over all rules and plans: `<rule's stem>|<per's values>`
     amount: 1, or the tokens reserved; whole units
+
+    Nobody changes one. It is not frozen for the reason that `answers` gives.
     """
 
     rule: Rule

@@ -61,9 +61,10 @@ def settled(rule: Rule, state: State, amount: int, taken: int, now: int) -> Stat
 
 
 def level(rule: Rule, state: State, now: int) -> Level:
-    missing = rule.burst * MICRO - state[0]
+    held, burst = state[0], rule.burst
+    missing = burst * MICRO - held
     reset = (missing * rule.seconds - state[1]) / (rule.count * MICRO) if missing and rule.count else 0.0
-    return Level(rule, rule.burst, max(state[0], 0) // MICRO, reset)
+    return Level(rule, burst, held // MICRO if held > 0 else 0, reset)
 
 
 def idle(rule: Rule, state: State, now: int) -> bool:

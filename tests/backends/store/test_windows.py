@@ -1,0 +1,74 @@
+"""What the storage of windows in memory forgets."""
+
+from __future__ import annotations
+
+import pytest
+
+from backends.store.windows import LibraryWindows, WindowMemory
+from policies.limits import Demand, Rule, rules_of
+from policies.settings.auth import Limit
+from policies.units import Rate
+
+
+class Clock:
+    now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def rule(strategy: str, count: int = 5) -> Rule:
+    return rules_of("p", [Limit(requests=Rate(count, 60), strategy=strategy)], "local")[0]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("strategy", ["sliding_window", "moving_window"])
+async def test_idle_windows_are_forgotten_while_others_come(strategy: str) -> None:
+    clock = Clock()
+    memory = WindowMemory(clock)
+    windows, counted = LibraryWindows(memory, clock), rule(strategy)
+    for number in range(500):
+        assert await windows.hit(Demand(counted, f"b{number}", 1))
+    assert len(memory) == 500
+    clock.now += 121
+    for number in range(500, 1000):
+        assert await windows.hit(Demand(counted, f"b{number}", 1))
+    assert len(memory) <= 500 + 2
+
+
+@pytest.mark.parametrize("strategy", ["sliding_window", "moving_window"])
+async def test_beyond_the_most_the_oldest_is_forgotten(strategy: str) -> None:
+    clock = Clock()
+    memory = WindowMemory(clock, most=10)
+    windows, counted = LibraryWindows(memory, clock), rule(strategy, count=1)
+    for number in range(100):
+        assert await windows.hit(Demand(counted, f"b{number}", 1))
+        assert len(memory) <= 10
+    assert not await windows.hit(Demand(counted, "b99", 1))
+
+
+@pytest.mark.parametrize("strategy", ["sliding_window", "moving_window"])
+async def test_reading_and_being_refused_keep_nothing(strategy: str) -> None:
+    clock = Clock()
+    memory = WindowMemory(clock)
+    windows, counted = LibraryWindows(memory, clock), rule(strategy, count=0)
+    for number in range(100):
+        await windows.read(Demand(counted, f"b{number}", 1))
+        assert not await windows.hit(Demand(counted, f"b{number}", 1))
+    assert len(memory) == 0
+
+
+async def test_a_sliding_window_looks_back_on_the_one_before() -> None:
+    clock = Clock()
+    clock.now -= clock.now % 60
+    windows, counted = LibraryWindows(WindowMemory(clock), clock), rule("sliding_window", count=60)
+    bucket = Demand(counted, "b", 1)
+    for _ in range(60):
+        assert await windows.hit(bucket)
+    assert not await windows.hit(bucket)
+    clock.now += 60 + 15
+    # Three quarters of the window before are looked back on: 45 of its 60.
+    for _ in range(15):
+        assert await windows.hit(bucket)
+    assert not await windows.hit(bucket)
+    clock.now += 120
+    assert (await windows.read(bucket)).level.remaining == 60

@@ -1,0 +1,87 @@
+"""The arithmetic of buckets and windows at its edges; the contract suite shows the rest."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.limits import Rule, fixed_window, rules_of, token_bucket
+from policies.limits.token_bucket import MICRO, State
+from policies.settings.auth import MOST, Limit
+from policies.units import Rate
+
+SECOND = 1_000_000
+HOUR = 3600 * SECOND
+NOW = 1_700_000_000 * SECOND
+
+
+def bucket(count: int, seconds: int, burst: int) -> Rule:
+    return rules_of("p", [Limit(requests=Rate(count, seconds), burst=burst if count else None)], "local")[0]
+
+
+def window(count: int, seconds: int) -> Rule:
+    return rules_of("p", [Limit(requests=Rate(count, seconds), strategy="fixed_window")], "local")[0]
+
+
+RATES = st.builds(bucket, st.integers(1, MOST), st.sampled_from([1, 60, 3600, 86400, 30 * 86400]), st.integers(1, MOST))
+
+
+@given(RATES, st.integers(0, MOST), st.lists(st.integers(0, HOUR), min_size=1, max_size=20))
+def test_looking_often_and_looking_once_find_the_same(rule: Rule, start: int, waits: list[int]) -> None:
+    state: State = (min(start, rule.burst) * MICRO, 0, NOW)
+    often = state
+    now = NOW
+    for wait in waits:
+        now += wait
+        often = token_bucket.current(rule, often, now)
+    assert often[:2] == token_bucket.current(rule, state, now)[:2]
+
+
+@given(RATES, st.integers(1, MOST), st.integers(-MOST, MOST), st.data())
+def test_a_wait_is_as_long_as_needed_and_no_longer(rule: Rule, amount: int, level: int, data: st.DataObject) -> None:
+    amount = min(amount, rule.burst)
+    rest = data.draw(st.integers(0, rule.seconds - 1))
+    state = (min(level, rule.burst - 1) * MICRO, rest, NOW)
+    wait = token_bucket.wait(rule, state, amount, NOW)
+    assert wait is not None
+    assert token_bucket.current(rule, state, NOW + wait)[0] >= amount * MICRO
+    if wait:
+        assert token_bucket.current(rule, state, NOW + wait - 1)[0] < amount * MICRO
+
+
+@given(RATES, st.integers(-3 * MOST, 3 * MOST))
+def test_a_level_stays_between_minus_burst_and_burst(rule: Rule, amount: int) -> None:
+    level, rest, _ = token_bucket.changed(rule, (0, rule.seconds - 1, NOW), amount)
+    assert abs(level) <= rule.burst * MICRO
+    assert level < rule.burst * MICRO or rest == 0
+
+
+def test_a_clock_that_goes_back_takes_nothing_away_and_stops_nothing() -> None:
+    rule = bucket(60, 60, 10)
+    state = token_bucket.current(rule, (2 * MICRO, 0, NOW), NOW - HOUR)
+    assert state == (2 * MICRO, 0, NOW - HOUR)
+    assert token_bucket.current(rule, state, NOW - HOUR + 3 * SECOND)[0] == 5 * MICRO
+
+
+def test_a_clock_that_goes_over_a_border_and_back_stays_in_the_later_window() -> None:
+    rule = window(10, 86400)
+    later = fixed_window.changed(rule, fixed_window.current(rule, None, NOW), 4)
+    back = fixed_window.current(rule, later, NOW - 86400 * SECOND)
+    assert back == later
+    assert fixed_window.wait(rule, back, 7, NOW - 1) == fixed_window.wait(rule, later, 7, NOW) + 1  # type: ignore[operator]
+
+
+def test_a_clock_that_goes_back_far_begins_anew() -> None:
+    rule = window(10, 60)
+    state = fixed_window.changed(rule, fixed_window.current(rule, None, NOW), 10)
+    assert fixed_window.current(rule, state, NOW - HOUR)[1] == 0
+
+
+def test_windows_begin_with_the_hour_the_day_and_every_thirty_days_of_the_epoch() -> None:
+    # 2026-03-01T00:00:00Z; 30-day windows know no months.
+    midnight = 1_772_323_200 * SECOND
+    for seconds in (1, 60, 3600, 86400):
+        number = fixed_window.number_of(window(1, seconds), midnight)
+        assert fixed_window.number_of(window(1, seconds), midnight - 1) == number - 1
+    assert fixed_window.number_of(window(1, 30 * 86400), 30 * 86400 * SECOND) == 1
+    assert fixed_window.number_of(window(1, 30 * 86400), 30 * 86400 * SECOND - 1) == 0
