@@ -39,6 +39,7 @@ from gateway.server import Listener
 from gateway.settle import Settlement
 from gateway.shutdown import Shutdown
 from gateway.status import GatewayStatus
+from gateway.usage import UsageDesk
 from policies.guessing import Guessing
 from policies.settings import Policy
 
@@ -85,7 +86,9 @@ class Gateway:
             rng=random.Random(), agent=f"sluice-probe/{__version__}",
         )  # fmt: skip
         identity = Identity(self.plane, control.issuers, Guessing(time.monotonic), self.metrics.auth_failed)
-        self._status = status = GatewayStatus(self.plane, self.metrics, self._access, clock(), control, identity)
+        self._status = status = GatewayStatus(
+            self.plane, self.metrics, self._access, clock(), control, identity, UsageDesk(None)
+        )
         settlement = Settlement(self.metrics, self._access, time.monotonic)
         attempts = Attempts(
             dispatch=Dispatch(metrics=self.metrics, loop=loop, clock=time.monotonic), metrics=self.metrics,

@@ -6,6 +6,7 @@ from backends.plane import DataPlane, View
 from gateway.identify import Identity
 from gateway.observe.access_log import AccessLog
 from gateway.observe.metrics import Metrics
+from gateway.usage import Usage, UsageDesk
 from policies.identity import AuthenticationError, KeysWanted, Principal
 
 
@@ -22,10 +23,11 @@ class GatewayStatus:
 
     def __init__(
         self, plane: DataPlane, metrics: Metrics, access: AccessLog | None, started_at: float, rounds: Rounds,
-        identity: Identity,
+        identity: Identity, usage: UsageDesk,
     ) -> None:  # fmt: skip
         self._rounds = rounds
         self._identity = identity
+        self._usage = usage
         self._plane = plane
         self._metrics = metrics
         self._access = access
@@ -72,6 +74,10 @@ class GatewayStatus:
     def models(self, principal: Principal) -> tuple[str, ...]:
         """The model names that the routes have and the principal may use."""
         return tuple(self._view.routes.models_for(principal))
+
+    async def usage(self, principal: Principal, address: str, model: str | None) -> Usage:
+        """What the principal may use and how much is left."""
+        return await self._usage.of(self._view, principal, address, model)
 
     async def scrape(self, accept: str) -> tuple[bytes, str]:
         """The metrics' exposition and its content type."""

@@ -65,7 +65,7 @@ class MethodRefused(Exception):
 
 
 CONTROL = PathKind("control", model_in="none", methods=_GET)
-"""Answered by the gateway itself: /health, /ready, /v1/models and /v1/models/{id}."""
+"""Answered by the gateway itself: /health, /ready, /v1/usage, /v1/models and /v1/models/{id}."""
 
 UNKNOWN = PathKind("unknown", model_in="none", methods=())
 """Served by nobody."""
@@ -97,7 +97,7 @@ SERVED: Final = (
 )
 """The paths without a name in them that go to an engine."""
 _STATIC: dict[bytes, PathKind] = {kind.path.encode(): kind for kind in SERVED} | {
-    path: CONTROL for path in (b"/health", b"/ready", b"/v1/models")
+    path: CONTROL for path in (b"/health", b"/ready", b"/v1/models", b"/v1/usage")
 }
 
 _MODEL = re.compile(rb"/v2/models/([^/]+)(?:/versions/[A-Za-z0-9._-]+)?(?:/(infer|generate|generate_stream|ready))?")

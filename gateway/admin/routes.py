@@ -1,5 +1,5 @@
-"""The routes that are not inference: on the client port health, readiness and the list of models; on the admin port
-liveness and metrics."""
+"""The routes that are not inference: on the client port health, readiness, the list of models and a key's own
+limits; on the admin port liveness and metrics."""
 
 from typing import Protocol
 
@@ -9,7 +9,7 @@ from starlette.routing import Router
 
 from gateway.admin.api import Console, api_routes
 from gateway.admin.guard import ASGIApp, Guard
-from gateway.admin.pages import get, not_found
+from gateway.admin.pages import get, not_found, told
 from gateway.errors import ModelNotFound, NoEndpoint, ShuttingDown
 from policies.addresses import Address
 from policies.identity import Principal
@@ -28,11 +28,14 @@ class Status(Protocol):
     def any_candidate(self) -> bool: ...
     async def authenticate(self, authorization: bytes | None, x_api_key: bytes | None, address: str) -> Principal: ...
     def models(self, principal: Principal) -> tuple[str, ...]: ...
+    async def usage(self, principal: Principal, address: str, model: str | None) -> object:
+        """Written out as JSON."""
+
     async def scrape(self, accept: str) -> tuple[bytes, str]: ...
 
 
 def client_routes(status: Status) -> Router:
-    """`/health`, `/ready` and `/v1/models` of the client port."""
+    """`/health`, `/ready`, `/v1/models` and `/v1/usage` of the client port."""
 
     async def health(_: Request) -> Response:
         return JSONResponse({
@@ -58,11 +61,16 @@ def client_routes(status: Status) -> Router:
             raise ModelNotFound(f'The model "{name}" does not exist or this key may not use it.', param="model")
         return JSONResponse(_model(name, status))
 
+    async def usage(request: Request) -> Response:
+        principal = await _principal(request, status)
+        return told(await status.usage(principal, _address(request), request.query_params.get("model")))
+
     routes = [
         get("/health", health),
         get("/ready", ready),
         get("/v1/models", models),
         get("/v1/models/{name:path}", model),
+        get("/v1/usage", usage),
     ]
     return Router(routes, default=not_found, redirect_slashes=False)
 
@@ -91,8 +99,11 @@ async def _principal(request: Request, status: Status) -> Principal:
         values = request.headers.getlist(name)
         return ", ".join(values).encode("latin-1") if values else None
 
-    address = request.client.host if request.client is not None else "unix"
-    return await status.authenticate(one("authorization"), one("x-api-key"), address)
+    return await status.authenticate(one("authorization"), one("x-api-key"), _address(request))
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client is not None else "unix"
 
 
 def _model(name: str, status: Status) -> dict[str, object]:

@@ -1,0 +1,112 @@
+"""What a client's credential may use, and how much of it is left: `GET /v1/usage`. Nothing is taken by asking."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from backends.plane import View
+from backends.store.base import Store
+from gateway.limit_errors import told
+from gateway.observe.log import fields
+from policies.identity import Principal
+from policies.limits import Demand, Level, Rule, Subject, demands, rules_of
+
+log = logging.getLogger("sluice.usage")
+
+# A request waits for the store much less; who looks at figures has time.
+_PATIENCE: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LimitUse:
+    """One rule of the plan. Fields as JSON has them; None is "not known".
+
+    rule: its name, as a 429 has it
+    text: the same in words
+    limit: so many in so many `seconds`, of which `burst` at once; no seconds for concurrency
+    used, remaining: of the bucket that this client is counted in; None while the store is away, and for a limit per
+        model where the question names none
+    reset_seconds: until it is as if nothing had been used
+    """
+
+    rule: str
+    text: str
+    kind: str
+    strategy: str
+    per: str
+    limit: int
+    seconds: int | None
+    burst: int
+    used: int | None = None
+    remaining: int | None = None
+    reset_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The answer. Of the key itself there is its id."""
+
+    object: str
+    key: str
+    tenant: str
+    plan: str
+    scopes: list[str]
+    max_input_tokens: int | None
+    max_output_tokens: int | None
+    limits: list[LimitUse]
+
+
+class UsageDesk:
+    """Reads; takes nothing. `store` is None where there are no limits to be looked up."""
+
+    def __init__(self, store: Store | None) -> None:
+        self._store = store
+
+    async def of(self, view: View, principal: Principal, address: str, model: str | None) -> Usage:
+        """A principal's limits. `model` is what limits per model are looked up for."""
+        plan = view.table.plans[principal.plan]
+        # Names and buckets are the same whatever holds while the store is away.
+        rules = rules_of(principal.plan, plan.limits, "local")
+        subject = Subject(principal.key, principal.tenant, principal.user_of(None), address, model or "")
+        asked = [rule for rule in rules if model is not None or "model" not in rule.per]
+        wanted = demands(asked, subject, tokens=1, output_tokens=1)
+        levels = {level.rule.name: level for level in await self._levels(wanted)}
+        return Usage(
+            object="usage",
+            key=principal.key,
+            tenant=principal.tenant,
+            plan=principal.plan,
+            scopes=sorted(principal.scopes),
+            max_input_tokens=plan.max_input_tokens,
+            max_output_tokens=plan.max_output_tokens,
+            limits=[_use(rule, levels.get(rule.name)) for rule in rules],
+        )
+
+    async def _levels(self, wanted: Sequence[Demand]) -> Sequence[Level]:
+        if self._store is None or not wanted:
+            return ()
+        try:
+            return await asyncio.wait_for(self._store.seen(wanted), _PATIENCE)
+        except Exception as error:
+            # Whatever kept the store from telling: the limits themselves are known without it.
+            log.info("usage_unknown", extra=fields(reason=type(error).__name__))
+            return ()
+
+
+def _use(rule: Rule, level: Level | None) -> LimitUse:
+    """`remaining` of a bucket in debt is 0, so `used` is at most the burst."""
+    return LimitUse(
+        rule=rule.name,
+        text=told(rule),
+        kind=rule.kind,
+        strategy=rule.strategy,
+        per=rule.per,
+        limit=rule.count,
+        seconds=rule.seconds or None,
+        burst=rule.burst,
+        used=None if level is None else level.limit - level.remaining,
+        remaining=None if level is None else level.remaining,
+        reset_seconds=None if level is None or rule.kind == "concurrency" else round(level.reset, 3),
+    )
