@@ -54,6 +54,19 @@ def check(policy: Policy) -> None:
 
 
 @app.command()
+def explain(
+    policy: Policy,
+    key: Annotated[str, typer.Option(metavar="ID", help="Whose request: a key's id, or anonymous.")],
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="The model that it asks for.")] = None,
+    path: Annotated[str, typer.Option(metavar="PATH", help="The path that it asks.")] = "/v1/chat/completions",
+) -> None:
+    """Tell what would become of a request: plan, limits, route, pool, and why; exit code 1 if it would be refused."""
+    from gateway.cli import explain as verb
+
+    raise typer.Exit(verb.run(policy, key, model, path))
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of the policy file, with every default."""
     from gateway.cli import schema as verb

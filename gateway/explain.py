@@ -1,0 +1,199 @@
+"""What would become of a request, told step by step from the policy file and the keys alone: nothing is sent, nothing
+is counted, and what engines and limits are like at the moment is not known here."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from gateway.limit_errors import told
+from gateway.words import ROUTE_REFUSALS
+from policies.globs import is_glob, matches_any
+from policies.identity import KeyEntry, Principal, principal_for
+from policies.limits import Subject, demands, rules_of
+from policies.paths import CONTROL, MethodRefused, PathKind, classify
+from policies.routing import Routed, RouteRefused, Routes
+from policies.settings import Plan, Policy, Pool, Route
+from policies.units import write_seconds
+
+ANONYMOUS = "anonymous"
+
+
+class ExplainError(Exception):
+    """The question can't be answered; the text says what is missing or unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One finding. `why` is empty where nothing needs a reason."""
+
+    what: str
+    found: str
+    why: str = ""
+
+
+@dataclass(slots=True)
+class Explanation:
+    """The steps as far as the request would get. `refusal` is None where it would be sent on."""
+
+    steps: list[Step] = field(default_factory=list)
+    refusal: str | None = None
+
+    def tell(self, what: str, found: str, why: str = "") -> None:
+        self.steps.append(Step(what, found, why))
+
+
+def explain(
+    policy: Policy, entries: Sequence[KeyEntry], *, key: str, path: str, model: str | None, now: float
+) -> Explanation:
+    """The way of a request with a key (its id, or `anonymous`). `now` is seconds since the epoch. Raises
+    ExplainError."""
+    told_so = Explanation()
+    principal = _principal(policy, entries, key, now, told_so)
+    if principal is None:
+        return told_so
+    kind = _path(Routes(policy.routes), path, told_so)
+    if kind is None:
+        return told_so
+    allowed = kind.scope in principal.scopes
+    told_so.tell("scope", kind.scope, "what this path needs" if allowed else f"not among {_list(principal.scopes)}")
+    if not allowed:
+        told_so.refusal = "403 scope_not_allowed"
+        return told_so
+    model = kind.model or model
+    if model is None and kind.model_in in ("body", "form") and kind.route is None:
+        raise ExplainError(f"{path} names a model: say which one with --model")
+    routed = _route(policy, kind, model, principal, told_so)
+    if routed is None:
+        return told_so
+    _pool(routed.route.pool, policy.pools[routed.route.pool], told_so)
+    _times(routed.route, told_so)
+    _limits(policy, principal, model, told_so)
+    return told_so
+
+
+def _principal(
+    policy: Policy, entries: Sequence[KeyEntry], key: str, now: float, told_so: Explanation
+) -> Principal | None:
+    if key == ANONYMOUS:
+        name = policy.auth.anonymous
+        told_so.tell("key", ANONYMOUS, "a request without a credential")
+        if name is None:
+            told_so.refusal = "401 invalid_api_key: auth.anonymous is off"
+            return None
+        plan = policy.plans[name]
+        _plan(name, plan, "auth.anonymous", told_so)
+        return principal_for(plan, plan_name=name)
+    entry = _entry(entries, key, now)
+    told_so.tell("key", f"{entry.id} of tenant {entry.tenant}", entry.state(now))
+    if entry.state(now) != "active":
+        told_so.refusal = f"401 invalid_api_key: it is {entry.state(now)}"
+        return None
+    if entry.plan not in policy.plans:
+        told_so.refusal = f'401 invalid_api_key: its plan "{entry.plan}" is not in the policy'
+        return None
+    plan = policy.plans[entry.plan]
+    _plan(entry.plan, plan, "the key's", told_so)
+    narrowed = [f"models {_list(entry.models)}"] if entry.models is not None else []
+    narrowed += [f"scopes {_list(entry.scopes)}"] if entry.scopes is not None else []
+    if narrowed:
+        told_so.tell("narrowed to", "; ".join(narrowed), "by the key itself")
+    return principal_for(plan, key=entry.id, tenant=entry.tenant, plan_name=entry.plan, entry=entry)
+
+
+def _entry(entries: Sequence[KeyEntry], key: str, now: float) -> KeyEntry:
+    """The secret of an id that counts: the newest that is good, else the newest."""
+    mine = [entry for entry in entries if entry.id == key]
+    if not mine:
+        known = list(dict.fromkeys(entry.id for entry in entries))
+        more = f" and {len(known) - 20} more" if len(known) > 20 else ""
+        raise ExplainError(f'no key "{key}" (known: {", ".join([ANONYMOUS, *known[:20]])}{more})')
+    return next((entry for entry in reversed(mine) if entry.state(now) == "active"), mine[-1])
+
+
+def _plan(name: str, plan: Plan, why: str, told_so: Explanation) -> None:
+    told_so.tell("plan", name, why)
+    models = "all models" if plan.models is None else f"models {_list(plan.models)}"
+    told_so.tell("", f"{models}; scopes {_list(plan.scopes)}")
+
+
+def _path(routes: Routes, path: str, told_so: Explanation) -> PathKind | None:
+    raw_path = path.partition("?")[0].encode()
+    for method in ("POST", "GET", "PUT", "PATCH", "DELETE"):
+        try:
+            kind = classify(raw_path, method) or routes.by_path(raw_path, method)
+        except MethodRefused:
+            continue
+        if kind is CONTROL:
+            raise ExplainError(f"{path} is answered by the gateway itself")
+        if kind is not None:
+            told_so.tell(
+                "path", f"{method} {path}", "one of the policy's path routes" if kind.route is not None else ""
+            )
+            return kind
+    told_so.tell("path", path)
+    told_so.refusal = "404 path_not_found"
+    return None
+
+
+def _route(
+    policy: Policy, kind: PathKind, model: str | None, principal: Principal, told_so: Explanation
+) -> Routed | None:
+    try:
+        routed = Routes(policy.routes).find(kind, model, principal)
+    except RouteRefused as error:
+        told_so.tell("model", model or "none named")
+        told_so.refusal = f"{ROUTE_REFUSALS[error.code].status} {error.code}: {error}"
+        return None
+    number = next(number for number, route in enumerate(policy.routes) if route is routed.route)
+    told_so.tell("route", f"routes[{number}] {routed.label}", _matched(routed.route, model))
+    if routed.upstream_model is not None and routed.upstream_model != model:
+        told_so.tell("upstream model", routed.upstream_model, "the name is rewritten in the request")
+    return routed
+
+
+def _matched(route: Route, model: str | None) -> str:
+    if route.model is None:
+        return "its path is the first that matches"
+    if model is None:
+        return "all models that this key may use lead to its pool"
+    if model == route.model:
+        return "the first with this name"
+    if is_glob(route.model) and matches_any(model, (route.model,)):
+        return f"the first whose glob matches {model}"
+    return f"the first with the alias {model}"
+
+
+def _pool(name: str, pool: Pool, told_so: Explanation) -> None:
+    told_so.tell("pool", name, f"engine {pool.engine}, {pool.balance}")
+    for endpoint in pool.endpoints:
+        told_so.tell("endpoint", f"{endpoint.name} {endpoint.url}", "listed")
+    if pool.workers is not None:
+        told_so.tell("workers", str(pool.workers.count), "started and watched by the gateway")
+
+
+def _times(route: Route, told_so: Explanation) -> None:
+    times = route.timeouts
+    named = {"connect": times.connect, "first_byte": times.first_byte, "idle": times.idle, "attempt": times.attempt,
+             "total": times.total}  # fmt: skip
+    limits = [f"{name} {write_seconds(seconds)}" for name, seconds in named.items() if seconds is not None]
+    retries = 0 if route.retry is None else route.retry.retries
+    told_so.tell("attempts", f"{retries + 1} at most", ", ".join(limits))
+
+
+def _limits(policy: Policy, principal: Principal, model: str | None, told_so: Explanation) -> None:
+    plan = policy.plans[principal.plan]
+    if plan.max_input_tokens is not None:
+        told_so.tell("max_input_tokens", str(plan.max_input_tokens), "a longer prompt is 400 context_length_exceeded")
+    if plan.max_output_tokens is not None:
+        told_so.tell("max_output_tokens", str(plan.max_output_tokens), "max_tokens is capped")
+    rules = rules_of(principal.plan, plan.limits, policy.store.on_outage)
+    subject = Subject(principal.key, principal.tenant, principal.user_of(None), "ADDRESS", model or "")
+    for demand in demands(rules, subject, tokens=1, output_tokens=1):
+        rule = demand.rule
+        outage = f"while the store is away: {rule.on_outage}"
+        told_so.tell(f"limit {rule.name}", told(rule), f"{rule.strategy}, bucket {demand.bucket}, {outage}")
+    if not rules:
+        told_so.tell("limits", "none", "the plan has none")
+
+
+def _list(words: Iterator[str] | Sequence[str] | frozenset[str]) -> str:
+    return ", ".join(sorted(words) if isinstance(words, frozenset) else words) or "none"
