@@ -8,13 +8,20 @@ are many and must see an endpoint as a request does (`backends/asking.py`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import importlib
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
     import httpx
+
+
+# What httpx loads with its first request, on the loop, unless it is there already: 60 ms. Another release may have
+# other names, and is then slower once.
+_IMPORTED_LATE: Final = ("httpcore._backends.anyio", "anyio._backends._asyncio", "httpcore._async.http11")
 
 
 class HttpError(Exception):
@@ -82,6 +89,9 @@ class HttpClient:
     def _make(self) -> httpx.AsyncClient:
         import httpx
 
+        for name in _IMPORTED_LATE:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
         context = ssl.create_default_context(cafile=self._ca)
         # Neither proxies nor credentials out of our environment: a request goes where the policy says. No connection
         # is kept: what is asked so is asked every few minutes.

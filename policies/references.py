@@ -108,14 +108,21 @@ def _read(kind: Kind, text: str | None) -> int:
 
 
 def _issuers_taken(root: Cursor) -> _Found:
+    """Tokens are told apart by issuer and audience: the second entry for a pair would never be asked."""
     seen: dict[str, str] = {}
+    pairs: dict[tuple[str, str], str] = {}
     for issuer in root.listed("auth", "jwt"):
         at = issuer.get("name")
-        if at is None or at.text is None:
-            continue
-        if at.text in seen:
-            yield at, f"name {quoted(at.text)} is taken by {seen[at.text]}"
-        seen.setdefault(at.text, at.path)
+        if at is not None and at.text is not None:
+            if at.text in seen:
+                yield at, f"name {quoted(at.text)} is taken by {seen[at.text]}"
+            seen.setdefault(at.text, at.path)
+        by, to = issuer.get("issuer"), issuer.get("audience")
+        if by is not None and by.text is not None and to is not None and to.text is not None:
+            pair = by.text, to.text
+            if pair in pairs:
+                yield to, f"issuer and audience are those of {pairs[pair]}"
+            pairs.setdefault(pair, issuer.path)
 
 
 def _unshared_limits(root: Cursor) -> _Found:

@@ -53,7 +53,7 @@ class TokenVerifier:
     def record(self, token: bytes, sha256: bytes) -> KeyRecord | None:
         """Whom a token proves, and until when; None for what is no JWT at all. Raises AuthenticationError, KeysWanted.
 
-        0.2 us for a token seen lately, about 70 us for another one (RS256).
+        1 us for a token verified before, with its digest; 90 us for another one (RS256), 150 us (ES256).
         """
         kept = self._kept.get(sha256)
         if kept is not None and kept.expires is not None and self._now() < kept.expires:

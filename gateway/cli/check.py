@@ -24,6 +24,8 @@ def _notes(policy: Policy) -> list[str]:
     keys = policy.auth.api_keys
     if keys is not None and keys.file is not None and policy.auth.anonymous is None and not Path(keys.file).exists():
         notes.append(f"{keys.file} is not there; make it: sluice keys create --file {keys.file} --tenant T --plan P")
+    files = [(one.name, one.jwks.file) for one in policy.auth.jwt if one.jwks.file is not None]
+    notes += [f"{path} is not there (auth.jwt {name}: jwks.file)" for name, path in files if not Path(path).exists()]
     authorities = [endpoint.tls.ca for pool in policy.pools.values() for endpoint in pool.endpoints if endpoint.tls]
     notes += [f"{path} is not there (tls.ca)" for path in authorities if path is not None and not Path(path).exists()]
     return notes

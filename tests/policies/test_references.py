@@ -87,6 +87,14 @@ def test_issuers_have_names_of_their_own(tmp_path: Path) -> None:
     issuer = "{name: n, issuer: 'https://i', audience: a, jwks: {file: j}, claims: {plan: p}}"
     found = mistakes(tmp_path, f"auth:\n  jwt:\n  - {issuer}\n  - {issuer}\n{routes('model: a')}")
     assert 'policy.yaml:4:12 auth.jwt[1].name: name "n" is taken by auth.jwt[0].name' in found
+    said = "auth.jwt[1].audience: issuer and audience are those of auth.jwt[0]"
+    assert [line.split(" ", 1)[1] for line in found].count(said) == 1
+
+
+def test_one_issuer_may_have_an_entry_for_each_audience(tmp_path: Path) -> None:
+    one = "{name: %s, issuer: 'https://i', audience: %s, jwks: {file: j}, claims: {plan: p}}"
+    text = f"auth:\n  jwt:\n  - {one % ('n', 'a')}\n  - {one % ('o', 'b')}\n{routes('model: a')}"
+    assert len(loaded(tmp_path, text).auth.jwt) == 2
 
 
 def test_names_of_the_file_are_shown_printable(tmp_path: Path) -> None:

@@ -31,6 +31,16 @@ def test_check_needs_no_secrets(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "OK" in capsys.readouterr().out
 
 
+def test_check_says_which_file_of_an_issuers_keys_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    issuer = "{name: corp, issuer: 'https://i', audience: a, jwks: {file: k.json}, default: {plan: p}}"
+    path = write(tmp_path, SMALL + f"plans: {{p: {{}}}}\nauth: {{anonymous: p, jwt: [{issuer}]}}\n")
+    assert check.run(path) == 0
+    note = f"note: {tmp_path}/k.json is not there (auth.jwt corp: jwks.file)"
+    assert note in capsys.readouterr().out.splitlines()
+
+
 def test_check_of_a_missing_file_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check.run(tmp_path / "gone.yaml") == 1
     assert capsys.readouterr().out == f"{tmp_path}/gone.yaml:1:1: cannot be read: No such file or directory\n"
