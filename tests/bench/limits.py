@@ -1,4 +1,4 @@
-"""What limits cost in memory://, in CPU of this process: `python -m tests.bench.limits [BUCKETS]`, by default a million."""
+"""What limits cost in memory://, in CPU of this process: `python -m tests.bench.limits [BUCKETS]`."""
 
 from __future__ import annotations
 

@@ -160,6 +160,14 @@ async def test_a_refusal_names_the_rule_with_the_longest_wait(stage: Stage) -> N
     assert [level.remaining for level in answer.levels] == [0, 0, 0, 0]
 
 
+async def test_of_two_with_the_same_wait_the_first_is_named(stage: Stage) -> None:
+    rules = plan(stage, per(1000, 60), Limit(concurrency=1), Limit(concurrency=1, per="tenant"))
+    asked = one(rules)
+    await granted(stage.store, asked, "a")
+    assert (await refused(stage.store, asked, "b")).rule is rules[1]
+    assert (await refused(stage.store, asked[::-1], "b")).rule is rules[2]
+
+
 # -- waiting
 
 

@@ -12,7 +12,7 @@ from limits.errors import StorageError
 from backends.store.memory import MemoryStore
 from backends.store.windowed import RACE_WAIT, WindowedStore
 from backends.store.windows import LibraryWindows, WindowMemory
-from policies.limits import Answer, Demand, Granted, Refused, Rule, Subject, demands, rules_of
+from policies.limits import Answer, Change, Demand, Granted, Refused, Rule, Subject, demands, rules_of
 from policies.settings.auth import Limit
 from policies.units import Rate
 
@@ -185,6 +185,41 @@ async def test_an_answer_in_the_turn_in_which_the_request_leaves_is_given_back()
     with pytest.raises(asyncio.CancelledError):
         await answer
     assert [level.remaining for level in await store.seen(ASKED)] == [100, 1000, 50, 10, 20]
+
+
+class Spy(MemoryStore):
+    def __init__(self) -> None:
+        super().__init__(lambda: 0.0, now())
+        self.changes: list[Change] = []
+
+    def settle(self, granted: Granted, changes: Sequence[Change] = ()) -> None:
+        self.changes += changes
+        super().settle(granted, changes)
+
+
+def test_the_store_below_hears_of_no_window() -> None:
+    below = Spy()
+    store = WindowedStore(below, lambda: LibraryWindows(WindowMemory(now), now))
+    store.ready(RULES)
+    answer = store.take(ASKED, "a")
+    assert isinstance(answer, Granted)
+    store.settle(answer, [(demand, -demand.amount) for demand in ASKED])
+    assert [demand.rule for demand, _ in below.changes] == list(RULES[:3])
+
+
+class Full(WindowMemory):
+    """A window in which there is room whenever somebody reads, and none when it is hit."""
+
+    async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+        return False
+
+
+def test_who_lost_a_race_waits_though_there_is_room_again() -> None:
+    store = WindowedStore(MemoryStore(lambda: 0.0), lambda: LibraryWindows(Full(now), now))
+    store.ready(RULES)
+    answer = store.take(ASKED, "a")
+    assert isinstance(answer, Refused)
+    assert (answer.rule, answer.retry_after) == (RULES[3], RACE_WAIT)
 
 
 class Lost(WindowMemory):

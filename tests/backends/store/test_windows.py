@@ -72,3 +72,16 @@ async def test_a_sliding_window_looks_back_on_the_one_before() -> None:
     assert not await windows.hit(bucket)
     clock.now += 120
     assert (await windows.read(bucket)).level.remaining == 60
+
+
+async def test_a_window_that_is_still_looked_back_on_is_not_forgotten() -> None:
+    clock = Clock()
+    clock.now -= clock.now % 60
+    windows = LibraryWindows(WindowMemory(clock), clock)
+    bucket = Demand(rule("sliding_window"), "b", 1)
+    for _ in range(5):
+        assert await windows.hit(bucket)
+    clock.now += 61
+    for number in range(100):
+        assert await windows.hit(Demand(bucket.rule, f"other{number}", 1))
+    assert (await windows.read(bucket)).level.remaining == 1
