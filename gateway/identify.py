@@ -15,8 +15,9 @@ _REASONS: Final[dict[Reason, type[errors.GatewayError]]] = {
     "token_expired": errors.TokenExpired,
     "claim_missing": errors.ClaimMissing,
 }
-# Who sends nothing guesses nothing, and whose token lacks a claim was known.
-_NO_GUESS: Final = frozenset({"missing", "claim_missing"})
+# Who sends nothing guesses nothing, and whose token lacks a claim was known. Tokens of a whole company end all day
+# behind one address, and its clients get new ones upon a 401, not upon a 429; a guess that is over lets nobody in.
+_NO_GUESS: Final = frozenset({"missing", "claim_missing", "token_expired"})
 
 Doubt = AuthenticationError | KeysWanted
 """What `Authenticator.authenticate` says of a credential that it does not know to be good."""

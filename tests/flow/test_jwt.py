@@ -121,6 +121,12 @@ async def test_each_refusal_has_its_code(
         assert backend.attempts == 0
 
 
+async def test_tokens_of_many_that_end_behind_one_address_are_no_guesses(sso: Backend, backend: Backend) -> None:
+    async with issuing(sso, backend) as gw:
+        for number in range(25):
+            assert code(await ask(gw, RSA.token(now(exp=1, iat=..., sub=f"u{number}")))) == (401, "token_expired")
+
+
 async def test_hostile_tokens_are_401_on_every_path_and_nothing_is_fetched(sso: Backend, backend: Backend) -> None:
     # The whole table is in tests/policies/test_tokens.py.
     tokens = [
