@@ -75,3 +75,5 @@ class Table:
     plans: Mapping[str, Plan] = field(default_factory=dict)
     issuers: tuple[Issuer, ...] = ()
     """Who issues tokens, each with the keys that hold now."""
+    keys_known: bool = True
+    """Whether `keys` could be read: while not, one that is not among them may be good."""

@@ -16,6 +16,7 @@ _NOBODY: Mapping[str, Forced] = MappingProxyType({})
 def build_table(
     policy: Policy, *, generation: int, workers: Sequence[WorkerView], keys: Mapping[bytes, KeyRecord],
     drained: Collection[str] = (), forced: Mapping[str, Forced] = _NOBODY, issuers: Sequence[Issuer] = (),
+    keys_known: bool = True,
 ) -> Table:  # fmt: skip
     """The table of one moment. A worker is in it while it is ready; a listed endpoint always is, and what probes and
     outcomes say of it is the data plane's to know.
@@ -23,6 +24,7 @@ def build_table(
     drained: names of endpoints that get nothing new
     forced: by name, the state in which the operator holds an endpoint's breakers
     issuers: who issues tokens, each with the keys that hold now
+    keys_known: whether the keys could be read
     """
     anonymous = policy.auth.anonymous
     return Table(
@@ -35,6 +37,7 @@ def build_table(
         trusted_proxies=tuple(str(network) for network in policy.server.trusted_proxies),
         plans=policy.plans,
         issuers=tuple(issuers),
+        keys_known=keys_known,
     )
 
 

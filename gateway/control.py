@@ -11,8 +11,9 @@ import random
 import time
 from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
+from errno import EINVAL
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from backends.events import EndpointEvent
 from backends.jwks import KeySources
@@ -33,6 +34,9 @@ from gateway.orders import Orders
 from policies.document import PolicyError, load
 from policies.health import Finding
 from policies.settings import Policy
+
+if TYPE_CHECKING:
+    from gateway.stored_keys import StoredKeys
 
 log = logging.getLogger("sluice.control")
 
@@ -63,6 +67,7 @@ class Control:
         self._prober: Prober | None = None
         self._supervisor: Supervisor | None = None
         self._keys = Keys({})
+        self._stored: StoredKeys | None = None
         self._key_files = KeyFiles({})
         self.issuers = KeySources(
             clock=time.monotonic, rng=random.Random(), changed=self._changed, say=issuers.tell
@@ -114,12 +119,13 @@ class Control:
     async def start(self, plane: DataPlane, prober: Prober) -> None:
         """Install the first table, start the probes and the workers; returns without waiting for them. Raises OSError
         for what keeps a table from being made, before any worker is started."""
-        self._keys.warn()
         self._key_files.warn()
         self._plane, self._prober = plane, prober
         self._generation = 1
         self._supervisor = self._supervise(self.policy, self._changed, self._report)
         self.issuers.follow(self.policy.auth.jwt)
+        await self._follow_keys(self.policy)
+        self._keys.warn()
         self.install()
         self._following = True
         await self._supervisor.start()
@@ -139,6 +145,8 @@ class Control:
         self._following = False
         self.freeze()
         await self.issuers.stop()
+        if self._stored is not None:
+            await self._stored.stop()
         if self._prober is not None:
             await self._prober.stop()
         if self._supervisor is not None:
@@ -153,7 +161,7 @@ class Control:
         table = build_table(
             self.policy, generation=self._generation, workers=views, keys=self._keys.records,
             drained=self.orders.drained, forced=self.orders.forced,
-            issuers=issuers.issuers_of(self.policy, self._key_files, self.issuers),
+            issuers=issuers.issuers_of(self.policy, self._key_files, self.issuers), keys_known=self._keys.known,
         )  # fmt: skip
         self._plane.install(table)
         self._prober.follow(table, self.policy.pools)
@@ -230,14 +238,14 @@ class Control:
             self._files.look()
             try:
                 policy = await asyncio.to_thread(load, str(self._path), secrets=True)
-                keys = await asyncio.to_thread(read_keys, policy, first=not self._keys.records)
+                stored = None if self._stored is None else self._stored.entries
+                keys = await asyncio.to_thread(read_keys, policy, first=not self._keys.records, stored=stored)
                 key_files = await asyncio.to_thread(read_key_files, policy)
             except (PolicyError, KeyFileError, IssuerFileError) as error:
                 self._refused([str(one) for one in error.mistakes] if isinstance(error, PolicyError) else [str(error)])
                 return
             if self.leaving:
                 return
-            keys.warn()
             key_files.warn()
             if policy.server != self.policy.server or policy.observe != self.policy.observe:
                 log.warning("restart_needed", extra=fields(reason="server and observe are read at start only"))
@@ -245,18 +253,24 @@ class Control:
             before = self.policy, self._keys, self._key_files, self._generation
             self.policy, self._keys, self._key_files, self._generation = policy, keys, key_files, self._generation + 1
             self.issuers.follow(policy.auth.jwt)
+            elsewhere = (policy.store, policy.auth.api_keys) != (before[0].store, before[0].auth.api_keys)
             try:
+                if elsewhere:
+                    await self._follow_keys(policy)
+                self._keys.warn()
                 self.install()
             except OSError as error:
                 self.policy, self._keys, self._key_files, self._generation = before
                 self.issuers.follow(self.policy.auth.jwt)
+                if elsewhere:
+                    await self._follow_keys(self.policy)
                 self._refused([f"{self._path.name}: {error.strerror or error}"])
                 return
             self._files.follow(self._paths(policy))
             assert self._supervisor is not None, "started"
             await self._supervisor.reconcile(policy.pools)
             self._forget(_names(policy))
-            log.info("policy_loaded", extra=fields(generation=self._generation, why=why, keys=len(keys.records)))
+            log.info("policy_loaded", extra=fields(generation=self._generation, why=why, keys=len(self._keys.records)))
 
     def _forget(self, names: Set[str]) -> None:
         """Of endpoints that the policy has no more, nothing is kept: another may have the name one day."""
@@ -267,6 +281,31 @@ class Control:
         self._metrics.reload_failed()
         for mistake in mistakes[:20]:
             log.error("policy_refused", extra=fields(mistake=mistake, kept=self._generation))
+
+    async def _follow_keys(self, policy: Policy) -> None:
+        """Read the keys in the store, where the policy has them there, and follow them from now on. Raises OSError."""
+        before, self._stored = self._stored, None
+        if before is not None:
+            await before.stop()
+        if policy.auth.api_keys is not None and policy.auth.api_keys.store:
+            # Loads redis-py: 65 ms and 11 MB, for who keeps keys there.
+            from gateway.stored_keys import StoredKeys
+
+            try:
+                self._stored = StoredKeys(policy.store, self._take_stored)
+            except ValueError as error:
+                raise OSError(EINVAL, f"store.url: {error}") from None
+            await self._stored.start()
+            self._keys = await asyncio.to_thread(read_keys, policy, first=False, stored=self._stored.entries)
+
+    async def _take_stored(self) -> None:
+        """There are other keys in the store."""
+        async with self._reloading:
+            if self._stored is None or not self._following:
+                return
+            self._keys = await asyncio.to_thread(read_keys, self.policy, first=False, stored=self._stored.entries)
+            self._keys.warn()
+            self._changed()
 
     async def _watch(self) -> None:
         """Read again what has changed. A file that is half written now is read again once it changes."""

@@ -73,6 +73,9 @@ class Identity:
         )
 
     async def _refusal(self, error: AuthenticationError, address: str) -> errors.GatewayError:
+        view = self._plane.view
+        if error.reason == "unknown" and view is not None and not view.table.keys_known:
+            return errors.IdentityUnavailable("Keys cannot be read now. Try again shortly.", retry_after=2)
         self._failed(error.reason)
         wait = None if error.reason in _NO_GUESS else self._guessing.failed(address)
         if wait is None:

@@ -10,8 +10,7 @@ from typing import Any, Final
 NOT_BUILT: Final = frozenset(
     """
     server.tls server.cors
-    store.password store.prefix store.timeout store.on_outage
-    auth.api_keys.store
+    store.timeout store.on_outage
     plans.*.priority plans.*.weight plans.*.max_input_tokens plans.*.max_output_tokens plans.*.limits
     pools.*.version pools.*.discover pools.*.hash_on pools.*.max_in_flight pools.*.queue pools.*.on_disconnect
     pools.*.scrape
@@ -34,7 +33,6 @@ def _is_word(value: Any) -> bool:
 # Keys that are built for some of their values: what those values are called, and which they are.
 _PARTLY_BUILT: Final[Mapping[str, tuple[str, Any]]] = {
     "server.processes": ("1", lambda value: value == 1),
-    "store.url": ("memory://", lambda value: value == "memory://"),
     "pools.*.balance": ("least_requests, round_robin", lambda value: value in ("least_requests", "round_robin")),
     "pools.*.workers.count": ("a number", _is_number),
     "pools.*.workers.gpus": ("auto, none", _is_word),

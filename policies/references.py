@@ -25,6 +25,7 @@ def mistakes(file: str, tree: Mapping) -> list[Mistake]:
         _unknown_plans(root),
         _names_taken(root),
         _issuers_taken(root),
+        _keys_in_memory(root),
         _unshared_limits(root),
         _dead_routes(root),
     )
@@ -123,6 +124,13 @@ def _issuers_taken(root: Cursor) -> _Found:
             if pair in pairs:
                 yield to, f"issuer and audience are those of {pairs[pair]}"
             pairs.setdefault(pair, issuer.path)
+
+
+def _keys_in_memory(root: Cursor) -> _Found:
+    """Keys that nobody could write, and that would be gone with the process."""
+    at, url = root.get("auth", "api_keys", "store"), root.get("store", "url")
+    if at is not None and at.text == "true" and (url is None or url.text == "memory://"):
+        yield at, "keys need a store.url of Redis, such as redis://127.0.0.1:6379/0, or {file: keys.yaml}"
 
 
 def _unshared_limits(root: Cursor) -> _Found:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -35,7 +35,7 @@ class Client(Protocol):
     """A connection to Redis, as much of it as is needed here."""
 
     async def execute(self, *words: str | bytes | int) -> Any:
-        """One command's reply: bytes, int, None, or a list of those. Raises KeyStoreError or its own error."""
+        """One command's reply: bytes, int, None, or a list of those (`backends.store.commands.Commands`)."""
 
 
 class KeyStoreError(Exception):
@@ -91,13 +91,25 @@ class KeyStore:
 @asynccontextmanager
 async def open_keys(url: str, password: str | None, prefix: str) -> AsyncIterator[KeyStore]:
     """The keys of a store for a moment, as `sluice keys` wants them. Raises KeyStoreError."""
-    raise KeyStoreError("not available in this version")
-    yield
+    # Loads redis-py, which nobody needs whose keys are in a file.
+    from backends.store.commands import Commands
+    from backends.store.redis_client import StoreLostError
+
+    try:
+        client = Commands.to(url, password, f"{prefix}:keys:v1")
+    except ValueError as error:
+        raise KeyStoreError(str(error)) from None
+    try:
+        yield KeyStore(client, prefix)
+    except StoreLostError as error:
+        raise KeyStoreError(f"{error.kind}: {error}") from None
+    finally:
+        await client.close()
 
 
-def _read(reply: Mapping[bytes, bytes] | Sequence[bytes]) -> Stored:
-    """RESP3 has maps, RESP2 a list of names and values in turn."""
-    fields = dict(reply) if isinstance(reply, Mapping) else dict(zip(reply[::2], reply[1::2], strict=True))
+def _read(reply: Sequence[bytes]) -> Stored:
+    """Of names and values in turn."""
+    fields = dict(zip(reply[::2], reply[1::2], strict=True))
     version = fields.pop(_VERSION, None)
     entries = []
     for name, text in fields.items():

@@ -247,9 +247,11 @@ def resident() -> int:
 
 
 def merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """A dict with another one laid over it, dicts in dicts too."""
-    out = dict(base)
+    """A dict with another one laid over it, dicts in dicts too; `...` takes a key out."""
+    out = {name: value for name, value in base.items() if over.get(name) is not ...}
     for name, value in over.items():
+        if value is ...:
+            continue
         inner = out.get(name)
         out[name] = merged(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
     return out

@@ -1,0 +1,162 @@
+"""Keys in a real Redis: what is written reads back, changes never lose each other, and no secret is ever there."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+
+import pytest
+
+from backends.store.commands import Commands, packed
+from backends.store.keys import KeyStore, KeyStoreError, open_keys
+from backends.store.redis_client import StoreLostError
+from policies.identity import KeyEntry, digest, new_key
+from policies.keyring import KeyringError, created, revoked, rotated
+from tests.fakes import redis_servers
+
+ENTRY = KeyEntry("k1", digest("1"), "acme", "free", created=1_800_000_000.0)
+FULL = replace(
+    ENTRY, id="k2", sha256=digest("2"), created=1_800_000_001.0, expires=1_900_000_000.0, models=("a-*", "é"),
+    scopes=frozenset({"chat"}), labels={"forwards_user": "true"},
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[redis_servers.Server]:
+    with redis_servers.server() as server:
+        yield server
+
+
+@pytest.fixture
+async def commands(server: redis_servers.Server) -> AsyncIterator[Commands]:
+    commands = Commands.to(server.url, None, "k")
+    await commands.execute("FLUSHALL")
+    yield commands
+    await commands.close()
+
+
+async def test_a_store_without_keys_has_no_version(commands: Commands) -> None:
+    keys = KeyStore(commands, "p")
+    assert await keys.version() is None
+    stored = await keys.load()
+    assert (stored.version, stored.entries) == (None, ())
+
+
+async def test_what_is_written_reads_back_under_its_prefix_and_without_an_end(commands: Commands) -> None:
+    keys = KeyStore(commands, "p")
+    await keys.change(lambda entries: [*entries, ENTRY, FULL])
+    stored = await keys.load()
+    assert stored.entries == (ENTRY, FULL) and stored.version == await keys.version() is not None
+    assert await commands.execute("KEYS", "*") == [b"p:keys:v1"]
+    assert await commands.execute("TTL", "p:keys:v1") == -1
+    assert (await KeyStore(commands, "other").load()).entries == ()
+
+
+async def test_every_change_has_another_version_and_what_changes_nothing_has_none(commands: Commands) -> None:
+    keys = KeyStore(commands, "p")
+    seen = {await keys.version()}
+    for n in range(5):
+        await keys.change(lambda entries, n=n: [*entries, replace(ENTRY, id=f"k{n}", sha256=digest(f"{n}"))])  # type: ignore[misc]
+        seen.add(await keys.version())
+    assert len(seen) == 6
+    await keys.change(lambda entries: entries)
+    assert await keys.version() in seen
+
+
+async def test_a_life_of_a_key(commands: Commands) -> None:
+    keys, secret = KeyStore(commands, "p"), new_key()
+    await keys.change(lambda entries: created(entries, replace(ENTRY, sha256=digest(secret))))
+    await keys.change(lambda entries: rotated(entries, "k1", digest("new"), now=1_800_000_100.0, overlap=60.0))
+    old, fresh = (await keys.load()).entries
+    assert (old.expires, fresh.expires, fresh.sha256) == (1_800_000_160.0, None, digest("new"))
+    await keys.change(lambda entries: revoked(entries, "k1", now=1_800_000_200.0))
+    assert {entry.revoked for entry in (await keys.load()).entries} == {1_800_000_200.0}
+    everything = await commands.execute("HGETALL", "p:keys:v1")
+    assert secret.encode() not in b"".join(everything) and secret[10:].encode() not in b"".join(everything)
+
+
+async def test_what_a_change_raises_leaves_everything_as_it_was(commands: Commands) -> None:
+    keys = KeyStore(commands, "p")
+    await keys.change(lambda entries: created(entries, ENTRY))
+    before = await keys.load()
+    with pytest.raises(KeyringError):
+        await keys.change(lambda entries: created(entries, ENTRY))
+    assert await keys.load() == before
+
+
+async def test_changes_at_the_same_time_lose_nothing(server: redis_servers.Server, commands: Commands) -> None:
+    async def change(n: int) -> None:
+        async with open_keys(server.url, None, "p") as keys:
+            await keys.change(lambda entries: created(entries, replace(ENTRY, id=f"k{n}", sha256=digest(f"{n}"))))
+
+    await asyncio.gather(*(change(n) for n in range(5)))
+    assert {entry.id for entry in (await KeyStore(commands, "p").load()).entries} == {f"k{n}" for n in range(5)}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("0" * 64, "{}"), ("0" * 64, "nonsense"), ("f" * 64, '{"id":"a"}'), ("x", "y")],
+)
+async def test_what_sluice_would_not_have_written_is_an_error(commands: Commands, field: str, value: str) -> None:
+    await commands.execute("HSET", "p:keys:v1", "version", "1", field, value)
+    with pytest.raises(KeyStoreError, match="in the store"):
+        await KeyStore(commands, "p").load()
+
+
+async def test_a_line_under_another_keys_hash_is_an_error(commands: Commands) -> None:
+    keys = KeyStore(commands, "p")
+    await keys.change(lambda entries: [ENTRY])
+    line = await commands.execute("HGET", "p:keys:v1", ENTRY.sha256.hex())
+    await commands.execute("HSET", "p:keys:v1", "0" * 64, line)
+    with pytest.raises(KeyStoreError, match="another key"):
+        await keys.load()
+
+
+async def test_ten_thousand_keys_are_read_in_no_time_and_off_the_loop(commands: Commands) -> None:
+    """80 ms on the machine of tests/bench/RESULTS.md; the bounds are for one that is busy."""
+    keys = KeyStore(commands, "p")
+    for start in range(0, 10_000, 1000):
+        some = [replace(FULL, id=f"k{n}", sha256=digest(f"{n}")) for n in range(start, start + 1000)]
+        await keys.change(lambda entries, some=some: [*entries, *some])  # type: ignore[misc]
+    longest, last, began = 0.0, time.perf_counter(), time.perf_counter()
+    task = asyncio.get_running_loop().create_task(keys.load())
+    while not task.done():
+        await asyncio.sleep(0.001)
+        now = time.perf_counter()
+        longest, last = max(longest, now - last), now
+    took = time.perf_counter() - began
+    assert len(task.result().entries) == 10_000
+    assert took < 1.0 and longest < 0.2, (took, longest)
+
+
+async def test_a_store_that_is_away_or_frozen_is_said_to_be(server: redis_servers.Server, commands: Commands) -> None:
+    with pytest.raises(KeyStoreError, match="connection"):
+        async with open_keys("redis://127.0.0.1:1", None, "p") as keys:
+            await keys.load()
+    quick = Commands(commands._opens, timeout=0.2)
+    assert await quick.execute("PING") == b"PONG"
+    server.freeze()
+    try:
+        with pytest.raises(StoreLostError) as caught:
+            await quick.execute("PING")
+        assert caught.value.kind == "timeout"
+    finally:
+        server.thaw()
+    assert await quick.execute("PING") == b"PONG"
+    with pytest.raises(StoreLostError, match="WRONGTYPE"):
+        await quick.execute("SET", "s", "1")
+        await quick.execute("HGETALL", "s")
+    await quick.close()
+
+
+@pytest.mark.parametrize("url", ["redis+sentinel://h:1", "redis://h/nonsense"])
+async def test_a_url_of_no_use_is_an_error(url: str) -> None:
+    with pytest.raises(KeyStoreError):
+        async with open_keys(url, None, "p"):
+            pass
+
+
+def test_words_are_packed_by_their_bytes() -> None:
+    assert packed(("SET", "é", b"\r\n", 7)) == b"*4\r\n$3\r\nSET\r\n$2\r\n\xc3\xa9\r\n$2\r\n\r\n\r\n$1\r\n7\r\n"
