@@ -273,6 +273,7 @@ async def test_unknown_keys_by_the_thousand_make_one_fetch_and_hold_nobody_up(ss
                     answer = await client.answer()
                     assert code(answer) == (401, "invalid_api_key")
                     refused += 1
+                    await asyncio.sleep(0.007)
 
         async def times(count: int) -> list[float]:
             found = []
@@ -291,9 +292,9 @@ async def test_unknown_keys_by_the_thousand_make_one_fetch_and_hold_nobody_up(ss
         stop.set()
         await asyncio.gather(*storms)
         assert len(sso.requests) == 2
-        assert rate > 300, rate
-        # Nine clients share the one core of this test with the gateway; what a fetch would add is far beyond that.
-        assert stormy[100] < calm[25] * 12 + 0.02 and stormy[-3] < 0.25, (calm[25], stormy[100], stormy[-3])
+        # A thousand a second where nothing else has the machine; nine clients share a core with the gateway here.
+        assert rate > 200, rate
+        assert stormy[100] < calm[25] * 5 + 0.01 and stormy[-3] < 0.25, (calm[25], stormy[100], stormy[-3])
 
 
 async def test_a_file_of_keys_is_read_again_when_it_changes_and_a_broken_one_keeps_the_last(
