@@ -82,9 +82,11 @@ class Tap:
         tail = (self._previous + self._last)[-_TAIL:]
         return self._stream and any(word in tail for word in _END_WORDS)
 
-    def usage(self) -> tuple[int | None, int | None]:
-        """(prompt tokens, completion tokens) as the engine counted them, None where it did not say. Call it at the
-        end."""
+    def usage(self, taken: bytes = b"") -> tuple[int | None, int | None]:
+        """(prompt tokens, completion tokens) as the engine counted them, None where it did not say. Call it at the end;
+        `taken` is the event with the usage where that was taken out of the stream (`UsageStrip.taken`)."""
+        if taken:
+            return _usage(taken)
         last = self._last
         prompt, completion = _usage(last if last.find(b'"usage"') >= 0 else self._previous + last)
         if prompt is None and self._stream:

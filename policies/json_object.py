@@ -77,9 +77,9 @@ def replace(body: bytes, name: str, value: str) -> bytes:
     return b"".join((body[:start], encode(value), body[end:]))
 
 
-def spans(body: bytes) -> dict[str, tuple[int, int]]:
-    """Where the value of each member stands: its first byte and the one after its last. `Refused` as `members`."""
-    return _spans(body, members(body))
+def spans(body: bytes, found: dict[str, Raw]) -> dict[str, tuple[int, int]]:
+    """Where the value of each of the body's `members` stands: its first byte and the one after its last."""
+    return _spans(body, found)
 
 
 def opening(body: bytes) -> int:

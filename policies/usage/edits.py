@@ -30,11 +30,12 @@ def may_ask(dialect: Dialect | None, engine: str, *, stream: bool, include_usage
 def ask_usage(body: bytes) -> bytes | None:
     """The body that asks for usage in its stream; None where it can't be asked for unseen: the client asked itself, or
     wants `continuous_usage_stats`, which would begin with it."""
-    raw = members(body).get("stream_options")
+    found = members(body)
+    raw = found.get("stream_options")
     if raw is None:
-        return _spliced(body, [_inserted(body, b'"stream_options":' + _ASKED)])
-    start, end = spans(body)["stream_options"]
-    written = bytes(raw)
+        return _spliced(body, [_inserted(body, b'"stream_options":' + _ASKED, found)])
+    start, end = spans(body, found)["stream_options"]
+    written = body[start:end]
     if written == b"null":
         return _spliced(body, [(start, end, _ASKED)])
     options = nested(raw, "stream_options")
@@ -43,9 +44,9 @@ def ask_usage(body: bytes) -> bytes | None:
     ):
         return None
     if "include_usage" in options:
-        first, last = spans(written)["include_usage"]
+        first, last = spans(written, options)["include_usage"]
         return _spliced(body, [(start + first, start + last, b"true")])
-    return _spliced(body, [_inserted(body, b'"include_usage":true', start, end)])
+    return _spliced(body, [_inserted(written, b'"include_usage":true', options, start)])
 
 
 def cap_output(body: bytes, dialect: Dialect, most: int, engine: str = "") -> bytes:
@@ -57,48 +58,40 @@ def cap_output(body: bytes, dialect: Dialect, most: int, engine: str = "") -> by
     name = "max_completion_tokens" if engine == "openai" and dialect is CHAT else dialect.limits[0]
     if dialect.inside:
         return _spliced(body, _capped_inside(body, dialect, most, name))
-    return _spliced(body, _capped(body, dialect, most, name, 0, len(body)))
+    return _spliced(body, _capped(body, members(body), dialect, most, name))
 
 
 def _capped_inside(body: bytes, dialect: Dialect, most: int, name: str) -> list[Splice]:
     """What caps each of the objects inside; one that is not there is written where its engine's prompt is."""
-    found, places = members(body), spans(body)
+    found = members(body)
+    places = spans(body, found)
     wanted = {inner for inner, prompts in dialect.inside if not found.keys().isdisjoint(prompts)}
     splices, fresh = list[Splice](), list[bytes]()
     for inner, _ in dialect.inside:
         start, end = places.get(inner, (0, 0))
         if inner in found and body[start:end] != b"null":
-            splices += _capped(body, dialect, most, name, start, end)
+            splices += _capped(body[start:end], nested(found[inner], inner), dialect, most, name, start)
         elif inner in (wanted or {dialect.inside[0][0]}):
             bound = b'{"%b":%d}' % (name.encode(), most)
             if inner in found:
                 splices.append((start, end, bound))
             else:
                 fresh.append(b'"%b":%b' % (inner.encode(), bound))
-    return [*splices, _inserted(body, b",".join(fresh))] if fresh else splices
+    return [*splices, _inserted(body, b",".join(fresh), found)] if fresh else splices
 
 
-def _capped(body: bytes, dialect: Dialect, most: int, name: str, start: int, end: int) -> list[Splice]:
-    """What caps the object that stands from `start` to `end`."""
-    inner = body[start:end]
-    found, places = members(inner), spans(inner)
-    splices, bounded = list[Splice](), False
-    for limit in dialect.limits:
-        if (raw := found.get(limit)) is None:
-            continue
-        bound = whole(raw, limit, 0)
-        if bound is None:
-            continue
-        bounded = True
-        if bound > most:
-            first, last = places[limit]
-            splices.append((start + first, start + last, b"%d" % most))
-    if bounded:
-        return splices
-    if name in found:
-        first, last = places[name]
-        return [(start + first, start + last, b"%d" % most)]
-    return [_inserted(body, b'"%b":%d' % (name.encode(), most), start, end)]
+def _capped(text: bytes, found: dict[str, Raw], dialect: Dialect, most: int, name: str, start: int = 0) -> list[Splice]:
+    """What caps the object `text` with the members `found`, which begins at `start` in the body."""
+    bounds = {limit: whole(found[limit], limit, 0) for limit in dialect.limits if limit in found}
+    over = [limit for limit, bound in bounds.items() if bound is not None and bound > most]
+    if not over:
+        if any(bound is not None for bound in bounds.values()):
+            return []
+        if name not in found:
+            return [_inserted(text, b'"%b":%d' % (name.encode(), most), found, start)]
+        over = [name]
+    places = spans(text, found)
+    return [(start + places[limit][0], start + places[limit][1], b"%d" % most) for limit in over]
 
 
 def _is(found: dict[str, Raw], name: str, written: bytes) -> bool:
@@ -107,11 +100,10 @@ def _is(found: dict[str, Raw], name: str, written: bytes) -> bool:
     return written == b"null" if raw is None else bytes(raw) == written
 
 
-def _inserted(body: bytes, member: bytes, start: int = 0, end: int | None = None) -> Splice:
-    """A member more, the first of the object that stands there."""
-    inner = body[start:end]
-    at = start + opening(inner)
-    return at, at, member + b"," if members(inner) else member
+def _inserted(text: bytes, member: bytes, found: dict[str, Raw], start: int = 0) -> Splice:
+    """A member more, the first of the object `text` with the members `found`, which begins at `start` in the body."""
+    at = start + opening(text)
+    return at, at, member + b"," if found else member
 
 
 def _spliced(body: bytes, splices: list[Splice]) -> bytes:

@@ -9,7 +9,7 @@ What asking changes in a stream of one answer (vLLM 0.32 and the simulator, byte
 
 So the event with a finish_reason waits for the next one (vLLM writes both in one go), gets the fingerprint back if that
 is the usage, and the usage goes nowhere. An event that has not ended waits for its end, of which no client could have
-made anything. Everything else goes through at once, as the very object that came: 0.25 us a read.
+made anything. Everything else goes through at once, as the very object that came: 0.4 us a read.
 
 It gives up, and lets everything through from there on, where a stream is not of that form: an event over 1 MiB, lines
 that end in CR, or usage beside content (vLLM's `--enable-force-include-usage` sends that to everybody, asked or not).

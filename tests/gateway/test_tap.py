@@ -45,6 +45,12 @@ def test_usage_is_read_from_the_end_of_a_stream() -> None:
     assert _fed(CHUNK + USAGE + DONE, len(CHUNK)).usage() == (7, 5)
 
 
+def test_usage_that_was_taken_out_is_read_where_it_was_put() -> None:
+    tap = _fed(CHUNK + USAGE[:20], 3)
+    assert tap.usage() == (None, None)
+    assert tap.usage(USAGE) == (7, 5)
+
+
 def test_anthropic_usage_stands_at_both_ends() -> None:
     tap = Tap(stream=True)
     tap.begin(

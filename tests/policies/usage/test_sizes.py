@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -107,6 +108,13 @@ def test_short_data_and_its_mark_in_a_text_cost_nothing_of_the_text() -> None:
     text = 'about ;base64, and "data": ' * 500
     body = json.dumps({"model": "m", "messages": text}).encode()
     assert describe(body, counts=CHAT).prompt_bytes == len(json.dumps(text))
+
+
+def test_marks_without_end_take_no_time() -> None:
+    body = json.dumps({"model": "m", "messages": ';base64,"data":' * 60_000}).encode()
+    began = time.perf_counter()
+    assert 0 < describe(body, counts=CHAT).prompt_bytes <= len(body)
+    assert time.perf_counter() - began < 0.1
 
 
 def test_every_path_that_counts_is_served() -> None:
