@@ -1,5 +1,6 @@
 """How pools and endpoints count, without knowing where to: `gateway.observe.members` fits these."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -33,3 +34,15 @@ class EndpointMeter(Protocol):
     def state(self, name: str) -> None: ...
     def breaker(self, state: str) -> None: ...
     def ejected(self, reason: str) -> None: ...
+
+
+class StoreMeter(Protocol):
+    """What is counted of the store of limits."""
+
+    @property
+    def store_seconds(self) -> Callable[[float], None]:
+        """Told how long each call took."""
+
+    def store_error(self, kind: str) -> None: ...
+    def limit_mode(self, state: str) -> None:
+        """By whom limits are decided now: store, local, open, closed."""

@@ -8,7 +8,7 @@ from typing import Final
 
 from backends.store.commands import Commands
 from backends.store.keys import KeyStore, KeyStoreError
-from backends.store.redis_client import StoreLostError
+from backends.store.redis_errors import StoreLostError
 from gateway.observe.log import fields
 from policies.identity import KeyEntry
 from policies.settings import Store

@@ -5,15 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final, Protocol
 
-from backends.store.redis_client import (
-    UNFINISHED,
-    GarbageError,
-    Opened,
-    RedisClient,
-    ReplyError,
-    StoreLostError,
-    read_target,
-)
+from backends.store.redis_client import Opened, RedisClient
+from backends.store.redis_errors import UNFINISHED, GarbageError, ReplyError, StoreLostError
+from backends.store.redis_target import read_target
 
 TIMEOUT: Final = 2.0
 """Seconds for one reply; that of all keys may be 3 MB."""

@@ -93,7 +93,7 @@ async def open_keys(url: str, password: str | None, prefix: str) -> AsyncIterato
     """The keys of a store for a moment, as `sluice keys` wants them. Raises KeyStoreError."""
     # Loads redis-py, which nobody needs whose keys are in a file.
     from backends.store.commands import Commands
-    from backends.store.redis_client import StoreLostError
+    from backends.store.redis_errors import StoreLostError
 
     try:
         client = Commands.to(url, password, f"{prefix}:keys:v1")

@@ -1,9 +1,44 @@
-"""Makes the store that a policy file asks for (POLICY: `store.url`)."""
+"""Makes the store that a policy file asks for (POLICY: `store`). Redis and `limits` are loaded where needed."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
 
+from backends.meters import StoreMeter
 from backends.store.memory import MemoryStore
+from backends.store.outage import GuardedStore, Say, StoreOutage
 from backends.store.windowed import WindowedStore, Windows
+from policies.settings.server import Store as Settings
+
+if TYPE_CHECKING:
+    from backends.store.redis_wire import Scripts
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a store needs of the process around it.
+
+    clock: monotonic seconds, the event loop's
+    epoch: what makes Unix time of them, read once
+    rng: names the process
+    meter, say: told what happens
+    """
+
+    clock: Callable[[], float]
+    epoch: float
+    rng: Random
+    meter: StoreMeter
+    say: Say
+
+
+def make_store(settings: Settings, around: Around) -> WindowedStore:
+    """The store of limits; nothing is connected before its `start`. ValueError where the URL says nothing of use."""
+    if settings.url == "memory://":
+        return open_memory(around.clock, around.epoch)
+    from backends.store.redis_wire import Scripts
+
+    return open_redis(settings, around, Scripts.shipped())
 
 
 def open_memory(clock: Callable[[], float], epoch: float) -> WindowedStore:
@@ -22,3 +57,25 @@ def open_memory(clock: Callable[[], float], epoch: float) -> WindowedStore:
         return LibraryWindows(WindowMemory(now), now)
 
     return WindowedStore(MemoryStore(clock, epoch), open_windows)
+
+
+def open_redis(settings: Settings, around: Around, scripts: "Scripts") -> WindowedStore:
+    """The store of all processes that have the same Redis and prefix."""
+    from backends.store.redis_client import RedisClient
+    from backends.store.redis_errors import StoreLostError
+    from backends.store.redis_store import RedisStore, Sharing
+    from backends.store.redis_target import read_target
+
+    sharing = Sharing(settings.prefix, settings.timeout, f"{around.rng.getrandbits(64):016x}")
+    password = None if settings.password is None else settings.password.value
+    client = RedisClient(read_target(settings.url), password, sharing.keys)
+    local = open_memory(around.clock, around.epoch)
+    outage = StoreOutage(local, settings.on_outage, around.meter, around.say, around.clock)
+    redis = RedisStore(client, scripts, sharing, outage, around.rng, around.meter.store_seconds)
+
+    def open_windows() -> Windows:
+        from backends.store.redis_windows import open_redis_windows
+
+        return open_redis_windows(client, sharing, outage)
+
+    return WindowedStore(GuardedStore(redis, outage, StoreLostError), open_windows, outage.answer)

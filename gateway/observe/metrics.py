@@ -24,6 +24,8 @@ from gateway.observe.names import (
     ENDPOINT_STATE,
     FIRST_BYTE,
     GAP,
+    LIMIT_MODE,
+    LIMIT_MODES,
     LOG_DROPPED,
     LOOP_LAG,
     METRICS,
@@ -38,6 +40,9 @@ from gateway.observe.names import (
     REQUESTS,
     RETRIES,
     RETRY_BUDGET_EXHAUSTED,
+    STORE_ERROR_KINDS,
+    STORE_ERRORS,
+    STORE_SECONDS,
     STREAMS_BROKEN,
     TIMEOUT_KINDS,
     TIMEOUTS,
@@ -97,6 +102,11 @@ class Metrics:
         self._timeouts = {kind: timeouts.known(kind) for kind in TIMEOUT_KINDS}
         auth_failures = self._numbers(AUTH_FAILURES)
         self._auth_failures = {reason: auth_failures.known(reason) for reason in AUTH_REASONS}
+        self.store_seconds: Observe = self._histograms(STORE_SECONDS).known().observe
+        store_errors = self._numbers(STORE_ERRORS)
+        self._store_errors = {kind: store_errors.known(kind) for kind in STORE_ERROR_KINDS}
+        limit_mode = self._numbers(LIMIT_MODE)
+        self._limit_mode = {state: limit_mode.known(state) for state in LIMIT_MODES}
         self.overhead: Observe = self._histograms(OVERHEAD).known().observe
         self.loop_lag: Observe = self._histograms(LOOP_LAG).known().observe
         self.open_streams = self._numbers(OPEN_STREAMS).known()
@@ -150,6 +160,15 @@ class Metrics:
     def auth_failed(self, reason: str) -> None:
         """A credential was missing or no good, one of AUTH_REASONS; KeyError for another."""
         self._auth_failures[reason].value += 1
+
+    def store_error(self, kind: str) -> None:
+        """The store of limits did not answer, or with an error, one of STORE_ERROR_KINDS; KeyError for another."""
+        self._store_errors[kind].value += 1
+
+    def limit_mode(self, state: str) -> None:
+        """By whom limits are decided now, one of LIMIT_MODES; KeyError for another."""
+        for known, number in self._limit_mode.items():
+            number.value = known == state
 
     def policy_loaded(self, generation: int) -> None:
         """This generation of the policy is in force."""

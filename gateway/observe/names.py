@@ -24,6 +24,9 @@ RETRY_REASONS = ("not_sent", "no_answer", "too_slow", "429", "502", "503", "504"
 TIMEOUT_KINDS = ("connect", "first_byte", "idle", "attempt", "total", "header", "body", "write")
 WORKER_STATES = ("starting", "ready", "backoff", "stopping", "stopped", "quarantined")
 AUTH_REASONS: tuple[str, ...] = get_args(Reason)
+# What can be wrong with the store of limits, and by whom they are decided.
+STORE_ERROR_KINDS = ("timeout", "connection", "readonly", "loading", "oom", "noauth", "moved", "other")
+LIMIT_MODES = ("store", "local", "open", "closed")
 # Where in the order of policies a client was lost.
 CLIENT_GONE_PHASES = ("request", "queue", "connect", "first_byte", "stream", "retry")
 
@@ -31,6 +34,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 _FIRST_BYTE = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _GAP = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _OVERHEAD = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
+_STORE = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 _LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _START = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
@@ -144,6 +148,21 @@ AUTH_FAILURES = Metric(
     ("reason",),
     "Requests without a good credential: " + ", ".join(AUTH_REASONS) + ".",
 )
+STORE_SECONDS = Metric(
+    "store_seconds", "histogram", (), "From a question to the store of limits to its answer.", _STORE
+)
+STORE_ERRORS = Metric(
+    "store_errors_total",
+    "counter",
+    ("kind",),
+    "Questions that the store did not answer, or with an error: " + ", ".join(STORE_ERROR_KINDS) + ".",
+)
+LIMIT_MODE = Metric(
+    "limit_mode",
+    "gauge",
+    ("state",),
+    "1 for who decides on limits: store, or while it is away what `store.on_outage` says (a limit may say its own).",
+)
 BUILD_INFO = Metric("build_info", "info", ("version",), "The gateway's version.")
 
 METRICS: tuple[Metric, ...] = (
@@ -176,5 +195,8 @@ METRICS: tuple[Metric, ...] = (
     UNFRAMED_ENDS,
     LOG_DROPPED,
     AUTH_FAILURES,
+    STORE_SECONDS,
+    STORE_ERRORS,
+    LIMIT_MODE,
     BUILD_INFO,
 )

@@ -11,7 +11,7 @@ import pytest
 
 from backends.store.commands import Commands, packed
 from backends.store.keys import KeyStore, KeyStoreError, open_keys
-from backends.store.redis_client import StoreLostError
+from backends.store.redis_errors import StoreLostError
 from policies.identity import KeyEntry, digest, new_key
 from policies.keyring import KeyringError, created, revoked, rotated
 from tests.fakes import redis_servers

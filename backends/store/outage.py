@@ -1,0 +1,245 @@
+"""What holds while the store is away, and who notices that it is back.
+
+Three failures in a row and nobody waits for the store any more: each limit's `on_outage` decides. Meanwhile the
+background asks anew four times a second, over a new connection, and once that works all is as before.
+
+local: this process's share of the limit, in memory: the limit divided by how many processes lived when the store last
+    said so, and at least one. A bucket begins full, so right after the loss a limit may be used twice.
+open: the limit is not checked. closed: nothing gets through.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final, Literal, Protocol
+
+from backends.meters import StoreMeter
+from backends.store.base import HEARTBEAT
+from backends.store.windowed import WindowedStore
+from policies.limits import Answer, Change, Demand, Granted, Level, Refused, Rule
+from policies.limits.rules import Outage as Word
+
+FAILURES: Final = 3
+PROBE: Final = 0.25
+"""Seconds between two questions whether the store is back."""
+_RETRY_AFTER: Final = 1.0
+_MOST_SHARES: Final = 4096
+
+Event = Literal["store_lost", "store_back"]
+Say = Callable[[Event, Mapping[str, object]], None]
+
+
+class StoreOutage:
+    """Whether the store is away, and the answers of that time."""
+
+    def __init__(
+        self, local: WindowedStore, word: Word, meter: StoreMeter, say: Say, clock: Callable[[], float]
+    ) -> None:
+        """
+        local: keeps this process's shares
+        word: POLICY's `store.on_outage`, for the metric
+        say: told of every change, once
+        clock: monotonic seconds
+        """
+        self.live = 1
+        self.open = False
+        self.lost = asyncio.Event()
+        self._local = local
+        self._word = word
+        self._meter = meter
+        self._say = say
+        self._clock = clock
+        self._failures = 0
+        self._since = 0.0
+        self._shares: dict[int, tuple[Rule, int, Rule]] = {}
+        meter.limit_mode("store")
+
+    def worked(self) -> None:
+        """The store has answered."""
+        self._failures = 0
+
+    def failed(self, kind: str, reason: str) -> None:
+        """The store has not answered, or with an error."""
+        self._meter.store_error(kind)
+        self._failures += 1
+        if self._failures >= FAILURES:
+            self.begin(kind, reason)
+
+    def begin(self, kind: str, reason: str) -> None:
+        """The store is away from now on."""
+        if not self.open:
+            self.open = True
+            self._since = self._clock()
+            self._meter.limit_mode(self._word)
+            self._say("store_lost", {"kind": kind, "reason": reason, "limits": self._word, "processes": self.live})
+            self.lost.set()
+
+    def end(self) -> None:
+        """It is back."""
+        self._failures = 0
+        if self.open:
+            self.open = False
+            self.lost.clear()
+            self._meter.limit_mode("store")
+            self._say("store_back", {"after_s": round(self._clock() - self._since, 3)})
+
+    def answer(self, demands: Sequence[Demand], lease: str) -> Answer:
+        """What holds for a request."""
+        asked = []
+        for demand in demands:
+            if demand.rule.on_outage == "closed":
+                return Refused(demand.rule, _RETRY_AFTER, (), "closed")
+            if demand.rule.on_outage == "local":
+                asked.append(demand)
+        if not asked:
+            return Granted((), "open", lease=lease)
+        answer = self._local.take(self._shared(asked), lease)
+        assert not isinstance(answer, asyncio.Future), "memory answers at once"
+        rules = {demand.rule.name: demand.rule for demand in asked}
+        levels = tuple([replace(level, rule=rules[level.rule.name]) for level in answer.levels])
+        if isinstance(answer, Refused):
+            return Refused(rules[answer.rule.name], answer.retry_after, levels, "local")
+        return replace(answer, levels=levels, mode="local")
+
+    def settle(self, granted: Granted, changes: Sequence[Change]) -> None:
+        """What `answer` granted is over."""
+        if granted.mode == "local":
+            mine = [change for change in changes if change[0].rule.on_outage == "local"]
+            shared = self._shared([demand for demand, _ in mine])
+            self._local.settle(granted, [(demand, amount) for demand, (_, amount) in zip(shared, mine, strict=True)])
+
+    async def seen(self, demands: Sequence[Demand]) -> tuple[Level, ...]:
+        """Where this process's shares stand."""
+        levels = await self._local.seen(self._shared(demands))
+        return tuple([replace(level, rule=demand.rule) for level, demand in zip(levels, demands, strict=True)])
+
+    def _shared(self, demands: Sequence[Demand]) -> list[Demand]:
+        """The same, of this process's shares. Who asks for more than the share holds, yet not more than the limit, gets
+        all of it."""
+        found = []
+        for demand in demands:
+            share, amount = self._share(demand.rule), demand.amount
+            if share.burst < amount <= demand.rule.burst:
+                amount = share.burst
+            found.append(Demand(share, demand.bucket, amount))
+        return found
+
+    def _share(self, rule: Rule) -> Rule:
+        known = self._shares.get(id(rule))
+        if known is not None and known[1] == self.live:
+            return known[2]
+        share = _share_of(rule, self.live)
+        self._local.ready([share])
+        if len(self._shares) >= _MOST_SHARES:
+            self._shares.clear()
+        self._shares[id(rule)] = rule, self.live, share
+        return share
+
+
+def _share_of(rule: Rule, live: int) -> Rule:
+    """A rule for one of so many processes."""
+    if live <= 1:
+        return rule
+    burst = max(rule.burst // live, 1) if rule.burst else 0
+    if rule.strategy == "token_bucket":
+        return replace(rule, seconds=rule.seconds * live, burst=burst)
+    return replace(rule, count=burst, burst=burst)
+
+
+class Remote(Protocol):
+    """The store that may be away. It raises StoreLostError; only `take` always answers, if need be by StoreOutage."""
+
+    def take(self, demands: Sequence[Demand], lease: str) -> "asyncio.Future[Answer]": ...
+    def settle(self, granted: Granted, changes: Sequence[Change] = ()) -> None: ...
+    async def seen(self, demands: Sequence[Demand]) -> tuple[Level, ...]: ...
+    async def beat(self) -> None: ...
+    async def probe(self) -> None: ...
+    async def stop(self, patience: float) -> None: ...
+    def abandon(self, reason: str) -> None: ...
+
+
+class GuardedStore:
+    """A `Store` that is asked as long as it answers."""
+
+    def __init__(self, remote: Remote, outage: StoreOutage, lost: type[Exception], stop_for: float = 1.0) -> None:
+        """
+        lost: what `remote` raises; has `kind`
+        stop_for: seconds that `stop` may take
+        """
+        self._remote = remote
+        self._outage = outage
+        self._lost = lost
+        self._stop_for = stop_for
+        self._task: asyncio.Task[None] | None = None
+
+    def take(self, demands: Sequence[Demand], lease: str) -> "Answer | asyncio.Future[Answer]":
+        """As `Store.take`."""
+        if self._outage.open:
+            return self._outage.answer(demands, lease)
+        return self._remote.take(demands, lease)
+
+    def settle(self, granted: Granted, changes: Sequence[Change] = ()) -> None:
+        """As `Store.settle`."""
+        if granted.mode == "store":
+            self._remote.settle(granted, changes)
+        else:
+            self._outage.settle(granted, changes)
+
+    async def seen(self, demands: Sequence[Demand]) -> tuple[Level, ...]:
+        """As `Store.seen`; while the store is away, of this process's shares."""
+        if not self._outage.open:
+            try:
+                return await self._remote.seen(demands)
+            except self._lost as error:
+                self._failed(error)
+        return await self._outage.seen(demands)
+
+    async def start(self) -> None:
+        """As `Store.start`."""
+        try:
+            await self._remote.beat()
+        except self._lost as error:
+            self._outage.begin(_kind(error), str(error))
+        self._task = asyncio.get_running_loop().create_task(self._tend(), name="store")
+
+    async def stop(self) -> None:
+        """As `Store.stop`."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._remote.stop(self._stop_for)
+
+    async def _tend(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(HEARTBEAT):
+                    await self._outage.lost.wait()
+            except TimeoutError:
+                try:
+                    await self._remote.beat()
+                except self._lost as error:
+                    self._failed(error)
+                continue
+            self._remote.abandon("it does not answer")
+            await self._until_back()
+
+    async def _until_back(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            again = loop.time() + PROBE
+            try:
+                await self._remote.probe()
+            except self._lost as error:
+                self._outage.failed(_kind(error), str(error))
+            else:
+                self._outage.end()
+                return
+            await asyncio.sleep(max(again - loop.time(), 0))
+
+    def _failed(self, error: Exception) -> None:
+        self._outage.failed(_kind(error), str(error))
+
+
+def _kind(error: Exception) -> str:
+    kind: str = getattr(error, "kind", "other")
+    return kind

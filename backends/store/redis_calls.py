@@ -1,0 +1,221 @@
+"""What is asked of the store, one call each, and how its replies are read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from backends.store.base import LEASE_LIFETIME
+from backends.store.redis_errors import Kind, ReplyError, StoreLostError
+from backends.store.redis_link import DesyncError
+from policies.limits import Answer, Demand, Level, Refused, Rule, fixed_window, slots, token_bucket
+from policies.limits.token_bucket import State
+
+if TYPE_CHECKING:
+    from backends.store.redis_store import RedisStore
+    from backends.store.redis_wire import Change
+
+LIFETIME: Final = round(LEASE_LIFETIME * 1_000_000)
+
+
+class Outage(Protocol):
+    """Told how the store does; answers in its place."""
+
+    live: int
+    """How many processes share the store, as it said last."""
+
+    def worked(self) -> None: ...
+    def failed(self, kind: Kind, reason: str) -> None: ...
+    def answer(self, demands: Sequence[Demand], lease: str) -> Answer: ...
+
+
+class _Arithmetic(Protocol):
+    def wait(self, rule: Rule, state: State, amount: int, now: int) -> int | None: ...
+    def level(self, rule: Rule, state: State, now: int) -> Level: ...
+
+
+_ARITHMETIC: Final[Mapping[str, _Arithmetic]] = {
+    "token_bucket": token_bucket,
+    "fixed_window": fixed_window,
+    "slots": slots,
+}
+
+
+class Taking:
+    """What one request asks."""
+
+    __slots__ = ("_nonce", "_store", "demands", "future", "lease", "whole")
+
+    def __init__(
+        self, store: RedisStore, demands: Sequence[Demand], lease: str, future: asyncio.Future[Answer]
+    ) -> None:
+        self.demands = demands
+        self.future = future
+        self.lease = lease
+        self.whole = False
+        self._store = store
+        self._nonce = 0
+
+    def pack(self) -> bytes | None:
+        if self.future.done():
+            return None
+        store = self._store
+        self._nonce = store.number()
+        return store.wire.take(self._nonce, self.demands, self.lease, looks=False, lifetime=LIFETIME, whole=self.whole)
+
+    def replied(self, reply: Any) -> None:
+        if type(reply) is not list:
+            self._refused(reply)
+            return
+        demands, store = self.demands, self._store
+        if not reply or reply[0] != self._nonce:
+            raise DesyncError("it answers another call")
+        found = states(demands, reply)
+        self._nonce = 0
+        now: int = reply[2]
+        store.worked(now)
+        if reply[1] != 1:
+            answer: Answer = _refusal(demands, found, now)
+        elif self.future.done():
+            # Whoever asked has been answered otherwise, or has gone.
+            store.give_back(demands, self.lease, now)
+            return
+        else:
+            answer = store.granted(demands, self.lease, found, now)
+        if not self.future.done():
+            self.future.set_result(answer)
+
+    def lost(self, kind: Kind, reason: str) -> None:
+        if self._nonce:
+            # It was sent and not answered, so perhaps it was taken. What was counted stays; a slot must not.
+            self._store.release(self.demands, self.lease)
+        if not self.future.done():
+            outage = self._store.outage
+            outage.failed(kind, reason)
+            self.future.set_result(outage.answer(self.demands, self.lease))
+
+    def _refused(self, reply: Any) -> None:
+        if not isinstance(reply, ReplyError):
+            raise DesyncError("it is no answer of a script")
+        if reply.noscript and not self.whole and not self.future.done():
+            # Nothing was done: this time the script goes along.
+            self.whole = True
+            packed = self.pack()
+            assert packed is not None
+            self._store.channel.again(self, packed)
+            return
+        self._nonce = 0
+        self.lost(reply.kind, str(reply))
+        if reply.kind in ("readonly", "moved", "noauth"):
+            # The server that is asked is not the one to ask, or not in this way: it is looked for anew.
+            self._store.channel.drop(reply.kind, str(reply))
+
+
+class Settling:
+    """A batch of what is made good."""
+
+    __slots__ = ("_changes", "_count", "_nonce", "_store", "_whole")
+
+    def __init__(self, store: RedisStore, changes: Sequence[Change]) -> None:
+        self._store = store
+        self._changes = changes
+        self._count = len(changes)
+        self._nonce = 0
+        self._whole = False
+
+    def pack(self) -> bytes:
+        self._nonce = self._store.number()
+        return self._store.wire.settle(self._nonce, self._changes, whole=self._whole)
+
+    def replied(self, reply: Any) -> None:
+        if isinstance(reply, ReplyError):
+            if reply.noscript and self._changes and not self._whole:
+                self._whole = True
+                self._store.channel.again(self, self.pack())
+                return
+            self._store.outage.failed(reply.kind, str(reply))
+        elif reply != [self._nonce, self._count]:
+            raise DesyncError("it answers no settlement")
+        self._changes = ()
+
+    def lost(self, kind: Kind, reason: str) -> None:
+        changes, self._changes = self._changes, ()
+        self._store.keep(changes)
+
+
+class NoScriptError(StoreLostError):
+    """The server does not know the script, and has done nothing."""
+
+
+class Asked:
+    """A question of the background."""
+
+    def __init__(self, pack: Callable[[int], bytes], nonce: int = 0) -> None:
+        """nonce: which the reply begins with; 0 where it is no script's"""
+        self._pack = pack
+        self._nonce = nonce
+        self._future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def pack(self) -> bytes:
+        return self._pack(self._nonce)
+
+    def replied(self, reply: Any) -> None:
+        if self._nonce and not isinstance(reply, ReplyError) and (type(reply) is not list or reply[0] != self._nonce):
+            raise DesyncError("it answers another call")
+        if not self._future.done():
+            self._future.set_result(reply)
+
+    def lost(self, kind: Kind, reason: str) -> None:
+        if not self._future.done():
+            self._future.set_result(StoreLostError(kind, reason))
+
+    async def answer(self) -> Any:
+        """The reply. Raises StoreLostError."""
+        reply = await self._future
+        if isinstance(reply, StoreLostError):
+            raise reply
+        if isinstance(reply, ReplyError):
+            raise (NoScriptError if reply.noscript else StoreLostError)(reply.kind, str(reply))
+        return reply
+
+    async def checked(self) -> list[Any]:
+        """The reply of a script. Raises StoreLostError."""
+        reply = await self.answer()
+        assert isinstance(reply, list)
+        return reply
+
+
+def states(demands: Sequence[Demand], reply: Sequence[Any]) -> list[State]:
+    """The state of each bucket, out of a reply of take.lua."""
+    if len(reply) != 3 + 2 * len(demands):
+        raise DesyncError("it has another length")
+    now = reply[2]
+    return [
+        (reply[at], reply[at + 1], now) if demand.rule.strategy == "token_bucket" else (reply[at], reply[at + 1])
+        for at, demand in zip(range(3, len(reply), 2), demands, strict=True)
+    ]
+
+
+def levels(demands: Sequence[Demand], found: Sequence[State], now: int) -> tuple[Level, ...]:
+    """Where the buckets stand."""
+    return tuple(
+        [
+            _ARITHMETIC[demand.rule.strategy].level(demand.rule, state, now)
+            for demand, state in zip(demands, found, strict=True)
+        ]
+    )
+
+
+def _refusal(demands: Sequence[Demand], found: Sequence[State], now: int) -> Refused:
+    longest, waiting = 0.0, None
+    for demand, state in zip(demands, found, strict=True):
+        rule = demand.rule
+        wait = _ARITHMETIC[rule.strategy].wait(rule, state, demand.amount, now)
+        wait_for = inf if wait is None else wait
+        if wait_for > longest:
+            longest, waiting = wait_for, rule
+    if waiting is None:
+        raise DesyncError("it refuses for no reason")
+    return Refused(waiting, longest / 1_000_000, levels(demands, found, now))

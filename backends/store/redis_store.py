@@ -1,0 +1,233 @@
+"""Limits in Redis: one script call for all of a request's rules, exact for all processes that share the server.
+
+All that is asked in one tick of the loop goes out in one write, over one connection. Nothing is asked twice: what was
+not answered may have been done. While the server is away `Outage` answers, and says when it is asked again.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+from typing import Any, Final, Protocol
+
+from backends.store.redis_calls import LIFETIME, Asked, NoScriptError, Outage, Settling, Taking, levels, states
+from backends.store.redis_channel import Channel, Opens
+from backends.store.redis_errors import StoreLostError
+from backends.store.redis_link import Link
+from backends.store.redis_wire import Change, Scripts, Wire
+from policies.limits import Answer, Demand, Granted, Level
+from policies.limits import Change as Used
+from policies.limits.token_bucket import State
+
+# Changes in one call of settle.lua, and buckets in one of beat.lua: the server does nothing else meanwhile.
+_BATCH: Final = 100
+_MOST_SETTLES: Final = 20_000
+# A server's clock that went so much further than ours, or less far, has jumped.
+_JUMP: Final = 5_000_000
+
+
+class _Pack(Protocol):
+    """Makes a command's bytes; `whole` with the script itself."""
+
+    def __call__(self, nonce: int, whole: bool = False) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """What all of a store's users agree on, and what tells them apart.
+
+    prefix: POLICY's `store.prefix`
+    timeout: seconds that a call may take
+    process: a name that no other process has
+    """
+
+    prefix: str
+    timeout: float
+    process: str
+
+    @property
+    def keys(self) -> str:
+        """What every key of limits begins with. On a Cluster one node has them all: they are asked for together."""
+        return f"{{{self.prefix}:limits:v1}}:"
+
+
+class RedisStore:
+    """Takes and settles. Whatever it raises is a StoreLostError; what `take` promises always comes."""
+
+    def __init__(
+        self, opens: Opens, scripts: Scripts, sharing: Sharing, outage: Outage, rng: Random,
+        observe: Callable[[float], None],
+    ) -> None:  # fmt: skip
+        """observe: told how long each call took, in seconds"""
+        self.wire = Wire(scripts, sharing.keys)
+        self.outage = outage
+        self.channel = Channel(opens, sharing.timeout, self._greet, self._settlings, observe)
+        self._process = sharing.process
+        # No reply of another connection has one of this one's numbers.
+        self._nonce = rng.getrandbits(47)
+        self._settles: deque[Change] = deque(maxlen=_MOST_SETTLES)
+        self._held: dict[str, set[str]] = {}
+        self._offset: float | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def take(self, demands: Sequence[Demand], lease: str) -> "asyncio.Future[Answer]":
+        """As `Store.take`, without windows."""
+        call = Taking(self, demands, lease, asyncio.get_running_loop().create_future())
+        self.channel.send(call)
+        return call.future
+
+    def settle(self, granted: Granted, changes: Sequence[Used] = ()) -> None:
+        """As `Store.settle`."""
+        for bucket in granted.slots:
+            self._drop_slot(bucket, granted.lease)
+        for demand, amount in changes:
+            if amount and demand.rule.strategy != "slots":
+                self._settles.append((demand.rule, demand.bucket, amount, granted.at))
+        self.channel.soon()
+
+    async def seen(self, demands: Sequence[Demand]) -> tuple[Level, ...]:
+        """As `Store.seen`. Raises StoreLostError."""
+        reply = await self._ask(
+            lambda nonce, whole=False: self.wire.take(nonce, demands, "", looks=True, lifetime=LIFETIME, whole=whole)
+        )
+        return levels(demands, states(demands, reply), reply[2])
+
+    async def beat(self) -> None:
+        """Say that this process lives, and renew its leases. Raises StoreLostError."""
+        await self._beat(LIFETIME)
+
+    async def probe(self) -> None:
+        """Whether the store works, over a new connection that then serves all. Raises StoreLostError."""
+        self.abandon("asked anew")
+        await self.channel.connected()
+
+    def abandon(self, reason: str) -> None:
+        """Give up the connection: whoever waits is answered by the outage."""
+        self.channel.drop("connection", reason)
+
+    async def stop(self, patience: float) -> None:
+        """Carry out what is left to settle, for so many seconds at most, and end."""
+        try:
+            async with asyncio.timeout(patience):
+                if self.channel.up:
+                    await self._beat(0)
+        except (StoreLostError, TimeoutError):
+            pass
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.channel.close()
+
+    # -- for its calls
+
+    def number(self) -> int:
+        """One that no call had before."""
+        self._nonce = (self._nonce + 1) & ((1 << 48) - 1)
+        return self._nonce
+
+    def granted(self, demands: Sequence[Demand], lease: str, found: Sequence[State], now: int) -> Granted:
+        """What a request was given; its slots are renewed from now on."""
+        slots: tuple[str, ...] = ()
+        for demand in demands:
+            if demand.rule.strategy == "slots":
+                slots = (*slots, demand.bucket)
+                self._held.setdefault(demand.bucket, set()).add(lease)
+        return Granted(levels(demands, found, now), "store", now, lease, slots)
+
+    def give_back(self, demands: Sequence[Demand], lease: str, at: int) -> None:
+        """Nobody waited for what was granted."""
+        self.release(demands, lease)
+        for demand in demands:
+            if demand.rule.strategy != "slots":
+                self._settles.append((demand.rule, demand.bucket, -demand.amount, at))
+        self.channel.soon()
+
+    def release(self, demands: Sequence[Demand], lease: str) -> None:
+        """Whether it holds slots or not: it does not any more."""
+        for demand in demands:
+            if demand.rule.strategy == "slots":
+                self._drop_slot(demand.bucket, lease)
+
+    def keep(self, changes: Sequence[Change]) -> None:
+        """These were sent, and nobody knows whether they were carried out. A slot can be given back twice."""
+        self._settles.extend(change for change in changes if change[0] is None)
+
+    def worked(self, now: int) -> None:
+        """There was a reply, and with it the server's time."""
+        self.outage.worked()
+        offset = now - asyncio.get_running_loop().time() * 1e6
+        if self._offset is not None and abs(offset - self._offset) > _JUMP:
+            # By the server's clock leases may have ended that are held: they are there again with the next beat.
+            self._later(self._beat_again())
+        self._offset = offset
+
+    # -- the background
+
+    async def _greet(self, link: Link) -> None:
+        """What decides whether a connection is good: it must be quick, know the scripts and let us write."""
+        held = self._leases()
+        loading = [Asked(partial(_same, text)) for text in self.wire.load()]
+        beat = Asked(self._beating(held[:_BATCH], LIFETIME), self.number())
+        calls = [*loading, beat]
+        link.send(b"".join([call.pack() for call in calls]), calls)
+        for call in loading:
+            await call.answer()
+        self._beaten(await beat.checked())
+        if len(held) > _BATCH:
+            self._later(self._beat_again())
+
+    async def _beat(self, lifetime: int) -> None:
+        held = self._leases() if lifetime else []
+        for start in range(0, len(held) or 1, _BATCH):
+            self._beaten(await self._ask(self._beating(held[start : start + _BATCH], lifetime)))
+
+    def _beating(self, held: Sequence[tuple[str, Sequence[str]]], lifetime: int) -> _Pack:
+        return lambda nonce, whole=False: self.wire.beat(nonce, self._process, lifetime, held, whole=whole)
+
+    async def _beat_again(self) -> None:
+        try:
+            await self.beat()
+        except StoreLostError as error:
+            self.outage.failed(error.kind, str(error))
+
+    def _beaten(self, reply: list[Any]) -> None:
+        self.outage.live = max(reply[2], 1)
+        self._offset = reply[1] - asyncio.get_running_loop().time() * 1e6
+
+    async def _ask(self, pack: _Pack) -> list[Any]:
+        """The reply of a script. Raises StoreLostError."""
+        call = Asked(pack, self.number())
+        self.channel.send(call)
+        try:
+            return await call.checked()
+        except NoScriptError:
+            call = Asked(partial(pack, whole=True), self.number())
+            self.channel.send(call)
+            return await call.checked()
+
+    def _settlings(self) -> Iterator[Settling]:
+        """What is left to settle. It goes before what is taken: a slot that was given back is free."""
+        while self._settles:
+            yield Settling(self, [self._settles.popleft() for _ in range(min(_BATCH, len(self._settles)))])
+
+    def _leases(self) -> list[tuple[str, list[str]]]:
+        return [(bucket, list(leases)) for bucket, leases in self._held.items()]
+
+    def _drop_slot(self, bucket: str, lease: str) -> None:
+        holders = self._held.get(bucket)
+        if holders is not None:
+            holders.discard(lease)
+            if not holders:
+                del self._held[bucket]
+        self._settles.append((None, bucket, lease, 0))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work, name="store beat")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _same(data: bytes, nonce: int) -> bytes:
+    return data

@@ -1,0 +1,122 @@
+"""The commands that `RedisStore` sends, as bytes, and the scripts that they run."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha1
+from pathlib import Path
+from typing import Final, Literal
+
+from policies.limits import Demand, Rule
+
+Name = Literal["take", "settle", "beat"]
+NAMES: Final[Sequence[Name]] = ("take", "settle", "beat")
+LETTERS: Final[Mapping[str, str]] = {"token_bucket": "b", "fixed_window": "f", "slots": "s"}
+
+_MOST_RULES: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Scripts:
+    """The Lua that runs in the server. Whoever changes what it keeps changes `v1` in the keys too."""
+
+    texts: Mapping[Name, str]
+
+    @staticmethod
+    def shipped() -> "Scripts":
+        """Those of this release, from the files beside this one."""
+        folder = Path(__file__).parent
+        return Scripts({name: (folder / f"{name}.lua").read_text() for name in NAMES})
+
+
+class Wire:
+    """Packs commands. `EVALSHA` and what never changes of a rule are packed once."""
+
+    def __init__(self, scripts: Scripts, prefix: str) -> None:
+        """prefix: begins every key; with braces around what a Cluster picks the slot by"""
+        self._prefix = prefix
+        self._texts = scripts.texts
+        self._shas = {name: sha1(text.encode()).hexdigest() for name, text in scripts.texts.items()}
+        self._rules: dict[int, tuple[Rule, str]] = {}
+        self._heads: dict[tuple[Name, int, int], str] = {}
+
+    def take(
+        self, nonce: int, demands: Sequence[Demand], lease: str, *, looks: bool, lifetime: int, whole: bool = False
+    ) -> bytes:
+        """`take.lua` for one request; `whole` sends the script itself."""
+        parts = [
+            "",
+            bulk(str(nonce)),
+            bulk(lease),
+            "$4\r\nlook\r\n" if looks else "$4\r\ntake\r\n",
+            bulk(str(lifetime)),
+        ]
+        keys = []
+        for demand in demands:
+            keys.append(self.key(demand.bucket))
+            parts += (self._rule(demand.rule), bulk(str(demand.amount)))
+        parts[0] = "".join(keys)
+        return (self._head("take", len(keys), 4 + 5 * len(keys), whole) + "".join(parts)).encode()
+
+    def settle(self, nonce: int, changes: Sequence["Change"], *, whole: bool = False) -> bytes:
+        """`settle.lua` for a batch of changes."""
+        keys = [self.key(bucket) for _, bucket, _, _ in changes]
+        parts = [bulk(str(nonce))]
+        for rule, _, what, taken in changes:
+            static = _SLOT if rule is None else self._rule(rule)
+            parts += (static, bulk(str(what)), bulk(str(taken)))
+        return (self._head("settle", len(keys), 1 + 6 * len(keys), whole) + "".join([*keys, *parts])).encode()
+
+    def beat(
+        self, nonce: int, process: str, lifetime: int, held: Sequence[tuple[str, Sequence[str]]], *, whole: bool = False
+    ) -> bytes:
+        """`beat.lua`, for some of the buckets with the leases that hold a slot of each."""
+        keys = [bulk(f"{self._prefix}processes"), *(self.key(bucket) for bucket, _ in held)]
+        values = [str(nonce), process, str(lifetime)]
+        for _, leases in held:
+            values += (str(len(leases)), *leases)
+        head = self._head("beat", len(keys), len(values), whole)
+        return (head + "".join([*keys, *map(bulk, values)])).encode()
+
+    def load(self) -> Iterable[bytes]:
+        """Commands that make the server know the scripts."""
+        for text in self._texts.values():
+            yield f"*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n{bulk(text)}".encode()
+
+    def key(self, bucket: str) -> str:
+        return bulk(f"{self._prefix}{bucket}")
+
+    def _head(self, name: Name, keys: int, values: int, whole: bool) -> str:
+        if whole:
+            return f"*{3 + keys + values}\r\n$4\r\nEVAL\r\n{bulk(self._texts[name])}{bulk(str(keys))}"
+        head = self._heads.get((name, keys, values))
+        if head is None:
+            head = f"*{3 + keys + values}\r\n$7\r\nEVALSHA\r\n{bulk(self._shas[name])}{bulk(str(keys))}"
+            if len(self._heads) < _MOST_RULES:
+                self._heads[name, keys, values] = head
+        return head
+
+    def _rule(self, rule: Rule) -> str:
+        # By identity: a rule's own hash costs more than all the rest. It is held, so nobody else gets its id.
+        found = self._rules.get(id(rule))
+        if found is None:
+            values = (LETTERS[rule.strategy], str(rule.count), str(rule.seconds), str(rule.burst))
+            found = rule, "".join(map(bulk, values))
+            if len(self._rules) >= _MOST_RULES:
+                self._rules.clear()
+            self._rules[id(rule)] = found
+        return found[1]
+
+
+Change = tuple[Rule | None, str, int | str, int]
+"""(rule, bucket, units used beyond, when they were taken); for a slot that is given back (None, bucket, lease, 0)."""
+
+
+def bulk(text: str) -> str:
+    """A string of the protocol."""
+    length = len(text) if text.isascii() else len(text.encode(errors="replace"))
+    return f"${length}\r\n{text}\r\n"
+
+
+_TAKE: Final = bulk("take")
+_LOOK: Final = bulk("look")
+_SLOT: Final = "".join(map(bulk, ("s", "0", "0", "0")))
