@@ -8,7 +8,6 @@ client there is none.
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from backends.endpoint import Endpoint
@@ -24,28 +23,12 @@ from gateway.observe.metrics import Metrics
 from gateway.relay import Relay
 from gateway.words import client_error, outcome_of, outcome_of_error, timeout_of
 from policies import outcome as outcomes
-from policies.breaker import Permit
 from policies.outcome import Outcome
-from policies.retry import LONGEST_RETRY_AFTER, judge, retry_after
+from policies.retry import judge, retry_after
 from policies.routing import Routed
 
 # The engine did not let us in at all: whoever was refused so by every endpoint of a pool need not wait for a backoff.
 _NOBODY: Final = frozenset({"refused", "dns"})
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """An attempt that did not bring what was asked for, before any byte of it went to the client.
-
-    told: the seconds that its answer asks us to wait
-    excused: nobody's fault
-    """
-
-    endpoint: Endpoint
-    permit: Permit | None
-    outcome: Outcome
-    told: float | None = None
-    excused: bool = False
 
 
 class Attempts:
@@ -70,7 +53,7 @@ class Attempts:
         endpoint = self._choose(exchange, pool)
         permit = endpoint.permit(exchange.model, exchange.attempt_began)
         # Also of an attempt that a shutdown ends: nobody's fault either.
-        outcome, failed = outcomes.CLIENT_GONE, None
+        outcome, told, excused = outcomes.CLIENT_GONE, None, False
         try:
             with endpoint.slot:
                 timeout, dispatch = routed.route.timeouts.connect, self._dispatch
@@ -82,8 +65,8 @@ class Attempts:
                     relay = await self._repeated(exchange, endpoint, routed, relay)
                 if relay.status >= 400 or relay.first_event_error is not None:
                     outcome = outcomes.of_status(relay.first_event_error or relay.status)
-                    failed = Failed(endpoint, permit, outcome, self._retry_after(relay))
-                    wait = self._again(exchange, pool, routed, failed)
+                    told = self._retry_after(relay)
+                    wait = self._again(exchange, pool, routed, outcome, told)
                     if wait is not None:
                         return wait
                 dispatch.release(exchange, endpoint, relay)
@@ -98,37 +81,25 @@ class Attempts:
                 raise
             outcome = outcome_of(answer)
         except UpstreamError as error:
-            outcome = outcome_of_error(error)
-            failed = Failed(endpoint, permit, outcome, excused=error.kind == "no_descriptor")
-            return self._unanswered(exchange, pool, routed, failed, error)
+            outcome, excused = outcome_of_error(error), error.kind == "no_descriptor"
+            return self._unanswered(exchange, pool, routed, outcome, error)
         except (errors.AttemptTimeout, errors.DeadlineExceeded) as error:
-            outcome = outcomes.TOO_SLOW
-            failed = Failed(endpoint, permit, outcome, excused=self._excused(exchange, endpoint, error))
-            return self._too_slow(exchange, pool, routed, failed, error)
+            outcome, excused = outcomes.TOO_SLOW, self._excused(exchange, endpoint, error)
+            return self._too_slow(exchange, pool, routed, error)
         finally:
             self._dispatch.give_back(exchange, endpoint)
             now = exchange.attempt_ended = self._clock()
-            if failed is None:
-                exchange.outcome = outcome.label
-                endpoint.settle(
-                    outcome, now, model=exchange.model, permit=permit, released=exchange.cycle.begun
-                )  # fmt: skip
-            elif not exchange.settled:
-                self._settle(exchange, failed, outcome, now)
+            exchange.outcome = outcome.label
+            endpoint.settle(
+                outcome, now, model=exchange.model, permit=permit, retry_after=told, excused=excused,
+                released=exchange.cycle.begun,
+            )  # fmt: skip
         return None
-
-    def _settle(self, exchange: Exchange, failed: Failed, outcome: Outcome, now: float) -> None:
-        """Tell the endpoint of an attempt that failed; once."""
-        exchange.settled, exchange.outcome = True, outcome.label
-        failed.endpoint.settle(
-            outcome, now, model=exchange.model, permit=failed.permit, retry_after=failed.told,
-            excused=failed.excused, released=exchange.cycle.begun,
-        )  # fmt: skip
 
     async def rest(self, exchange: Exchange, seconds: float) -> None:
         """Between two attempts; the client's leaving and the deadline end it."""
         exchange.trail = (*exchange.trail, exchange.step())
-        exchange.relay, exchange.settled = None, False
+        exchange.relay = None
         exchange.phase = "retry"
         if not seconds:
             return
@@ -176,7 +147,7 @@ class Attempts:
     # -- another attempt?
 
     def _unanswered(
-        self, exchange: Exchange, pool: Pool, routed: Routed, failed: Failed, error: UpstreamError
+        self, exchange: Exchange, pool: Pool, routed: Routed, outcome: Outcome, error: UpstreamError
     ) -> float | None:
         """After an attempt that brought no answer: the wait before the next one; raises what the client is told."""
         if error.kind == "connect_timeout":
@@ -188,7 +159,7 @@ class Attempts:
                 raise errors.NoEndpoint(
                     f"No endpoint of pool {pool.name} accepts connections. Try again shortly.", retry_after=1
                 ) from None
-        wait = None if failed.excused else self._again(exchange, pool, routed, failed)
+        wait = self._again(exchange, pool, routed, outcome, None) if error.kind != "no_descriptor" else None
         if wait is None:
             raise client_error(error) from None
         return wait
@@ -204,36 +175,30 @@ class Attempts:
         # In the later half of the wait: one that froze has yielded to all the others until the moment it did.
         return short or endpoint.yielded_since((since + self._clock()) / 2)
 
-    def _too_slow(
-        self, exchange: Exchange, pool: Pool, routed: Routed, failed: Failed, error: errors.GatewayError
-    ) -> float | None:
+    def _too_slow(self, exchange: Exchange, pool: Pool, routed: Routed, error: errors.GatewayError) -> float | None:
         """After an attempt whose time was up: the wait before the next one; raises what the client is told."""
         self._metrics.timed_out(timeout_of(error))
         if exchange.cycle.begun or isinstance(error, errors.DeadlineExceeded):
             raise error
-        wait = self._again(exchange, pool, routed, failed)
+        wait = self._again(exchange, pool, routed, outcomes.TOO_SLOW, None)
         if wait is None:
             raise error
         return wait
 
-    def _again(self, exchange: Exchange, pool: Pool, routed: Routed, failed: Failed) -> float | None:
+    def _again(
+        self, exchange: Exchange, pool: Pool, routed: Routed, outcome: Outcome, told: float | None
+    ) -> float | None:
         """The seconds to wait before another attempt, or None when there is none."""
-        now, outcome = self._clock(), failed.outcome
-        left, fresh = exchange.left(now), pool.fresh(now, exchange.model, exchange.tried)
+        now = self._clock()
         verdict = judge(
-            outcome, settings=routed.route.retry, attempts=exchange.attempts, fresh=fresh, retry_after=failed.told,
-            left=left, budget=pool.budget, now=now, chance=self._chance,
+            outcome, settings=routed.route.retry, attempts=exchange.attempts,
+            fresh=pool.fresh(now, exchange.model, exchange.tried), retry_after=told,
+            left=exchange.left(now), budget=pool.budget, now=now, chance=self._chance,
         )  # fmt: skip
         meter = self._metrics.pool(pool.name)
-        wait = verdict.wait
-        if verdict.again and not fresh:
-            # What this very attempt did to its endpoint may leave nobody: then its answer is the last one.
-            exchange.attempt_ended = now
-            self._settle(exchange, failed, outcome, now)
-            wait = max(wait, pool.back_in(now, exchange.model))
-        if verdict.again and wait <= LONGEST_RETRY_AFTER and (left is None or wait < left):
+        if verdict.again:
             meter.retried(outcome.label)
-            return wait
+            return verdict.wait
         if verdict.why == "budget":
             meter.budget_exhausted.value += 1
         # Rule 12; a route that makes one attempt has none to multiply.
