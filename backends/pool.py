@@ -81,6 +81,11 @@ class Pool:
             self._look()
         return self._usual
 
+    def back_in(self, now: float, model: str | None) -> float:
+        """Seconds until `choose` would give somebody, as far as anybody can say; 0.0 where it would now."""
+        self._state.refresh(now)
+        return 0.0 if self._last_resorts(now, model) else self.nobody(now, model).retry_after
+
     def nobody(self, now: float, model: str | None) -> Nobody:
         """Why `choose` gave None. Of several reasons it is that of the endpoint that is back first."""
         if not self.candidates:
@@ -109,12 +114,16 @@ class Pool:
         self._usual = [one for one in self.candidates if one.standing.available]
         self._guarded = any(one.standing.guarded for one in self._usual)
 
-    def _panic(self, now: float, model: str | None, tried: Sequence[Endpoint]) -> Endpoint | None:
-        """The last resort: paused ones before ejected ones before those that are down."""
-        left = [
+    def _last_resorts(self, now: float, model: str | None) -> list[Endpoint]:
+        """Who may be tried at all."""
+        return [
             one for one in self.candidates
             if not one.standing.drained and not one.standing.told and one.standing.breakers.lets(model, now)
         ]  # fmt: skip
+
+    def _panic(self, now: float, model: str | None, tried: Sequence[Endpoint]) -> Endpoint | None:
+        """The last resort: paused ones before ejected ones before those that are down."""
+        left = self._last_resorts(now, model)
         if not left:
             return None
         left = [one for one in left if one not in tried] or left

@@ -8,6 +8,7 @@ client there is none.
 import math
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from backends.endpoint import Endpoint
@@ -23,12 +24,30 @@ from gateway.observe.metrics import Metrics
 from gateway.relay import Relay
 from gateway.words import client_error, outcome_of, outcome_of_error, timeout_of
 from policies import outcome as outcomes
+from policies.breaker import Permit
 from policies.outcome import Outcome
-from policies.retry import judge, retry_after
+from policies.retry import LONGEST_RETRY_AFTER, judge, listed, retry_after
 from policies.routing import Routed
 
 # The engine did not let us in at all: whoever was refused so by every endpoint of a pool need not wait for a backoff.
 _NOBODY: Final = frozenset({"refused", "dns"})
+# Two lengths of time, measured one after the other, that are the same one: seconds.
+_ALIKE: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An attempt that did not bring what was asked for, before any byte of it went to the client.
+
+    told: the seconds that its answer asks us to wait
+    excused: nobody's fault
+    """
+
+    endpoint: Endpoint
+    permit: Permit | None
+    outcome: Outcome
+    told: float | None = None
+    excused: bool = False
 
 
 class Attempts:
@@ -53,7 +72,7 @@ class Attempts:
         endpoint = self._choose(exchange, pool)
         permit = endpoint.permit(exchange.model, exchange.attempt_began)
         # Also of an attempt that a shutdown ends: nobody's fault either.
-        outcome, told, excused = outcomes.CLIENT_GONE, None, False
+        outcome, failed = outcomes.CLIENT_GONE, None
         try:
             with endpoint.slot:
                 timeout, dispatch = routed.route.timeouts.connect, self._dispatch
@@ -65,41 +84,50 @@ class Attempts:
                     relay = await self._repeated(exchange, endpoint, routed, relay)
                 if relay.status >= 400 or relay.first_event_error is not None:
                     outcome = outcomes.of_status(relay.first_event_error or relay.status)
-                    told = self._retry_after(relay)
-                    wait = self._again(exchange, pool, routed, outcome, told)
+                    failed = Failed(endpoint, permit, outcome, self._retry_after(relay))
+                    wait = self._again(exchange, pool, routed, failed)
                     if wait is not None:
                         return wait
                 dispatch.release(exchange, endpoint, relay)
                 if not relay.over:
                     await relay.change()
                 outcome = outcome_of(relay)
-        except ClientGone:
-            # The openai SDK closes its socket at `[DONE]`, before HTTP's own end: that client has all
-            # that it asked for.
-            answer = exchange.relay
-            if answer is None or not answer.said_end:
-                raise
-            outcome = outcome_of(answer)
+        except ClientGone as gone:
+            outcome = _had_it_all(exchange.relay, gone)
         except UpstreamError as error:
-            outcome, excused = outcome_of_error(error), error.kind == "no_descriptor"
-            return self._unanswered(exchange, pool, routed, outcome, error)
+            outcome = outcome_of_error(error)
+            failed = Failed(endpoint, permit, outcome, excused=error.kind == "no_descriptor")
+            return self._unanswered(exchange, pool, routed, failed, error)
         except (errors.AttemptTimeout, errors.DeadlineExceeded) as error:
-            outcome, excused = outcomes.TOO_SLOW, self._excused(exchange, endpoint, error)
-            return self._too_slow(exchange, pool, routed, error)
+            outcome = outcomes.TOO_SLOW
+            failed = Failed(endpoint, permit, outcome, excused=self._excused(exchange, endpoint, error))
+            return self._too_slow(exchange, pool, routed, failed, error)
         finally:
             self._dispatch.give_back(exchange, endpoint)
             now = exchange.attempt_ended = self._clock()
-            exchange.outcome = outcome.label
-            endpoint.settle(
-                outcome, now, model=exchange.model, permit=permit, retry_after=told, excused=excused,
-                released=exchange.cycle.begun,
-            )  # fmt: skip
+            if failed is None:
+                exchange.outcome = outcome.label
+                endpoint.settle(
+                    outcome, now, model=exchange.model, permit=permit, released=exchange.cycle.begun
+                )  # fmt: skip
+            else:
+                self._settle(exchange, failed, outcome, now)
         return None
+
+    def _settle(self, exchange: Exchange, failed: Failed, outcome: Outcome, now: float) -> None:
+        """Tell the endpoint of an attempt that failed; once."""
+        if exchange.settled:
+            return
+        exchange.settled, exchange.outcome = True, outcome.label
+        failed.endpoint.settle(
+            outcome, now, model=exchange.model, permit=failed.permit, retry_after=failed.told,
+            excused=failed.excused, released=exchange.cycle.begun,
+        )  # fmt: skip
 
     async def rest(self, exchange: Exchange, seconds: float) -> None:
         """Between two attempts; the client's leaving and the deadline end it."""
         exchange.trail = (*exchange.trail, exchange.step())
-        exchange.relay = None
+        exchange.relay, exchange.settled = None, False
         exchange.phase = "retry"
         if not seconds:
             return
@@ -147,7 +175,7 @@ class Attempts:
     # -- another attempt?
 
     def _unanswered(
-        self, exchange: Exchange, pool: Pool, routed: Routed, outcome: Outcome, error: UpstreamError
+        self, exchange: Exchange, pool: Pool, routed: Routed, failed: Failed, error: UpstreamError
     ) -> float | None:
         """After an attempt that brought no answer: the wait before the next one; raises what the client is told."""
         if error.kind == "connect_timeout":
@@ -159,7 +187,7 @@ class Attempts:
                 raise errors.NoEndpoint(
                     f"No endpoint of pool {pool.name} accepts connections. Try again shortly.", retry_after=1
                 ) from None
-        wait = self._again(exchange, pool, routed, outcome, None) if error.kind != "no_descriptor" else None
+        wait = None if failed.excused else self._again(exchange, pool, routed, failed)
         if wait is None:
             raise client_error(error) from None
         return wait
@@ -175,24 +203,29 @@ class Attempts:
         # In the later half of the wait: one that froze has yielded to all the others until the moment it did.
         return short or endpoint.yielded_since((since + self._clock()) / 2)
 
-    def _too_slow(self, exchange: Exchange, pool: Pool, routed: Routed, error: errors.GatewayError) -> float | None:
+    def _too_slow(
+        self, exchange: Exchange, pool: Pool, routed: Routed, failed: Failed, error: errors.GatewayError
+    ) -> float | None:
         """After an attempt whose time was up: the wait before the next one; raises what the client is told."""
         self._metrics.timed_out(timeout_of(error))
         if exchange.cycle.begun or isinstance(error, errors.DeadlineExceeded):
             raise error
-        wait = self._again(exchange, pool, routed, outcomes.TOO_SLOW, None)
+        wait = self._again(exchange, pool, routed, failed)
         if wait is None:
             raise error
         return wait
 
-    def _again(
-        self, exchange: Exchange, pool: Pool, routed: Routed, outcome: Outcome, told: float | None
-    ) -> float | None:
+    def _again(self, exchange: Exchange, pool: Pool, routed: Routed, failed: Failed) -> float | None:
         """The seconds to wait before another attempt, or None when there is none."""
-        now = self._clock()
+        now, outcome, rule = self._clock(), failed.outcome, routed.route.retry
+        fresh, told = pool.fresh(now, exchange.model, exchange.tried), failed.told
+        if not fresh and rule is not None and exchange.attempts <= rule.retries and listed(outcome, rule):
+            # What this very attempt does to its endpoint may leave nobody: then its answer is the last one.
+            exchange.attempt_ended = now
+            self._settle(exchange, failed, outcome, now)
+            told = _soonest(pool.back_in(now, exchange.model), told)
         verdict = judge(
-            outcome, settings=routed.route.retry, attempts=exchange.attempts,
-            fresh=pool.fresh(now, exchange.model, exchange.tried), retry_after=told,
+            outcome, settings=rule, attempts=exchange.attempts, fresh=fresh, retry_after=told,
             left=exchange.left(now), budget=pool.budget, now=now, chance=self._chance,
         )  # fmt: skip
         meter = self._metrics.pool(pool.name)
@@ -209,3 +242,23 @@ class Attempts:
         if relay.status not in (429, 503):
             return None
         return retry_after(dict(relay.headers).get(b"retry-after"), self._wall())
+
+
+def _soonest(back_in: float, told: float | None) -> float | None:
+    """How long to wait for an endpoint that was tried before: until somebody is back, which is for this one what it
+    asked for, though its pause is shorter than an answer may ask."""
+    if told is not None and back_in > min(told, LONGEST_RETRY_AFTER) - _ALIKE:
+        return told
+    return back_in or None
+
+
+def _had_it_all(answer: Relay | None, gone: ClientGone) -> Outcome:
+    """The openai SDK closes its socket at `[DONE]`, before HTTP's own end: that client has all that it asked for. Who
+    left before that has `gone`."""
+    if answer is not None and answer.said_end:
+        return outcome_of(answer)
+    try:
+        raise gone
+    finally:
+        # Its traceback holds this frame: a cycle that only the garbage collector would find.
+        del gone

@@ -50,6 +50,8 @@ class Exchange:
     """Attempts that found nobody there."""
     trail: tuple[Step, ...] = ()
     """What became of its attempts before the last one."""
+    settled = False
+    """Whether the endpoint has been told already how the attempt under way ended."""
     spent = False
     """Whether our attempts are used up (DESIGN section 2, rule 12)."""
     timeouts: Timeouts
