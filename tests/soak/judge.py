@@ -17,6 +17,8 @@ from tests.soak.clients import Seen, Tally
 Line = dict[str, Any]
 SHOWN: Final = 20
 """Lines and findings that are printed of each kind."""
+BEFORE: Final = 15
+"""Lines of the gateway's log that are printed before the first error without excuse."""
 _LISTED: Final = frozenset(map(str, Retry().when))
 
 
@@ -27,6 +29,8 @@ class Account:
     lines: int = 0
     attempts: int = 0
     retries: int = 0
+    resting: int = 0
+    """Clients that left between two attempts: a retry was granted to them and never made."""
     gone: int = 0
     broken: int = 0
     refused: int = 0
@@ -42,6 +46,7 @@ class Account:
         self.lines += 1
         self.attempts += line["attempts"]
         self.retries += max(0, line["attempts"] - 1)
+        self.resting += line["client_gone"] == "retry"
         self.gone += left
         self.statuses[line["status"]] += 1
         for endpoint, outcome, _ in trail:
@@ -108,12 +113,17 @@ def errors(tally: Tally, found: Account, most_attempts: int, series: Series) -> 
     return excused, wrong
 
 
+def before(log: str, moment: str) -> str:
+    """The last lines that the gateway's own log had before a moment (RFC 3339 in UTC, to be compared as text)."""
+    lines = [line for line in log.splitlines() if line[:24] <= moment]
+    return "\n".join(lines[-BEFORE:])
+
+
 def sums(found: Account, series: Series) -> Iterator[str]:
     """Where counters and log disagree, and what is still held according to the gauges."""
     pairs: list[tuple[str, float, float]] = [
         ("requests_total", total(series, "requests_total"), found.lines),
         ("attempts_total", total(series, "attempts_total"), found.attempts),
-        ("retries_total", total(series, "retries_total"), found.retries),
         ("client_gone_total", total(series, "client_gone_total"), found.gone),
         ("endpoint_in_flight", total(series, "endpoint_in_flight"), 0),
         ("open_streams", total(series, "open_streams"), 0),
@@ -124,6 +134,9 @@ def sums(found: Account, series: Series) -> Iterator[str]:
     for (endpoint, outcome), count in found.outcomes.items():
         counted = total(series, "attempts_total", endpoint=endpoint, outcome=outcome)
         pairs.append((f"attempts_total {endpoint} {outcome}", counted, count))
+    granted = total(series, "retries_total")
+    if not found.retries <= granted <= found.retries + found.resting:
+        yield f"retries_total is {granted:g}, made were {found.retries}, at most {found.resting} more were granted"
     for name, counted, true in pairs:
         if counted != true:
             yield f"{name} is {counted:g} and should be {true:g}"
