@@ -140,6 +140,18 @@ def test_one_that_is_busy_with_our_streams_is_never_taken_for_dead(quick: House)
     assert gateway.metric("sluice_breaker_state", 'state="closed"') == 2
 
 
+def test_one_that_is_busy_with_others_is_never_taken_for_dead(quick: House) -> None:
+    """Another gateway fills it, so our token waits; its own count of tokens says that it works."""
+    asked = len(quick.asked(0))
+    with ExitStack() as stack:
+        long = [stack.enter_context(Stream(quick.direct, _mark(), LONG)) for _ in range(SLOTS)]
+        until("all slots are taken", lambda: all(stream.began for stream in long), 15)
+        until("it was asked in vain often enough", lambda: len(quick.asked(0)) - asked >= 4, 2 * FOUND_WITHIN)
+        assert not any(stream.left for stream in long)
+        assert _in_rotation(quick) == [True, True]
+    assert not quick.gateway.said("endpoint_down", 0)
+
+
 def test_one_that_hangs_under_load_costs_no_request_that_had_not_begun(quick: House) -> None:
     gateway = quick.gateway
     with ExitStack() as stack:
