@@ -88,7 +88,9 @@ class Gateway:
             dispatch=Dispatch(metrics=self.metrics, loop=loop, clock=time.monotonic), metrics=self.metrics,
             wheel=self.wheel, clock=time.monotonic, wall=clock, rng=rng,
         )  # fmt: skip
-        pipeline = Pipeline(attempts=attempts, settlement=settlement, clock=time.monotonic)
+        pipeline = Pipeline(
+            attempts=attempts, settlement=settlement, timed_out=self.metrics.timed_out, clock=time.monotonic
+        )
         self._edge = edge = Edge(plane=self.plane, pipeline=pipeline, rng=rng)
         server = policy.server
         wire = WireSettings(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from backends.endpoint import Endpoint
+from backends.events import Nobody
 from backends.pool import Pool
 from backends.upstream import UpstreamError
 from backends.wheel import TimerWheel
@@ -140,8 +141,12 @@ class Attempts:
             self._wheel.cancel(timer)
 
     def _choose(self, exchange: Exchange, pool: Pool) -> Endpoint:
-        now = self._clock() if exchange.attempts else exchange.received
-        endpoint = pool.choose(now, exchange.model, exchange.tried)
+        if exchange.attempts:
+            now = self._clock()
+            endpoint = pool.choose(now, exchange.model, exchange.tried, absent=exchange.absent)
+        else:
+            now = exchange.received
+            endpoint = pool.choose(now, exchange.model)
         if endpoint is None:
             raise self._nobody(exchange, pool, now)
         exchange.attempts += 1
@@ -183,7 +188,7 @@ class Attempts:
         if error.kind in _NOBODY:
             exchange.unmet += 1
             now = self._clock()
-            if exchange.unmet == exchange.attempts and not pool.fresh(now, exchange.model, exchange.tried):
+            if exchange.absent and not pool.fresh(now, exchange.model, exchange.tried, absent=True):
                 raise errors.NoEndpoint(
                     f"No endpoint of pool {pool.name} accepts connections. Try again shortly.", retry_after=1
                 ) from None
@@ -204,11 +209,18 @@ class Attempts:
         return short or endpoint.yielded_since((since + self._clock()) / 2)
 
     def _too_slow(
-        self, exchange: Exchange, pool: Pool, routed: Routed, failed: Failed, error: errors.GatewayError
+        self,
+        exchange: Exchange,
+        pool: Pool,
+        routed: Routed,
+        failed: Failed,
+        error: errors.AttemptTimeout | errors.DeadlineExceeded,
     ) -> float | None:
         """After an attempt whose time was up: the wait before the next one; raises what the client is told."""
+        if isinstance(error, errors.DeadlineExceeded):
+            raise error
         self._metrics.timed_out(timeout_of(error))
-        if exchange.cycle.begun or isinstance(error, errors.DeadlineExceeded):
+        if exchange.cycle.begun:
             raise error
         wait = self._again(exchange, pool, routed, failed)
         if wait is None:
@@ -218,18 +230,21 @@ class Attempts:
     def _again(self, exchange: Exchange, pool: Pool, routed: Routed, failed: Failed) -> float | None:
         """The seconds to wait before another attempt, or None when there is none."""
         now, outcome, rule = self._clock(), failed.outcome, routed.route.retry
-        fresh, told = pool.fresh(now, exchange.model, exchange.tried), failed.told
+        fresh, told = pool.fresh(now, exchange.model, exchange.tried, absent=exchange.absent), failed.told
+        lacking = None
         if not fresh and rule is not None and exchange.attempts <= rule.retries and listed(outcome, rule):
             # What this very attempt does to its endpoint may leave nobody: then its answer is the last one.
             exchange.attempt_ended = now
             self._settle(exchange, failed, outcome, now)
-            told = _soonest(pool.back_in(now, exchange.model), told)
+            lacking = pool.lacking(now, exchange.model)
+            told = _soonest(lacking, told)
         verdict = judge(
             outcome, settings=rule, attempts=exchange.attempts, fresh=fresh, retry_after=told,
             left=exchange.left(now), budget=pool.budget, now=now, chance=self._chance,
         )  # fmt: skip
         meter = self._metrics.pool(pool.name)
-        if verdict.again:
+        # A breaker is not waited for: only probes go through, and the answer is at once (rule 11).
+        if verdict.again and (lacking is None or verdict.wait >= lacking.retry_after):
             meter.retried(outcome.label)
             return verdict.wait
         if verdict.why == "budget":
@@ -244,12 +259,14 @@ class Attempts:
         return retry_after(dict(relay.headers).get(b"retry-after"), self._wall())
 
 
-def _soonest(back_in: float, told: float | None) -> float | None:
-    """How long to wait for an endpoint that was tried before: until somebody is back, which is for this one what it
-    asked for, though its pause is shorter than an answer may ask."""
-    if told is not None and back_in > min(told, LONGEST_RETRY_AFTER) - _ALIKE:
+def _soonest(lacking: Nobody | None, told: float | None) -> float | None:
+    """How long engines ask to be left alone, where all do: until somebody is back, which is for this one what it asked
+    for, though its pause is shorter than an answer may ask."""
+    if lacking is None or lacking.reason != "paused":
+        return None
+    if told is not None and lacking.retry_after > min(told, LONGEST_RETRY_AFTER) - _ALIKE:
         return told
-    return back_in or None
+    return lacking.retry_after
 
 
 def _had_it_all(answer: Relay | None, gone: ClientGone) -> Outcome:

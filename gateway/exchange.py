@@ -86,6 +86,11 @@ class Exchange:
             return self.fields.get(b"connection")
         return b",".join(value for name, value in self.wire_headers if name == b"connection") or None
 
+    @property
+    def absent(self) -> bool:
+        """Whether every attempt found nobody there."""
+        return self.unmet == self.attempts
+
     def left(self, now: float) -> float | None:
         """Seconds to the total deadline; None without one."""
         return None if self.total is None else self.started + self.total - now

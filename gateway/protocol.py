@@ -25,7 +25,7 @@ _CR: Final = ord("\r")
 
 
 class ClientProtocol(RequestUnderWay):
-    """What uvicorn makes for each accepted connection."""
+    """What is made for each accepted connection (`gateway.accepting`), in the place of one of uvicorn's protocols."""
 
     def __init__(
         self,

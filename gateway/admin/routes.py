@@ -1,5 +1,5 @@
 """The routes that are not inference: on the client port health, readiness and the list of models; on the admin port
-liveness and metrics."""
+liveness, readiness, metrics and the API for operators."""
 
 from typing import Protocol
 
