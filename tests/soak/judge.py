@@ -17,6 +17,7 @@ from tests.soak.clients import Seen, Tally
 Line = dict[str, Any]
 SHOWN: Final = 20
 """Lines and findings that are printed of each kind."""
+_UNMADE: Final = frozenset({"no_endpoint_available", "deadline_exceeded"})
 BEFORE: Final = 15
 """Lines of the gateway's log that are printed before the first error without excuse."""
 _LISTED: Final = frozenset(map(str, Retry().when))
@@ -30,7 +31,7 @@ class Account:
     attempts: int = 0
     retries: int = 0
     resting: int = 0
-    """Clients that left between two attempts: a retry was granted to them and never made."""
+    """Retries that were granted and never made: the client left, or the time was up, or nobody was there any more."""
     gone: int = 0
     broken: int = 0
     refused: int = 0
@@ -46,7 +47,8 @@ class Account:
         self.lines += 1
         self.attempts += line["attempts"]
         self.retries += max(0, line["attempts"] - 1)
-        self.resting += line["client_gone"] == "retry"
+        unmade = line["attempts"] > 0 and line["code"] in _UNMADE
+        self.resting += unmade or line["client_gone"] == "retry"
         self.gone += left
         self.statuses[line["status"]] += 1
         for endpoint, outcome, _ in trail:
@@ -55,7 +57,7 @@ class Account:
         passed = line["first_byte_ms"] is not None and (line["status"] == 200 or left)
         if last in ("broken_off", "too_slow") and passed:
             self.broken += 1
-        elif last in _LISTED and not left:
+        elif last in _LISTED and not left and not unmade:
             self.refused += 1
         elif left and len(trail) > 0 and last in _LISTED:
             self.hidden += 1
@@ -86,7 +88,7 @@ def excuse(seen: Seen, line: Line | None, most_attempts: int) -> str | None:
         return "broken" if line["outcome"] in ("broken_off", "too_slow") and line["status"] == 200 else None
     if line["outcome"] == "500" or (line["outcome"] == "400" and line["code"] is None):
         return "passed" if str(seen.status) == line["outcome"] and line["code"] is None else None
-    if line["outcome"] in _LISTED and 0 < line["attempts"] < most_attempts:
+    if line["outcome"] in _LISTED and 0 < line["attempts"] < most_attempts and line["code"] not in _UNMADE:
         return "budget"
     return None
 
