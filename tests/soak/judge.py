@@ -13,6 +13,7 @@ from typing import Any, Final
 from policies.settings.routes import Retry
 from tests.flow.harness import Series, total
 from tests.soak.clients import Seen, Tally
+from tests.soak.stage import RETRIES
 
 Line = dict[str, Any]
 SHOWN: Final = 20
@@ -57,7 +58,7 @@ class Account:
         passed = line["first_byte_ms"] is not None and (line["status"] == 200 or left)
         if last in ("broken_off", "too_slow") and passed:
             self.broken += 1
-        elif last in _LISTED and not left and not unmade:
+        elif last in _LISTED and not left and not unmade and line["attempts"] <= RETRIES:
             self.refused += 1
         elif left and len(trail) > 0 and last in _LISTED:
             self.hidden += 1
@@ -80,7 +81,7 @@ def _lines(path: Path) -> Iterator[Line]:
             yield json.loads(text)
 
 
-def excuse(seen: Seen, line: Line | None, most_attempts: int) -> str | None:
+def excuse(seen: Seen, line: Line | None) -> str | None:
     """Why a client may have got this: broken | passed | budget. None: it may not."""
     if line is None or seen.what in ("wrong", "hung", "lost"):
         return None
@@ -88,17 +89,17 @@ def excuse(seen: Seen, line: Line | None, most_attempts: int) -> str | None:
         return "broken" if line["outcome"] in ("broken_off", "too_slow") and line["status"] == 200 else None
     if line["outcome"] == "500" or (line["outcome"] == "400" and line["code"] is None):
         return "passed" if str(seen.status) == line["outcome"] and line["code"] is None else None
-    if line["outcome"] in _LISTED and 0 < line["attempts"] < most_attempts and line["code"] not in _UNMADE:
+    if line["outcome"] in _LISTED and 0 < line["attempts"] <= RETRIES and line["code"] not in _UNMADE:
         return "budget"
     return None
 
 
-def errors(tally: Tally, found: Account, most_attempts: int, series: Series) -> tuple[Counter[str], list[str]]:
+def errors(tally: Tally, found: Account, series: Series) -> tuple[Counter[str], list[str]]:
     """How many errors of each excuse clients saw, and what is wrong with the others and with the sums."""
     excused: Counter[str] = Counter()
     wrong: list[str] = []
     for seen in tally.odd:
-        why = excuse(seen, found.odd.get(seen.request_id), most_attempts)
+        why = excuse(seen, found.odd.get(seen.request_id))
         if why is None:
             line = found.odd.get(seen.request_id)
             wrong.append(f"a client had no reason to see {seen}\n    access log: {json.dumps(line)}")

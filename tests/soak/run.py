@@ -19,7 +19,7 @@ from tests.soak import judge, patience
 from tests.soak.clients import Crowd, Question, Seen, Tally, questions
 from tests.soak.faults import NAMES, Conductor
 from tests.soak.reloads import Operator
-from tests.soak.stage import KEEP_ALIVE, RETRIES, Stage, stage
+from tests.soak.stage import KEEP_ALIVE, Stage, stage
 
 CALM: Final = 8.0
 """Seconds without a fault before the end, in which every endpoint must come back."""
@@ -194,7 +194,7 @@ class _Soak:
         # The log's thread is at most this late.
         await asyncio.sleep(1.0)
         found = judge.account(self._stage.access_log)
-        verdict.excused, unlucky = judge.errors(tally, found, 1 + RETRIES, series)
+        verdict.excused, unlucky = judge.errors(tally, found, series)
         verdict.late = total(series, "loop_lag_seconds_count") - total(series, "loop_lag_seconds_bucket", le="0.25")
         unexcused = [found.odd[seen.request_id]["time"] for seen in tally.odd if _unexcused(seen, found)]
         if unexcused:
@@ -242,7 +242,7 @@ class _Soak:
 
 def _unexcused(seen: Seen, found: judge.Account) -> bool:
     line = found.odd.get(seen.request_id)
-    return line is not None and judge.excuse(seen, line, 1 + RETRIES) is None
+    return line is not None and judge.excuse(seen, line) is None
 
 
 def _back(before: Series, after: Series) -> list[str]:
