@@ -25,7 +25,7 @@ BODY_LIMIT: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer in well-formed HTTP, whatever its status. The body ends at BODY_LIMIT, or is empty where only the
+    """An answer in well-formed HTTP, whatever its status. The body ends at a limit, or is empty where only the
     status was asked for."""
 
     status: int
@@ -35,9 +35,10 @@ class Reply:
 class _Hearing:
     """The sink of one answer (`upstream.Sink`)."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, status_only: bool) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, status_only: bool, most: int) -> None:
         self.reply: asyncio.Future[Reply] = loop.create_future()
         self._status_only = status_only
+        self._most = most
         self._status = 0
         self._body = bytearray()
 
@@ -47,8 +48,8 @@ class _Hearing:
             self._heard()
 
     def on_data(self, data: bytes) -> None:
-        self._body += data[: BODY_LIMIT - len(self._body)]
-        if len(self._body) == BODY_LIMIT:
+        self._body += data[: self._most - len(self._body)]
+        if len(self._body) == self._most:
             self._heard()
 
     def on_end(self) -> None:
@@ -84,25 +85,26 @@ class Asker:
         lines += [f"{name}: {value}".encode("latin-1") for name, value in spec.headers]
         self._headers = b"\r\n".join(lines) + b"\r\n"
 
-    async def get(self, path: str, timeout: float, *, status_only: bool = False) -> Reply:
+    async def get(self, path: str, timeout: float, *, status_only: bool = False, most: int = BODY_LIMIT) -> Reply:
         """The answer to a GET, in `timeout` seconds for connection and answer together. Raises UpstreamError; what is
-        late is one of kind `connect_timeout` or, once connected, `no_answer`. Redirects are not followed."""
-        return await self._ask(b"GET", path, b"", b"", timeout, status_only)
+        late is one of kind `connect_timeout` or, once connected, `no_answer`. Redirects are not followed. Of the body
+        at most `most` bytes are read."""
+        return await self._ask(b"GET", path, b"", b"", timeout, status_only, most)
 
     async def post(self, path: str, body: bytes, timeout: float) -> Reply:
         """The answer to a POST of JSON, by the same rules."""
         more = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
-        return await self._ask(b"POST", path, more, body, timeout, False)
+        return await self._ask(b"POST", path, more, body, timeout, False, BODY_LIMIT)
 
     async def _ask(
-        self, method: bytes, path: str, more: bytes, body: bytes, timeout: float, status_only: bool
+        self, method: bytes, path: str, more: bytes, body: bytes, timeout: float, status_only: bool, most: int
     ) -> Reply:
         head = b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method, path.encode("ascii"), self._headers, more)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         connection = await self._connections.connect(timeout)
         try:
-            hearing = _Hearing(loop, status_only=status_only)
+            hearing = _Hearing(loop, status_only=status_only, most=most)
             connection.send(head, body, hearing)
             async with asyncio.timeout_at(deadline):
                 return await hearing.reply

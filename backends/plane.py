@@ -1,8 +1,8 @@
-"""The narrow interface between the control side and the data plane: finished tables in, events out.
+"""The narrow interface between the control side and the data plane: finished tables and verdicts in, events out.
 
-The data plane reads one immutable `View` made from a `Table`. Installing a new table builds a whole new view and
-swaps one reference; endpoints that
-stayed the same keep their connections and counts, those that are gone are closed once their last exchange has ended.
+The data plane reads one immutable `View` made from a `Table`. Installing a new table builds a whole new view and swaps
+one reference; endpoints that stayed the same keep their connections, counts and standing, those that are gone are
+closed once their last exchange has ended.
 """
 
 import asyncio
@@ -50,7 +50,8 @@ class View:
 
 
 class DataPlane:
-    """Connections, endpoints and their counts. `install` is its only way in, `emit` its only way out."""
+    """Connections, endpoints and their counts. In come tables (`install`) and the probes' verdicts
+    (`tell`), out go events (`emit`)."""
 
     def __init__(
         self, *, loop: asyncio.AbstractEventLoop, wheel: TimerWheel, meters: Meters, rng: random.Random,

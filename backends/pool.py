@@ -48,8 +48,11 @@ class Pool:
         """The pool's retries of the last 10 s; it lives on over tables."""
         return self._state.budget
 
-    def choose(self, now: float, model: str | None, tried: Sequence[Endpoint] = ()) -> Endpoint | None:
-        """The endpoint for the next attempt, or None: `nobody` says why.
+    def choose(
+        self, now: float, model: str | None, tried: Sequence[Endpoint] = (), *, absent: bool = False
+    ) -> Endpoint | None:
+        """The endpoint for the next attempt, or None: `nobody` says why. `absent`: those that were tried are not there
+        at all, so that anybody else is better.
 
         Who was not tried yet comes first. Where there is no candidate it looks past ejection, probes and pauses that
         the engine did not ask for (panic), never past an open breaker, a drain or an engine's own Retry-After.
@@ -67,12 +70,17 @@ class Pool:
         if tried:
             left = [one for one in usual if one not in tried]
             # Better one that is on trial than one that has failed this very request.
-            usual = left or [one for one in self._past_trials(model, now) if one not in tried] or usual
+            left = left or [one for one in self._past_trials(model, now) if one not in tried]
+            if absent and not left:
+                return self._panic(now, model, tried)
+            usual = left or usual
         return self.strategy.choose(usual)
 
-    def fresh(self, now: float, model: str | None, tried: Sequence[Endpoint]) -> bool:
-        """Whether a candidate is there that was not tried yet."""
-        return any(one not in tried for one in self.available(now) if one.standing.breakers.lets(model, now))
+    def fresh(self, now: float, model: str | None, tried: Sequence[Endpoint], *, absent: bool = False) -> bool:
+        """Whether a candidate is there that was not tried yet; where those are `absent`, one of the last resort too."""
+        if any(one not in tried for one in self.available(now) if one.standing.breakers.lets(model, now)):
+            return True
+        return absent and any(one not in tried for one in self._last_resorts(now, model))
 
     def available(self, now: float) -> Sequence[Endpoint]:
         """The candidates now, save for their breakers."""
@@ -80,6 +88,11 @@ class Pool:
         if self._seen != self._state.version:
             self._look()
         return self._usual
+
+    def lacking(self, now: float, model: str | None) -> Nobody | None:
+        """What `nobody` says, where `choose` would give nobody now; else None."""
+        self._state.refresh(now)
+        return None if self._last_resorts(now, model) else self.nobody(now, model)
 
     def nobody(self, now: float, model: str | None) -> Nobody:
         """Why `choose` gave None. Of several reasons it is that of the endpoint that is back first."""
@@ -109,12 +122,16 @@ class Pool:
         self._usual = [one for one in self.candidates if one.standing.available]
         self._guarded = any(one.standing.guarded for one in self._usual)
 
-    def _panic(self, now: float, model: str | None, tried: Sequence[Endpoint]) -> Endpoint | None:
-        """The last resort: paused ones before ejected ones before those that are down."""
-        left = [
+    def _last_resorts(self, now: float, model: str | None) -> list[Endpoint]:
+        """Who may be tried at all."""
+        return [
             one for one in self.candidates
             if not one.standing.drained and not one.standing.told and one.standing.breakers.lets(model, now)
         ]  # fmt: skip
+
+    def _panic(self, now: float, model: str | None, tried: Sequence[Endpoint]) -> Endpoint | None:
+        """The last resort: paused ones before ejected ones before those that are down."""
+        left = self._last_resorts(now, model)
         if not left:
             return None
         left = [one for one in left if one not in tried] or left

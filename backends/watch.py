@@ -24,6 +24,8 @@ FIRST_WITHIN: Final = 0.25
 """Seconds over which the first probes after a start are spread."""
 JITTER: Final = 0.1
 """Every pause is longer or shorter by up to this share, so that gateways and endpoints do not fall into step."""
+METRICS_LIMIT: Final = 1 << 20
+"""Bytes of an engine's metrics page that are read: vLLM's has 60 to 200 KiB."""
 
 # We have no descriptor: that says nothing of the endpoint.
 _OUR_OWN_LACK: Final = frozenset({errno.EMFILE, errno.ENFILE})
@@ -186,13 +188,31 @@ class Watch:
             question = await self._question()
             if question is None:
                 return Finding("unaskable", "it is not known what to ask for")
-            reply = await self._post(question, patience)
+            before = await self._produced()
+            try:
+                reply = await self._post(question, patience)
+            except UpstreamError as error:
+                if error.kind == "no_answer" and before is not None and (await self._produced() or 0.0) > before:
+                    return Finding("full", "busy with others: it generates, and lets our token wait")
+                raise
         except (UpstreamError, OSError) as error:
             return _no_answer(error)
         told = self._engine.read(reply.status, reply.body)
         if told == "unaskable":
             self._listed = None
         return Finding("good" if told == "token" else told, f"{question.path} says {reply.status}")
+
+    async def _produced(self) -> float | None:
+        """The tokens that it has generated for anybody, where it says so."""
+        counter = self._engine.produced
+        if counter is None:
+            return None
+        asker = await self._asker(None)
+        with contextlib.suppress(UpstreamError):
+            path = self._spec.base_path + counter.path
+            reply = await asker.get(path, self.record.settings.timeout, most=METRICS_LIMIT)
+            return counter.read(reply.body) if reply.status == 200 else None
+        return None
 
     async def _question(self) -> Ask | None:
         question = self._engine.ask(self._model)

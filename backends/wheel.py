@@ -2,12 +2,16 @@
 
 A loop timer costs about 1 us to set and as much to cancel, and a stream would set one for every chunk. Here the loop
 has one timer, however many are armed, and none while nothing is; moving a timer to a later time writes one attribute.
-The price is precision: a timer fires at most one tick late, and never early.
+The price is precision: a timer fires at most one tick late, and never early. After a stall of the whole loop it is one
+tick more: what has come in the meantime is read first, or everybody would be blamed for our own silence.
 """
 
 import asyncio
 from collections.abc import Callable
 from typing import Any, Final, Protocol
+
+# So many ticks late is no rounding: the loop has stood still.
+STALLED: Final = 4
 
 
 class LoopTimers(Protocol):
@@ -49,6 +53,7 @@ class TimerWheel:
         self._tick: Final = tick
         self._buckets: dict[int, set[Timer]] = {}
         self._turned = 0
+        self._waited = False
         self._handle: asyncio.TimerHandle | None = None
 
     def arm(self, seconds: float, callback: Callable[[], object]) -> Timer:
@@ -94,6 +99,11 @@ class TimerWheel:
     def _turn(self) -> None:
         """Serve every tick that has passed. An empty wheel is not wound again, so cancelling costs nothing."""
         now = int(self.time() / self._tick)
+        if now > self._turned + STALLED and not self._waited:
+            self._waited = True
+            self._handle = self._loop.call_at(self.time() + self._tick, self._turn)
+            return
+        self._waited = False
         for slot in self._passed(now):
             self._turned = slot
             self._serve(self._buckets.pop(slot), slot)

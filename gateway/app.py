@@ -94,7 +94,10 @@ class Gateway:
             dispatch=Dispatch(metrics=self.metrics, loop=loop, clock=time.monotonic), metrics=self.metrics,
             wheel=self.wheel, clock=time.monotonic, wall=clock, rng=rng,
         )  # fmt: skip
-        pipeline = Pipeline(identity=identity, attempts=attempts, settlement=settlement, clock=time.monotonic)
+        pipeline = Pipeline(
+            identity=identity, attempts=attempts, settlement=settlement, timed_out=self.metrics.timed_out,
+            clock=time.monotonic,
+        )  # fmt: skip
         self._edge = edge = Edge(plane=self.plane, pipeline=pipeline, rng=rng)
         server = policy.server
         wire = WireSettings(

@@ -8,9 +8,11 @@ client there is none.
 import math
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from backends.endpoint import Endpoint
+from backends.events import Nobody
 from backends.pool import Pool
 from backends.upstream import UpstreamError
 from backends.wheel import TimerWheel
@@ -23,12 +25,30 @@ from gateway.observe.metrics import Metrics
 from gateway.relay import Relay
 from gateway.words import client_error, outcome_of, outcome_of_error, timeout_of
 from policies import outcome as outcomes
+from policies.breaker import Permit
 from policies.outcome import Outcome
-from policies.retry import judge, retry_after
+from policies.retry import LONGEST_RETRY_AFTER, judge, listed, retry_after
 from policies.routing import Routed
 
 # The engine did not let us in at all: whoever was refused so by every endpoint of a pool need not wait for a backoff.
 _NOBODY: Final = frozenset({"refused", "dns"})
+# Two lengths of time, measured one after the other, that are the same one: seconds.
+_ALIKE: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An attempt that did not bring what was asked for, before any byte of it went to the client.
+
+    told: the seconds that its answer asks us to wait
+    excused: nobody's fault
+    """
+
+    endpoint: Endpoint
+    permit: Permit | None
+    outcome: Outcome
+    told: float | None = None
+    excused: bool = False
 
 
 class Attempts:
@@ -53,7 +73,7 @@ class Attempts:
         endpoint = self._choose(exchange, pool)
         permit = endpoint.permit(exchange.model, exchange.attempt_began)
         # Also of an attempt that a shutdown ends: nobody's fault either.
-        outcome, told, excused = outcomes.CLIENT_GONE, None, False
+        outcome, failed = outcomes.CLIENT_GONE, None
         try:
             with endpoint.slot:
                 timeout, dispatch = routed.route.timeouts.connect, self._dispatch
@@ -65,41 +85,50 @@ class Attempts:
                     relay = await self._repeated(exchange, endpoint, routed, relay)
                 if relay.status >= 400 or relay.first_event_error is not None:
                     outcome = outcomes.of_status(relay.first_event_error or relay.status)
-                    told = self._retry_after(relay)
-                    wait = self._again(exchange, pool, routed, outcome, told)
+                    failed = Failed(endpoint, permit, outcome, self._retry_after(relay))
+                    wait = self._again(exchange, pool, routed, failed)
                     if wait is not None:
                         return wait
                 dispatch.release(exchange, endpoint, relay)
                 if not relay.over:
                     await relay.change()
                 outcome = outcome_of(relay)
-        except ClientGone:
-            # The openai SDK closes its socket at `[DONE]`, before HTTP's own end: that client has all
-            # that it asked for.
-            answer = exchange.relay
-            if answer is None or not answer.said_end:
-                raise
-            outcome = outcome_of(answer)
+        except ClientGone as gone:
+            outcome = _had_it_all(exchange.relay, gone)
         except UpstreamError as error:
-            outcome, excused = outcome_of_error(error), error.kind == "no_descriptor"
-            return self._unanswered(exchange, pool, routed, outcome, error)
+            outcome = outcome_of_error(error)
+            failed = Failed(endpoint, permit, outcome, excused=error.kind == "no_descriptor")
+            return self._unanswered(exchange, pool, routed, failed, error)
         except (errors.AttemptTimeout, errors.DeadlineExceeded) as error:
-            outcome, excused = outcomes.TOO_SLOW, self._excused(exchange, endpoint, error)
-            return self._too_slow(exchange, pool, routed, error)
+            outcome = outcomes.TOO_SLOW
+            failed = Failed(endpoint, permit, outcome, excused=self._excused(exchange, endpoint, error))
+            return self._too_slow(exchange, pool, routed, failed, error)
         finally:
             self._dispatch.give_back(exchange, endpoint)
             now = exchange.attempt_ended = self._clock()
-            exchange.outcome = outcome.label
-            endpoint.settle(
-                outcome, now, model=exchange.model, permit=permit, retry_after=told, excused=excused,
-                released=exchange.cycle.begun,
-            )  # fmt: skip
+            if failed is None:
+                exchange.outcome = outcome.label
+                endpoint.settle(
+                    outcome, now, model=exchange.model, permit=permit, released=exchange.cycle.begun
+                )  # fmt: skip
+            else:
+                self._settle(exchange, failed, outcome, now)
         return None
+
+    def _settle(self, exchange: Exchange, failed: Failed, outcome: Outcome, now: float) -> None:
+        """Tell the endpoint of an attempt that failed; once."""
+        if exchange.settled:
+            return
+        exchange.settled, exchange.outcome = True, outcome.label
+        failed.endpoint.settle(
+            outcome, now, model=exchange.model, permit=failed.permit, retry_after=failed.told,
+            excused=failed.excused, released=exchange.cycle.begun,
+        )  # fmt: skip
 
     async def rest(self, exchange: Exchange, seconds: float) -> None:
         """Between two attempts; the client's leaving and the deadline end it."""
         exchange.trail = (*exchange.trail, exchange.step())
-        exchange.relay = None
+        exchange.relay, exchange.settled = None, False
         exchange.phase = "retry"
         if not seconds:
             return
@@ -112,8 +141,12 @@ class Attempts:
             self._wheel.cancel(timer)
 
     def _choose(self, exchange: Exchange, pool: Pool) -> Endpoint:
-        now = self._clock() if exchange.attempts else exchange.received
-        endpoint = pool.choose(now, exchange.model, exchange.tried)
+        if exchange.attempts:
+            now = self._clock()
+            endpoint = pool.choose(now, exchange.model, exchange.tried, absent=exchange.absent)
+        else:
+            now = exchange.received
+            endpoint = pool.choose(now, exchange.model)
         if endpoint is None:
             raise self._nobody(exchange, pool, now)
         exchange.attempts += 1
@@ -147,7 +180,7 @@ class Attempts:
     # -- another attempt?
 
     def _unanswered(
-        self, exchange: Exchange, pool: Pool, routed: Routed, outcome: Outcome, error: UpstreamError
+        self, exchange: Exchange, pool: Pool, routed: Routed, failed: Failed, error: UpstreamError
     ) -> float | None:
         """After an attempt that brought no answer: the wait before the next one; raises what the client is told."""
         if error.kind == "connect_timeout":
@@ -155,11 +188,11 @@ class Attempts:
         if error.kind in _NOBODY:
             exchange.unmet += 1
             now = self._clock()
-            if exchange.unmet == exchange.attempts and not pool.fresh(now, exchange.model, exchange.tried):
+            if exchange.absent and not pool.fresh(now, exchange.model, exchange.tried, absent=True):
                 raise errors.NoEndpoint(
                     f"No endpoint of pool {pool.name} accepts connections. Try again shortly.", retry_after=1
                 ) from None
-        wait = self._again(exchange, pool, routed, outcome, None) if error.kind != "no_descriptor" else None
+        wait = None if failed.excused else self._again(exchange, pool, routed, failed)
         if wait is None:
             raise client_error(error) from None
         return wait
@@ -172,30 +205,46 @@ class Attempts:
         if isinstance(error, errors.IdleTimeout) and relay is not None:
             # What this stream itself got before it stood still is no sign of life.
             since = max(since, relay.last_at)
-        return short or endpoint.yielded_since(since)
+        # In the later half of the wait: one that froze has yielded to all the others until the moment it did.
+        return short or endpoint.yielded_since((since + self._clock()) / 2)
 
-    def _too_slow(self, exchange: Exchange, pool: Pool, routed: Routed, error: errors.GatewayError) -> float | None:
+    def _too_slow(
+        self,
+        exchange: Exchange,
+        pool: Pool,
+        routed: Routed,
+        failed: Failed,
+        error: errors.AttemptTimeout | errors.DeadlineExceeded,
+    ) -> float | None:
         """After an attempt whose time was up: the wait before the next one; raises what the client is told."""
-        self._metrics.timed_out(timeout_of(error))
-        if exchange.cycle.begun or isinstance(error, errors.DeadlineExceeded):
+        if isinstance(error, errors.DeadlineExceeded):
             raise error
-        wait = self._again(exchange, pool, routed, outcomes.TOO_SLOW, None)
+        self._metrics.timed_out(timeout_of(error))
+        if exchange.cycle.begun:
+            raise error
+        wait = self._again(exchange, pool, routed, failed)
         if wait is None:
             raise error
         return wait
 
-    def _again(
-        self, exchange: Exchange, pool: Pool, routed: Routed, outcome: Outcome, told: float | None
-    ) -> float | None:
+    def _again(self, exchange: Exchange, pool: Pool, routed: Routed, failed: Failed) -> float | None:
         """The seconds to wait before another attempt, or None when there is none."""
-        now = self._clock()
+        now, outcome, rule = self._clock(), failed.outcome, routed.route.retry
+        fresh, told = pool.fresh(now, exchange.model, exchange.tried, absent=exchange.absent), failed.told
+        lacking = None
+        if not fresh and rule is not None and exchange.attempts <= rule.retries and listed(outcome, rule):
+            # What this very attempt does to its endpoint may leave nobody: then its answer is the last one.
+            exchange.attempt_ended = now
+            self._settle(exchange, failed, outcome, now)
+            lacking = pool.lacking(now, exchange.model)
+            told = _soonest(lacking, told)
         verdict = judge(
-            outcome, settings=routed.route.retry, attempts=exchange.attempts,
-            fresh=pool.fresh(now, exchange.model, exchange.tried), retry_after=told,
+            outcome, settings=rule, attempts=exchange.attempts, fresh=fresh, retry_after=told,
             left=exchange.left(now), budget=pool.budget, now=now, chance=self._chance,
         )  # fmt: skip
         meter = self._metrics.pool(pool.name)
-        if verdict.again:
+        # A breaker is not waited for: only probes go through, and the answer is at once (rule 11).
+        if verdict.again and (lacking is None or verdict.wait >= lacking.retry_after):
             meter.retried(outcome.label)
             return verdict.wait
         if verdict.why == "budget":
@@ -208,3 +257,25 @@ class Attempts:
         if relay.status not in (429, 503):
             return None
         return retry_after(dict(relay.headers).get(b"retry-after"), self._wall())
+
+
+def _soonest(lacking: Nobody | None, told: float | None) -> float | None:
+    """How long engines ask to be left alone, where all do: until somebody is back, which is for this one what it asked
+    for, though its pause is shorter than an answer may ask."""
+    if lacking is None or lacking.reason != "paused":
+        return None
+    if told is not None and lacking.retry_after > min(told, LONGEST_RETRY_AFTER) - _ALIKE:
+        return told
+    return lacking.retry_after
+
+
+def _had_it_all(answer: Relay | None, gone: ClientGone) -> Outcome:
+    """The openai SDK closes its socket at `[DONE]`, before HTTP's own end: that client has all that it asked for. Who
+    left before that has `gone`."""
+    if answer is not None and answer.said_end:
+        return outcome_of(answer)
+    try:
+        raise gone
+    finally:
+        # Its traceback holds this frame: a cycle that only the garbage collector would find.
+        del gone

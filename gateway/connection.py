@@ -17,17 +17,18 @@ class ClientConnection(asyncio.Protocol):
     """What `gateway.protocol` builds on: it says what the bytes mean."""
 
     transport: asyncio.Transport
-    cycle: ClientCycle | None = None
-    """The request under way, or the last one."""
-    address = "unix"
-    """The client's address without its port."""
-    write_paused = False
-    _read_paused = False
-    _lingered = -1
-    """Bytes that a refused client has sent since; -1 for one that was not refused."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, wheel: TimerWheel, settings: WireSettings) -> None:
+        # What each request reads stands in the instance: from the class it costs 40 ns more (Python 3.11).
         self.loop = loop
+        self.cycle: ClientCycle | None = None
+        """The request under way, or the last one."""
+        self.address = "unix"
+        """The client's address without its port."""
+        self.write_paused = False
+        self._read_paused = False
+        self._lingered = -1
+        """Bytes that a refused client has sent since; -1 for one that was not refused."""
         self._settings = settings
         self._clocks = Clocks(loop=loop, wheel=wheel, settings=settings, owner=self)
         self.limit = self._clocks.limit

@@ -1,8 +1,9 @@
-"""The control side: owns the policy file, the keys and the workers, and hands the data plane finished tables.
+"""The control side: owns the policy file, the keys, the workers, the probes and the operators' orders, and hands the
+data plane finished tables.
 
 A changed file or SIGHUP builds a whole new table and swaps one reference; a broken, truncated or vanished file keeps
-the last good one and says so
-(log line, metric). It meets the data plane only through `DataPlane.install` and the events that it emits.
+the last good one and says so (log line, metric). It meets the data plane through `DataPlane.install`, the probes'
+`DataPlane.tell`, and the events that it emits.
 """
 
 import asyncio

@@ -50,6 +50,8 @@ class Exchange:
     """Attempts that found nobody there."""
     trail: tuple[Step, ...] = ()
     """What became of its attempts before the last one."""
+    settled = False
+    """Whether the endpoint has been told already how the attempt under way ended."""
     spent = False
     """Whether our attempts are used up (DESIGN section 2, rule 12)."""
     timeouts: Timeouts
@@ -83,6 +85,11 @@ class Exchange:
         if len(self.fields) == len(self.wire_headers):
             return self.fields.get(b"connection")
         return b",".join(value for name, value in self.wire_headers if name == b"connection") or None
+
+    @property
+    def absent(self) -> bool:
+        """Whether every attempt found nobody there."""
+        return self.unmet == self.attempts
 
     def left(self, now: float) -> float | None:
         """Seconds to the total deadline; None without one."""

@@ -38,12 +38,15 @@ class Pipeline:
         identity: Identity,
         attempts: Attempts,
         settlement: Settlement,
+        timed_out: Callable[[str], None],
         clock: Callable[[], float],
     ) -> None:
-        """`clock` is monotonic, in seconds, and finer than the loop's, which uvloop rounds to milliseconds."""
+        """`timed_out` counts a timeout of a kind; `clock` is monotonic, in seconds, and finer than the loop's, which
+        uvloop rounds to milliseconds."""
         self._identity = identity
         self._attempts = attempts
         self._settlement = settlement
+        self._timed_out = timed_out
         self._clock = clock
 
     async def serve(self, exchange: Exchange, view: View) -> None:
@@ -61,7 +64,7 @@ class Pipeline:
             )
             routed = self._route(exchange, view, principal, call)
             self._times(exchange, routed)
-            # Later issues: limit, cache and admit stand here.
+            # Limit, cache and admit will stand here.
             pool = view.pools[routed.route.pool]
             pool.budget.request(exchange.received)
             wait = await self._attempts.make(exchange, pool, routed)
@@ -69,6 +72,8 @@ class Pipeline:
                 await self._attempts.rest(exchange, wait)
                 wait = await self._attempts.make(exchange, pool, routed)
         except errors.GatewayError as error:
+            if isinstance(error, errors.DeadlineExceeded):
+                self._timed_out("total")
             self._fail(exchange, error)
         except ClientGone:
             exchange.gone = True

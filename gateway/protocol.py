@@ -25,7 +25,7 @@ _CR: Final = ord("\r")
 
 
 class ClientProtocol(RequestUnderWay):
-    """What uvicorn makes for each accepted connection."""
+    """What is made for each accepted connection (`gateway.accepting`), in the place of one of uvicorn's protocols."""
 
     def __init__(
         self,
@@ -186,7 +186,10 @@ class ClientProtocol(RequestUnderWay):
     def _start(self, cycle: ClientCycle) -> None:
         coroutine = self._door.open(cycle) if self._door is not None else None
         if coroutine is not None:
-            self._drive(coroutine)
+            # As `_drive` does it: a call less for each request.
+            drive = self.drive = Drive(coroutine, self.loop, self._drive_ended)
+            self._drives.add(drive)
+            drive.start()
             return
         address = self.transport.get_extra_info("sockname")
         server = address[:2] if isinstance(address, tuple) else ("unix", 0)

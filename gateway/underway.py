@@ -29,14 +29,6 @@ class RequestUnderWay(ClientConnection):
 
     conn: Any
     """The parser, which writes the replies' framing too."""
-    drive: Drive | None = None
-    """Who answers it; None where an ASGI application does."""
-    _partial: PartialHead | None = None
-    """Of the next request, while its head is not whole."""
-    _fresh = False
-    """Whether its head is here and nobody has been told of it."""
-    _turn = False
-    """Whether it is over and the next one may be taken."""
 
     def __init__(
         self,
@@ -51,6 +43,14 @@ class RequestUnderWay(ClientConnection):
         super().__init__(loop, wheel, settings)
         self._door = door
         self._drives = drives
+        self.drive: Drive | None = None
+        """Who answers it; None where an ASGI application does."""
+        self._partial: PartialHead | None = None
+        """Of the next request, while its head is not whole."""
+        self._fresh = False
+        """Whether its head is here and nobody has been told of it."""
+        self._turn = False
+        """Whether it is over and the next one may be taken."""
 
     @property
     def answering(self) -> bool:

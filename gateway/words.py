@@ -52,6 +52,6 @@ def outcome_of_error(error: UpstreamError) -> Outcome:
     return outcomes.NOT_SENT if error.kind in NOT_SENT else outcomes.NO_ANSWER
 
 
-def timeout_of(error: errors.GatewayError) -> str:
+def timeout_of(error: errors.AttemptTimeout) -> str:
     """What `timeouts_total` calls the time that was up."""
-    return "total" if isinstance(error, errors.DeadlineExceeded) else error.code.removesuffix("_timeout")
+    return error.code.removesuffix("_timeout")

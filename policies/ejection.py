@@ -45,7 +45,9 @@ def may_eject(settings: Ejection, members: int, ejected_now: int) -> bool:
 class FailureRecord:
     """What one endpoint has done of late. Every `now` is in seconds of one monotonic clock.
 
-    The window has a granularity of a tenth: it looks back between 0.9 and 1 `window`.
+    The window has a granularity of a tenth: it looks back between 0.9 and 1 `window`. In it the share of failures is
+    looked at twice: of all requests, and of the last `min_requests`. An endpoint that was well for 30 s and then fails
+    every second request would else have half a minute's good answers to its credit.
     While the endpoint is ejected, failures are not counted: they are of attempts that began before, or of a pool that
     has nobody else, and it has been told once.
     """
@@ -59,6 +61,8 @@ class FailureRecord:
         "_old",
         "_old_failures",
         "_old_requests",
+        "_recent",
+        "_recent_mask",
         "_requests",
         "_saturated",
         "_settings",
@@ -84,6 +88,9 @@ class FailureRecord:
         self._old: deque[tuple[int, int, int]] = deque()
         self._old_requests = 0
         self._old_failures = 0
+        # A bit for each of the last `min_requests`, the last one lowest; set where it failed.
+        self._recent = 0
+        self._recent_mask: Final = (1 << settings.min_requests) - 1
 
     def succeeded(self, now: float) -> None:
         """An attempt got its whole answer."""
@@ -91,6 +98,8 @@ class FailureRecord:
             self._turn(now)
         self._requests += 1
         self._in_row = self._saturated = 0
+        if self._recent:
+            self._recent = self._recent << 1 & self._recent_mask
 
     def failed(self, now: float, *, consecutive: bool = True) -> Reason | None:
         """An attempt failed; a reason to eject, if there is one now.
@@ -142,13 +151,18 @@ class FailureRecord:
             self._turn(now)
         self._requests += 1
         self._failures += 1
+        self._recent = (self._recent << 1 & self._recent_mask) | 1
 
     def _rate(self) -> Reason | None:
+        least, rate = self._settings.min_requests, self._settings.error_rate
         failures = self._old_failures + self._failures
         requests = self._old_requests + self._requests
-        if requests < self._settings.min_requests or failures < self._settings.error_rate * requests:
+        if requests < least:
             return None
-        return self._reason("error_rate", failures)
+        if failures >= rate * requests:
+            return self._reason("error_rate", failures)
+        recent = self._recent.bit_count()
+        return Reason("error_rate", recent, least, self._settings.window) if recent >= rate * least else None
 
     def _reason(self, kind: Literal["consecutive", "error_rate", "saturated"], failures: int) -> Reason:
         return Reason(kind, failures, self._old_requests + self._requests, self._settings.window)
@@ -171,6 +185,6 @@ class FailureRecord:
         """What was before an ejection says nothing about the time after it."""
         self._in_row = self._saturated = 0
         self._ends = 0.0
-        self._requests = self._failures = 0
+        self._requests = self._failures = self._recent = 0
         self._old.clear()
         self._old_requests = self._old_failures = 0

@@ -24,7 +24,7 @@ from policies.settings.routes import Retry
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
-__all__ = ["LONGEST_RETRY_AFTER", "RetryBudget", "Verdict", "judge", "retry_after"]
+__all__ = ["LONGEST_RETRY_AFTER", "RetryBudget", "Verdict", "judge", "listed", "retry_after"]
 
 LONGEST_RETRY_AFTER: Final = 30.0
 """Seconds that a client is kept waiting because an upstream asks for it; who asks for more has answered."""
@@ -86,7 +86,7 @@ def judge(
     now: monotonic seconds
     chance: from 0 up to, not including, 1; drawn from once at most
     """
-    if settings is None or not _listed(outcome, settings):
+    if settings is None or not listed(outcome, settings):
         return _NOT_LISTED
     state = _State(attempts)
     if stop_after_attempt(settings.retries + 1)(state.told):
@@ -102,7 +102,8 @@ def judge(
     return Verdict(True, state.upcoming_sleep, "again")
 
 
-def _listed(outcome: Outcome, settings: Retry) -> bool:
+def listed(outcome: Outcome, settings: Retry) -> bool:
+    """Whether the route repeats such an outcome."""
     # Whatever `when` says: the client already has a part of a broken answer, and nobody waits for a client that left.
     if outcome in (BROKEN_OFF, CLIENT_GONE):
         return False

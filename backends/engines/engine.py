@@ -37,6 +37,25 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class Produced:
+    """Where an engine counts the tokens that it has generated for anybody: a counter of a Prometheus page. An engine
+    that is busy with others' requests lets ours wait, and must not be taken for one that hangs."""
+
+    metric: str
+    path: str = "/metrics"
+
+    def read(self, page: bytes) -> float | None:
+        """The sum over the counter's series; None where the page has none of them."""
+        name = self.metric.encode()
+        values = [
+            float(line.rpartition(b" ")[2])
+            for line in page.splitlines()
+            if line.startswith((name + b"{", name + b" ")) and _is_number(line.rpartition(b" ")[2])
+        ]
+        return sum(values) if values else None
+
+
+@dataclass(frozen=True, slots=True)
 class Engine:
     """One row of the table in `backends.engines`."""
 
@@ -49,6 +68,16 @@ class Engine:
     """Where it lists its models in OpenAI's shape (`{"data": [{"id": ...}]}`); None: it does not."""
     asks_while_well: bool = True
     """Whether a token may be asked for when nothing is wrong. Not of what may be paid by the token."""
+    produced: Produced | None = None
+    """How it shows that it works for others; None: it does not, or not that we know."""
+
+
+def _is_number(text: bytes) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def told_by_status(status: int) -> Told:

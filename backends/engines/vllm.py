@@ -2,6 +2,6 @@
 for at most a moment when it has died."""
 
 from backends.engines.dialect import completions, read
-from backends.engines.engine import Engine, Health
+from backends.engines.engine import Engine, Health, Produced
 
-ENGINE = Engine(Health(), completions, read, models="/v1/models")
+ENGINE = Engine(Health(), completions, read, models="/v1/models", produced=Produced("vllm:generation_tokens_total"))

@@ -1,1 +1,1 @@
-"""Control routes: health, readiness, metrics, the list of models. The door of starlette."""
+"""Control routes: health, readiness, metrics, the list of models, the API for operators. The door of starlette."""

@@ -1,5 +1,5 @@
 """The routes that are not inference: on the client port health, readiness, the list of models and a key's own
-limits; on the admin port liveness and metrics."""
+limits; on the admin port liveness, readiness, metrics and the API for operators."""
 
 from typing import Protocol
 

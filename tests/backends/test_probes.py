@@ -25,7 +25,7 @@ from backends.table import EndpointSpec, PoolSpec, Table
 from backends.wheel import TimerWheel
 from policies.settings import Pool, Route
 from policies.settings.pools import Endpoint, Engine, Health
-from tests.fakes.backend import Backend, Connection, Request
+from tests.fakes.backend import Backend, Connection, Request, plain
 from tests.fakes.certificates import Authority
 from tests.fakes.listeners import silent
 from tests.flow.harness import eventually
@@ -339,6 +339,28 @@ async def test_one_that_says_200_and_never_gives_a_token_is_found_while_idle(hou
     await house.told("up", "suspect", "down", "up")
     # One may have been under way, and hung, when the engine came to itself.
     assert len(backend.asked) - before in (2, 3)
+
+
+async def test_one_that_is_busy_with_others_is_not_taken_for_dead(house: House, backend: Backend) -> None:
+    """Another gateway's requests fill it: our token waits, and its own count of tokens goes on."""
+    generated = 0
+
+    async def counts(connection: Connection, request: Request) -> None:
+        nonlocal generated
+        generated += 7
+        page = (
+            f'# TYPE vllm:generation_tokens_total counter\nvllm:generation_tokens_total{{engine="0"}} {generated}.0\n'
+        )
+        await connection.send(plain(200, page.encode()))
+
+    backend.token.does(hang)
+    backend.page.does(counts)
+    house.follow(spec(backend), health=HASTY)
+    await house.told("up")
+    await eventually(lambda: len(backend.asked) >= 5, "it was never asked", timeout=10.0)
+    assert "down" not in house.states()
+    backend.page.answers(200, b"vllm:generation_tokens_total 7.0\n")
+    await eventually(lambda: house.states()[-1] == "down", "its count stands still, and nobody minds", timeout=10.0)
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 405, 422, 429, 500, 503])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -94,7 +95,8 @@ def test_choosing_among_256_takes_under_200_us(name: str) -> None:
         for _ in range(20):
             chooser.choose(candidates)
         best = min(best, (time.process_time() - began) / 20)
-    assert best < 200e-6
+    # Coverage's tracer, under which `make test` runs, takes several times as long as the choice.
+    assert best < (200e-6 if sys.gettrace() is None else 2e-3)
 
 
 def test_endpoints_that_are_gone_are_forgotten(name: str) -> None:
@@ -196,7 +198,8 @@ def test_choosing_among_256_of_which_some_are_cold_or_failing_takes_under_200_us
         for _ in range(20):
             chooser.choose(candidates)
         best = min(best, (time.process_time() - began) / 20)
-    assert best < 200e-6
+    # Coverage's tracer, under which `make test` runs, takes several times as long as the choice.
+    assert best < (200e-6 if sys.gettrace() is None else 2e-3)
 
 
 # -- what only one of them promises ----------------------------------------------------------------------------------

@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.engines.clients import Target
-from tests.engines.gateway import Gateway
+from tests.engines.gateway import Gateway, Settings
 from tests.engines.install import Entry, entry
 from tests.engines.vllm import API_KEY, Worker
 from tests.engines.wire import Seen, exchanges
@@ -35,10 +35,22 @@ class House:
         """A vLLM itself, with its own key."""
         return Target(self.workers[0].port, API_KEY, self.cache.node_modules, bearer=True)
 
-    def posts(self) -> list[Seen]:
-        """Every POST that went to an engine by a tap; the gateway's own probes are GETs."""
-        seen = [one for tap in self.taps for connection in list(tap.connections) for one in exchanges(connection)]
+    def _posts(self, number: int) -> list[Seen]:
+        seen = [one for connection in list(self.taps[number].connections) for one in exchanges(connection)]
         return [one for one in seen if one.request.start.startswith("POST ")]
+
+    def posts(self) -> list[Seen]:
+        """Every POST that went to an engine by a tap, save those of the gateway's own."""
+        return [one for number in range(len(self.taps)) for one in self._posts(number) if not _is_probe(one)]
+
+    def asked(self, number: int) -> list[Seen]:
+        """Every request for a token that the gateway made of its own to see whether this engine works."""
+        return [one for one in self._posts(number) if _is_probe(one)]
+
+    def went_to(self, mark: str) -> list[int]:
+        """By their numbers, the engines that got a request whose body holds `mark`."""
+        numbers = range(len(self.taps))
+        return [number for number in numbers for one in self._posts(number) if mark.encode() in one.request.body]
 
     def post_with(self, mark: str) -> Seen:
         """The one POST whose body holds `mark`."""
@@ -49,6 +61,10 @@ class House:
     def busy(self) -> int:
         """Requests that run or wait in any engine."""
         return sum(worker.busy() for worker in self.workers)
+
+
+def _is_probe(one: Seen) -> bool:
+    return one.request.headers.get("user-agent", "").startswith("sluice-probe/")
 
 
 @pytest.fixture(scope="session")
@@ -73,11 +89,24 @@ def workers(cache: Entry) -> Iterator[list[Worker]]:
         yield started
 
 
-@pytest.fixture(scope="session")
-def house(cache: Entry, workers: list[Worker], tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+@contextmanager
+def house_of(
+    cache: Entry,
+    workers: list[Worker],
+    folder: Path,
+    log: str,
+    pool: Settings | None = None,
+    route: Settings | None = None,
+) -> Iterator[House]:
+    """A gateway with settings of its own before the workers, with taps between."""
     with ExitStack() as stack:
         taps = [stack.enter_context(Tap("127.0.0.1", worker.port)) for worker in workers]
-        folder: Path = tmp_path_factory.mktemp("gateway")
-        gateway = Gateway.start(folder, [tap.port for tap in taps], cache.logs / "gateway.log")
+        gateway = Gateway.start(folder, [tap.port for tap in taps], cache.logs / log, pool=pool, route=route)
         stack.callback(gateway.stop)
         yield House(cache, workers, taps, gateway)
+
+
+@pytest.fixture(scope="session")
+def house(cache: Entry, workers: list[Worker], tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with house_of(cache, workers, tmp_path_factory.mktemp("gateway"), "gateway.log") as made:
+        yield made

@@ -10,24 +10,34 @@ from typing import Any
 
 import pytest
 
+from backends.engines import Health
+from backends.engines.dialect import first_model
+from backends.engines.vllm import ENGINE as VLLM
 from tests.engines.clients import CLIENTS, Request, Target
 from tests.engines.conftest import House
 from tests.engines.payloads import CHAT, COMPLETIONS, LONG_TEXT, MESSAGES, TOO_LONG, ask
 from tests.engines.test_leaving import send
+from tests.engines.vllm import MODEL
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
 
 
-def _answer(target: Target, path: str, body: bytes, **headers: str) -> tuple[int, Any]:
-    """Status and parsed JSON of a plain request to `target`."""
+def _reply(target: Target, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
+    """Status and body of the answer to a plain POST, or to a GET where there is no body, to `target`."""
     given = {"authorization": f"Bearer {target.key}", "content-type": "application/json"}
     given |= {name.replace("_", "-"): value for name, value in headers.items()}
     try:
         with urllib.request.urlopen(urllib.request.Request(target.url + path, body, given), timeout=30) as answer:
-            return answer.status, json.load(answer)
+            return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         with error:
-            return error.code, json.load(error)
+            return error.code, error.read()
+
+
+def _answer(target: Target, path: str, body: bytes, **headers: str) -> tuple[int, Any]:
+    """Status and parsed JSON."""
+    status, text = _reply(target, path, body, **headers)
+    return status, json.loads(text)
 
 
 def test_a_200_head_comes_before_the_prefill(house: House) -> None:
@@ -111,6 +121,25 @@ def test_usage_is_an_event_of_its_own_and_the_rest_stays_as_it_is(house: House) 
 def test_the_port_says_health_without_a_body(house: House) -> None:
     with urllib.request.urlopen(f"{house.direct.url}/health", timeout=5) as answer:
         assert (answer.status, answer.read()) == (200, b"")
+
+
+def test_its_port_refuses_while_it_loads(house: House) -> None:
+    # The first was waited for from its start on.
+    assert house.workers[0].while_loading == {"ConnectionRefusedError"}
+
+
+def test_what_probes_ask_is_answered_as_they_take_it(house: House) -> None:
+    assert VLLM.health == Health("/health") and VLLM.models is not None
+    status, listed = _reply(house.direct, VLLM.models)
+    assert (status, first_model(listed)) == (200, MODEL)
+    ask = VLLM.ask(MODEL)
+    assert ask is not None
+    status, body = _reply(house.direct, ask.path, ask.body)
+    assert VLLM.read(status, body) == "token"
+    assert json.loads(body)["usage"]["completion_tokens"] == 1
+    assert VLLM.read(*_reply(house.direct, ask.path, ask.body, authorization="Bearer wrong")) == "unaskable"
+    other = VLLM.ask("nobody")
+    assert other is not None and VLLM.read(*_reply(house.direct, other.path, other.body)) == "unaskable"
 
 
 def test_a_half_close_counts_as_leaving_for_vllm_too(house: House) -> None:

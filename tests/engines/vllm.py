@@ -6,9 +6,10 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,8 @@ API_KEY = "engine-key-that-no-client-may-see"
 CONTEXT = 8192
 # Tokens a prefill step: an abort is heeded between steps, and one of these takes a core about 0.1 s.
 STEP = 128
+# So many requests are computed at a time, the others wait inside vLLM: few, so that few make it busy.
+SLOTS = 2
 READY_WITHIN = 150.0
 _SHARED = re.compile(r"/dev/shm/(psm_[0-9a-z]+)")
 
@@ -53,6 +56,8 @@ class Worker:
     port: int
     log: Path
     shared: set[str] = field(default_factory=set)
+    while_loading: set[str] = field(default_factory=set)
+    """What /health came to before it was 200: a status, or the class of what was raised."""
 
     @classmethod
     def start(cls, entry: Entry, number: int) -> "Worker":
@@ -61,7 +66,7 @@ class Worker:
         log = entry.logs / f"vllm-{number}.log"
         cores = sorted(os.sched_getaffinity(0))
         options = f"--host 127.0.0.1 --port {port} --served-model-name {MODEL} --api-key {API_KEY} --load-format dummy"
-        options += f" --dtype float32 --max-model-len {CONTEXT} --max-num-batched-tokens {STEP} --max-num-seqs 16"
+        options += f" --dtype float32 --max-model-len {CONTEXT} --max-num-batched-tokens {STEP} --max-num-seqs {SLOTS}"
         options += " --enforce-eager --enable-auto-tool-choice --tool-call-parser hermes"
         # Should the tests be killed, the kernel tells vLLM, which ends its own children.
         command = ["setpriv", "--pdeathsig", "TERM", str(entry.vllm), "serve", str(entry.model), *options.split()]
@@ -80,13 +85,27 @@ class Worker:
         """Until /health is 200. Raises AssertionError with the end of the log where that does not come."""
         end = time.monotonic() + READY_WITHIN
         while self.process.poll() is None and time.monotonic() < end:
-            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=2) as answer:
-                if answer.status == 200:
-                    self._note_shared_memory()
-                    return
+            found = self.health()
+            if found == "200":
+                self._note_shared_memory()
+                return
+            self.while_loading.add(found)
             time.sleep(0.25)
         tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-30:])
         raise AssertionError(f"vLLM was not ready (exit status {self.process.poll()}); the end of {self.log}:\n{tail}")
+
+    def health(self) -> str:
+        """What /health comes to: its status, or the class of what was raised."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=2) as answer:
+                return str(answer.status)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return str(error.code)
+        except urllib.error.URLError as error:
+            return type(error.reason).__name__
+        except OSError as error:
+            return type(error).__name__
 
     def busy(self) -> int:
         """Requests that run or wait in the engine, by its own /metrics."""
@@ -116,6 +135,16 @@ class Worker:
                 if (folder / "cmdline").read_bytes().startswith(title.encode()):
                     return int(folder.name)
         raise AssertionError(f"vLLM has no process {title}")
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """The engine's process stands still, as one does whose GPU hangs; the one that speaks HTTP goes on."""
+        engine = self.pid_of("VLLM::EngineCore")
+        os.kill(engine, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(engine, signal.SIGCONT)
 
     def stop(self) -> None:
         """End it and everything in its group: politely, then for certain; remove the shared memory that leaves."""

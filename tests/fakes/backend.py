@@ -252,6 +252,8 @@ class Backend:
     """Probes that asked for a token."""
     health: Scripts = field(default_factory=lambda: Scripts().answers(200, b""))
     token: Scripts = field(default_factory=lambda: Scripts().answers(200, TOKEN))
+    page: Scripts = field(default_factory=lambda: Scripts().answers(404, b""))
+    """What probes see of its metrics."""
     accepted: list[Connection] = field(default_factory=list)
     """Every connection there was."""
     received: int = 0
@@ -346,6 +348,9 @@ class Backend:
         if request.line.startswith("GET /health "):
             self.probes += 1
             await self.health.next()(request.connection, request)
+            return
+        if request.connection.probe and request.line.startswith("GET /metrics "):
+            await self.page.next()(request.connection, request)
             return
         if request.connection.probe:
             self.asked.append(request)

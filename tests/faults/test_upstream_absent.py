@@ -42,6 +42,18 @@ def nobody(how: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}" if how == "refused" else NAMELESS
 
 
+async def test_an_ejected_one_is_asked_before_a_client_hears_that_nobody_is_there(backend: Backend) -> None:
+    backend.answers(500).then.answers(500).then.answers(500).then.answers(200, b"{}")
+    with refusing() as port:
+        settings = pool(ejection={"consecutive": 3, "for": "30s", "when": [500]})
+        async with gateway_with(f"http://127.0.0.1:{port}", backend, policy=settings, route=route()) as gw:
+            assert [(await gw.ask(stream=False)).status for _ in range(3)] == [500, 500, 500]
+            assert state(gw, "pool-1") == "ejected"
+            answer = await gw.ask(stream=False)
+            assert (answer.status, answer.header("x-sluice-attempts")) == (200, "2")
+            assert steps((await gw.access_lines())[-1]) == [("pool-0", "not_sent"), ("pool-1", "ok")]
+
+
 @pytest.mark.parametrize("how", ["refused", "nameless"])
 @pytest.mark.parametrize("method", ["POST", "GET", "PUT", "DELETE"])
 async def test_who_is_not_there_is_left_for_another_at_once_whatever_the_method(

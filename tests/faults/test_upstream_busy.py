@@ -29,7 +29,7 @@ async def test_an_endpoint_that_yields_to_others_is_not_blamed_for_being_slow(
     backend.does(busy)
     other.streams("b")
     settings = {"ejection": {"consecutive": 2, "min_requests": 2}, "breaker": {"failures": 2}}
-    rule = route(retry="off" if alone else None, first_byte="100ms")
+    rule = route(retry="off" if alone else None, first_byte="400ms", idle="10s")
     served = [backend] if alone else [backend, other]
     async with gateway_with(*served, policy=pool(**settings), route=rule) as gw, await gw.connect() as client:
         while not any(b"yield" in request.body for request in backend.requests):
@@ -61,7 +61,7 @@ async def test_a_stream_that_stalls_where_another_flows_is_cut_and_nobody_is_bla
 
     backend.does(script)
     settings = pool(breaker={"failures": 1, "open_for": "30s"})
-    async with gateway_with(backend, policy=settings, route=route()) as gw, await gw.connect() as client:
+    async with gateway_with(backend, policy=settings, route=route(idle="600ms")) as gw, await gw.connect() as client:
         await client.send(gw.chat_request("yield"))
         await client.until(b'"two"')
         answer = await gw.ask("wait")

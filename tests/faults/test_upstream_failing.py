@@ -151,3 +151,15 @@ async def test_an_endpoint_that_fails_fast_draws_no_traffic(balance: str, how: s
             assert bad.attempts - first <= 0.02 * later
             # Some come again at the end of a first pause of 1 s, before there is a second one of 2 s.
             assert first <= most + 16
+
+
+async def test_the_answer_that_opens_the_last_breaker_is_passed_on_when_nobody_is_back_in_time(
+    backend: Backend,
+) -> None:
+    backend.answers(502, ERROR, [("x-engine", "vllm")])
+    settings, rule = pool(breaker={"failures": 2}), route(total="700ms")
+    async with gateway_with(backend, policy=settings, route=rule) as gw:
+        answer = await gw.ask(stream=False)
+        assert (answer.status, answer.body, answer.header("x-engine")) == (502, ERROR, "vllm")
+        assert (answer.header("x-sluice-attempts"), backend.attempts) == ("2", 2)
+        assert gw.total("retries_total") == 1

@@ -142,8 +142,9 @@ async def assert_quiet(gw: Running) -> None:
         assert total(series, "attempts_total", endpoint=endpoint, outcome=outcome) == count, (endpoint, outcome)
     assert [line["outcome"] for line in lines] == [trail[-1][1] if trail else None for trail in trails]
     assert [line["endpoint"] for line in lines] == [trail[-1][0] if trail else None for trail in trails]
-    # Some retries were decided, and then the client left or the last breaker opened.
-    vain = sum(line["client_gone"] == "retry" or (line["code"] == "no_endpoint_available") for line in lines)
+    # Some retries were decided, and then the client left, the deadline passed or nobody was there any more.
+    ended = ("no_endpoint_available", "deadline_exceeded")
+    vain = sum(line["client_gone"] == "retry" or line["code"] in ended for line in lines)
     retried = total(series, "retries_total") - sum(len(trail) - 1 for trail in trails if trail)
     assert 0 <= retried <= vain, (retried, vain)
     assert_one_state_each(series)

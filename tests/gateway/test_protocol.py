@@ -334,8 +334,8 @@ class Flood:
 
 
 async def test_a_client_that_reads_nothing_pauses_what_feeds_it_and_is_given_up() -> None:
-    flood = Flood()
-    async with listening(door := Door(flood), write_timeout=0.4) as listener:
+    flood, passed = Flood(), list[str]()
+    async with listening(door := Door(flood), write_timeout=0.4, timed_out=passed.append) as listener:
         async with await Client.to(listener.address) as client:
             client.writer.transport.pause_reading()  # type: ignore[attr-defined]
             await client.send(GET)
@@ -346,6 +346,7 @@ async def test_a_client_that_reads_nothing_pauses_what_feeds_it_and_is_given_up(
             await eventually(lambda: flood.gone == [cycle], "it was never given up")
             assert 0.3 < asyncio.get_running_loop().time() - paused < 1.0
             assert cycle.stalled
+            assert passed == ["write"]
 
 
 async def test_without_a_write_timeout_a_client_may_pause_as_long_as_it_likes() -> None:

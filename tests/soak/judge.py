@@ -13,10 +13,14 @@ from typing import Any, Final
 from policies.settings.routes import Retry
 from tests.flow.harness import Series, total
 from tests.soak.clients import Seen, Tally
+from tests.soak.stage import RETRIES
 
 Line = dict[str, Any]
 SHOWN: Final = 20
 """Lines and findings that are printed of each kind."""
+_UNMADE: Final = frozenset({"no_endpoint_available", "deadline_exceeded"})
+BEFORE: Final = 15
+"""Lines of the gateway's log that are printed before the first error without excuse."""
 _LISTED: Final = frozenset(map(str, Retry().when))
 
 
@@ -27,6 +31,8 @@ class Account:
     lines: int = 0
     attempts: int = 0
     retries: int = 0
+    resting: int = 0
+    """Retries that were granted and never made: the client left, or the time was up, or nobody was there any more."""
     gone: int = 0
     broken: int = 0
     refused: int = 0
@@ -42,6 +48,8 @@ class Account:
         self.lines += 1
         self.attempts += line["attempts"]
         self.retries += max(0, line["attempts"] - 1)
+        unmade = line["attempts"] > 0 and line["code"] in _UNMADE
+        self.resting += unmade or line["client_gone"] == "retry"
         self.gone += left
         self.statuses[line["status"]] += 1
         for endpoint, outcome, _ in trail:
@@ -50,7 +58,7 @@ class Account:
         passed = line["first_byte_ms"] is not None and (line["status"] == 200 or left)
         if last in ("broken_off", "too_slow") and passed:
             self.broken += 1
-        elif last in _LISTED and not left:
+        elif last in _LISTED and not left and not unmade and line["attempts"] <= RETRIES:
             self.refused += 1
         elif left and len(trail) > 0 and last in _LISTED:
             self.hidden += 1
@@ -73,7 +81,7 @@ def _lines(path: Path) -> Iterator[Line]:
             yield json.loads(text)
 
 
-def excuse(seen: Seen, line: Line | None, most_attempts: int) -> str | None:
+def excuse(seen: Seen, line: Line | None) -> str | None:
     """Why a client may have got this: broken | passed | budget. None: it may not."""
     if line is None or seen.what in ("wrong", "hung", "lost"):
         return None
@@ -81,17 +89,17 @@ def excuse(seen: Seen, line: Line | None, most_attempts: int) -> str | None:
         return "broken" if line["outcome"] in ("broken_off", "too_slow") and line["status"] == 200 else None
     if line["outcome"] == "500" or (line["outcome"] == "400" and line["code"] is None):
         return "passed" if str(seen.status) == line["outcome"] and line["code"] is None else None
-    if line["outcome"] in _LISTED and 0 < line["attempts"] < most_attempts:
+    if line["outcome"] in _LISTED and 0 < line["attempts"] <= RETRIES and line["code"] not in _UNMADE:
         return "budget"
     return None
 
 
-def errors(tally: Tally, found: Account, most_attempts: int, series: Series) -> tuple[Counter[str], list[str]]:
+def errors(tally: Tally, found: Account, series: Series) -> tuple[Counter[str], list[str]]:
     """How many errors of each excuse clients saw, and what is wrong with the others and with the sums."""
     excused: Counter[str] = Counter()
     wrong: list[str] = []
     for seen in tally.odd:
-        why = excuse(seen, found.odd.get(seen.request_id), most_attempts)
+        why = excuse(seen, found.odd.get(seen.request_id))
         if why is None:
             line = found.odd.get(seen.request_id)
             wrong.append(f"a client had no reason to see {seen}\n    access log: {json.dumps(line)}")
@@ -108,12 +116,17 @@ def errors(tally: Tally, found: Account, most_attempts: int, series: Series) -> 
     return excused, wrong
 
 
+def before(log: str, moment: str) -> str:
+    """The last lines that the gateway's own log had before a moment (RFC 3339 in UTC, to be compared as text)."""
+    lines = [line for line in log.splitlines() if line[:24] <= moment]
+    return "\n".join(lines[-BEFORE:])
+
+
 def sums(found: Account, series: Series) -> Iterator[str]:
     """Where counters and log disagree, and what is still held according to the gauges."""
     pairs: list[tuple[str, float, float]] = [
         ("requests_total", total(series, "requests_total"), found.lines),
         ("attempts_total", total(series, "attempts_total"), found.attempts),
-        ("retries_total", total(series, "retries_total"), found.retries),
         ("client_gone_total", total(series, "client_gone_total"), found.gone),
         ("endpoint_in_flight", total(series, "endpoint_in_flight"), 0),
         ("open_streams", total(series, "open_streams"), 0),
@@ -124,6 +137,9 @@ def sums(found: Account, series: Series) -> Iterator[str]:
     for (endpoint, outcome), count in found.outcomes.items():
         counted = total(series, "attempts_total", endpoint=endpoint, outcome=outcome)
         pairs.append((f"attempts_total {endpoint} {outcome}", counted, count))
+    granted = total(series, "retries_total")
+    if not found.retries <= granted <= found.retries + found.resting:
+        yield f"retries_total is {granted:g}, made were {found.retries}, at most {found.resting} more were granted"
     for name, counted, true in pairs:
         if counted != true:
             yield f"{name} is {counted:g} and should be {true:g}"

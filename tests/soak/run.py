@@ -16,10 +16,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.flow.harness import Series, total
 from tests.soak import judge, patience
-from tests.soak.clients import Crowd, Question, Tally, questions
+from tests.soak.clients import Crowd, Question, Seen, Tally, questions
 from tests.soak.faults import NAMES, Conductor
 from tests.soak.reloads import Operator
-from tests.soak.stage import KEEP_ALIVE, RETRIES, Stage, stage
+from tests.soak.stage import KEEP_ALIVE, Stage, stage
 
 CALM: Final = 8.0
 """Seconds without a fault before the end, in which every endpoint must come back."""
@@ -52,6 +52,10 @@ class Verdict:
     slope: float = 0.0
     doubt: float = 0.0
     memory: tuple[float, float] = (0.0, 0.0)
+    late: float = 0.0
+    """How often the gateway's loop ran a timer more than a quarter second late: then the machine had no time for it."""
+    before: str = ""
+    """What the gateway said before the first error without excuse."""
     wrong: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -66,7 +70,9 @@ class Verdict:
             + f", {self.reloads} reloads",
             f"memory {self.memory[0]:.1f} to {self.memory[1]:.1f} MB after the warm-up: {self.slope:+.2f} "
             f"(+-{self.doubt:.2f}) MB per 100,000 requests",
+            f"the gateway's loop was late {self.late:g} times",
             f"wrong: {len(self.wrong)}\n{judge.shown(self.wrong)}" if self.wrong else "nothing wrong",
+            *([f"before the first of them the gateway said:\n{self.before}"] if self.before else []),
         ])  # fmt: skip
 
 
@@ -188,13 +194,19 @@ class _Soak:
         # The log's thread is at most this late.
         await asyncio.sleep(1.0)
         found = judge.account(self._stage.access_log)
-        verdict.excused, wrong = judge.errors(tally, found, 1 + RETRIES, series)
-        verdict.wrong += wrong
+        verdict.excused, unlucky = judge.errors(tally, found, series)
+        verdict.late = total(series, "loop_lag_seconds_count") - total(series, "loop_lag_seconds_bucket", le="0.25")
+        unexcused = [found.odd[seen.request_id]["time"] for seen in tally.odd if _unexcused(seen, found)]
+        if unexcused:
+            log = (self._stage.folder / "sluice.log").read_text()
+            verdict.before = judge.before(log, min(unexcused))
         verdict.wrong += judge.sums(found, series)
         verdict.wrong += self._reloads(series)
         verdict.wrong += self._memory()
         verdict.wrong += [f"the gateway said {word!r}: {_around(self._stage.said, word)}"
                           for word in BAD_WORDS if word in self._stage.said]  # fmt: skip
+        # Last, for they may be many.
+        verdict.wrong += unlucky
         verdict.asked, verdict.right, verdict.left = tally.asked, tally.right, tally.left
 
     def _reloads(self, series: Series) -> list[str]:
@@ -226,6 +238,11 @@ class _Soak:
         text = await asyncio.to_thread(_get, f"http://{self._stage.admin}/metrics")
         samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
         return {(s.name.removeprefix("sluice_"), frozenset(s.labels.items())): s.value for s in samples}
+
+
+def _unexcused(seen: Seen, found: judge.Account) -> bool:
+    line = found.odd.get(seen.request_id)
+    return line is not None and judge.excuse(seen, line) is None
 
 
 def _back(before: Series, after: Series) -> list[str]:
