@@ -127,3 +127,13 @@ def test_other_limits_do_not(tmp_path: Path, text: str) -> None:
     # Another mistake, so that there is one whatever this version has.
     found = mistakes(tmp_path, f"{text}{routes('model: a', 'model: a')}")
     assert not any("by each process" in line for line in found), found
+
+
+@pytest.mark.parametrize("store", ["", "store: {url: 'memory://'}\n"])
+def test_keys_are_not_kept_in_memory(tmp_path: Path, store: str) -> None:
+    (found,) = mistakes(
+        tmp_path, f"{store}auth: {{api_keys: {{store: true}}}}\n{POOLS}routes: [{{model: m, pool: p}}]\n"
+    )
+    assert "auth.api_keys.store: keys need a store.url of Redis" in found
+    redis = "store: {url: 'redis://h'}\nauth: {api_keys: {store: true}}\n"
+    assert loaded(tmp_path, f"{redis}{POOLS}routes: [{{model: m, pool: p}}]\n").store.url == "redis://h"

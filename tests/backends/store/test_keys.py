@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -149,6 +150,32 @@ async def test_a_store_that_is_away_or_frozen_is_said_to_be(server: redis_server
         await quick.execute("SET", "s", "1")
         await quick.execute("HGETALL", "s")
     await quick.close()
+
+
+async def test_on_a_cluster_the_node_that_holds_them_is_asked() -> None:
+    with redis_servers.cluster() as cluster:
+        async with open_keys(cluster.url, None, "p") as keys:
+            await keys.change(lambda entries: [*entries, ENTRY, FULL])
+            assert (await keys.load()).entries == (ENTRY, FULL)
+        assert cluster.owner("p:keys:v1").ask("TTL", "p:keys:v1") == -1
+
+
+async def test_under_sentinels_the_new_primary_is_asked_once_it_is_one() -> None:
+    with redis_servers.sentinels() as sentinels:
+        commands = Commands.to(sentinels.url, None, "k")
+        keys = KeyStore(commands, "p")
+        await keys.change(lambda entries: [ENTRY])
+        first = sentinels.primary
+        assert await commands.execute("WAIT", 1, 2000) == 1
+        first.stop()
+        deadline = time.monotonic() + 15
+        while time.monotonic() < deadline:
+            with contextlib.suppress(StoreLostError):
+                await keys.change(lambda entries: [*entries, *([FULL] if FULL not in entries else [])])
+                break
+            await asyncio.sleep(0.1)
+        assert (await keys.load()).entries == (ENTRY, FULL)
+        await commands.close()
 
 
 @pytest.mark.parametrize("url", ["redis+sentinel://h:1", "redis://h/nonsense"])
