@@ -71,10 +71,10 @@ async def test_thousands_of_pipelined_requests_that_are_answered_on_the_spot_do_
             assert (await client.answer()).status == 404
 
 
-async def test_200_pipelined_requests_with_a_wrong_key_are_each_refused_counted_and_logged(backend: Backend) -> None:
+async def test_200_pipelined_requests_without_a_key_are_each_refused_counted_and_logged(backend: Backend) -> None:
     async with gateway_with(backend) as gw, await gw.connect() as client:
-        wrong = gw.chat_request(headers=[("authorization", "Bearer wrong")])
-        client.writer.write(wrong * 200 + gw.chat_request(stream=False))
+        without = gw.chat_request(headers=[("authorization", "")])
+        client.writer.write(without * 200 + gw.chat_request(stream=False))
         for _ in range(200):
             assert (await client.answer()).status == 401
         assert (await client.answer()).status == 200
