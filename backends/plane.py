@@ -26,6 +26,7 @@ from backends.upstream import Origin
 from backends.wheel import Timer, TimerWheel
 from policies.balancing import strategy
 from policies.identity import Authenticator, Tokens
+from policies.limits.plans import PlanLimits, plan_limits
 from policies.routing import Routes
 
 # How often expired pauses and ejections are looked for while nobody chooses, in seconds.
@@ -47,6 +48,8 @@ class View:
     pools: Mapping[str, Pool]
     routes: Routes
     authenticator: Authenticator
+    limits: Mapping[str, PlanLimits]
+    """By name, the plans that bound something."""
 
 
 class DataPlane:
@@ -113,7 +116,8 @@ class DataPlane:
             )
         tokens = self._verifier(table)
         authenticator = Authenticator(table.keys, table.anonymous, self._now, tokens)
-        view = View(table, pools, Routes(table.routes), authenticator)
+        limits = plan_limits(table.plans, table.on_outage)
+        view = View(table, pools, Routes(table.routes), authenticator, limits)
         gone = [endpoint for spec, endpoint in self._endpoints.items() if spec not in endpoints]
         self.view, self._endpoints, self._strategies, self._tokens = view, endpoints, strategies, tokens
         self._follow(table, states)

@@ -12,6 +12,7 @@ from typing import Literal
 
 from policies.identity import KeyRecord, Principal
 from policies.issuers import Issuer
+from policies.limits import Outage
 from policies.settings import Plan, Route
 from policies.settings.pools import Breaker, Ejection
 
@@ -73,6 +74,8 @@ class Table:
     max_body: int
     trusted_proxies: tuple[str, ...]
     plans: Mapping[str, Plan] = field(default_factory=dict)
+    on_outage: Outage = "local"
+    """What holds while the store of limits is away, for limits that say nothing."""
     issuers: tuple[Issuer, ...] = ()
     """Who issues tokens, each with the keys that hold now."""
     keys_known: bool = True

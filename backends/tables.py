@@ -36,6 +36,7 @@ def build_table(
         max_body=policy.server.max_body,
         trusted_proxies=tuple(str(network) for network in policy.server.trusted_proxies),
         plans=policy.plans,
+        on_outage=policy.store.on_outage,
         issuers=tuple(issuers),
         keys_known=keys_known,
     )

@@ -7,7 +7,7 @@ import functools
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,7 @@ from typing import Self
 
 from backends.plane import DataPlane
 from backends.probes import Prober
+from backends.store.opening import Around, make_store
 from backends.wheel import TimerWheel
 from backends.workers.launch import Launcher
 from backends.workers.supervisor import Supervisor, WorkerEvent
@@ -29,9 +30,10 @@ from gateway.control import Control, StartError
 from gateway.dispatch import Dispatch
 from gateway.edge import Edge
 from gateway.identify import Identity
+from gateway.limiting import Limiting
 from gateway.observe.access_log import AccessLog
 from gateway.observe.lag import watch_lag
-from gateway.observe.log import Log
+from gateway.observe.log import Log, fields
 from gateway.observe.metrics import Metrics
 from gateway.overview import Overview
 from gateway.pipeline import Pipeline
@@ -85,9 +87,15 @@ class Gateway:
             plane=self.plane, tell=self.plane.tell, meters=self.metrics, wheel=self.wheel, clock=time.monotonic,
             rng=random.Random(), agent=f"sluice-probe/{__version__}",
         )  # fmt: skip
+        around = Around(
+            clock=time.monotonic, epoch=clock() - time.monotonic(), rng=rng, meter=self.metrics, say=_store_says
+        )
+        self._limiting = Limiting(
+            functools.partial(make_store, policy.store, around), self.metrics.limit_refused, f"{rng.getrandbits(64):x}"
+        )
         identity = Identity(self.plane, control.issuers, Guessing(time.monotonic), self.metrics.auth_failed)
         self._status = status = GatewayStatus(
-            self.plane, self.metrics, self._access, clock(), control, identity, UsageDesk(None)
+            self.plane, self.metrics, self._access, clock(), control, identity, UsageDesk(lambda: self._limiting.store)
         )
         settlement = Settlement(self.metrics, self._access, time.monotonic)
         attempts = Attempts(
@@ -95,8 +103,8 @@ class Gateway:
             wheel=self.wheel, clock=time.monotonic, wall=clock, rng=rng,
         )  # fmt: skip
         pipeline = Pipeline(
-            identity=identity, attempts=attempts, settlement=settlement, timed_out=self.metrics.timed_out,
-            clock=time.monotonic,
+            identity=identity, limiting=self._limiting, attempts=attempts, settlement=settlement,
+            timed_out=self.metrics.timed_out, clock=time.monotonic,
         )  # fmt: skip
         self._edge = edge = Edge(plane=self.plane, pipeline=pipeline, rng=rng)
         server = policy.server
@@ -128,7 +136,7 @@ class Gateway:
         try:
             self._clients.bind()
             self._admin.bind()
-            await self.control.start(self.plane, self._prober)
+            await self.control.start(self.plane, self._prober, self._limiting.follow)
         except OSError as error:
             raise StartError(error.strerror or str(error)) from None
         await self._admin.start()
@@ -201,6 +209,7 @@ class Gateway:
         await self._clients.stop()
         await self._end_workers(hurry)
         await self._admin.stop()
+        await self._limiting.stop()
         self.plane.close()
         done()
         if self._access is not None:
@@ -220,6 +229,12 @@ class Gateway:
         if not ending.done():
             await self.control.stop(hurry=True)
         await ending
+
+
+def _store_says(event: str, what: Mapping[str, object]) -> None:
+    """The store of limits is lost, or back."""
+    level = logging.WARNING if event == "store_lost" else logging.INFO
+    logging.getLogger("sluice.store").log(level, event, extra=fields(**what))
 
 
 def _worker_line(worker: str, text: str) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from backends.events import EndpointEvent
 from backends.jwks import KeySources
 from backends.keyfile import KeyFileError
-from backends.plane import DataPlane
+from backends.plane import DataPlane, View
 from backends.probes import Prober
 from backends.tables import build_table
 from backends.workers.spec import workers_of
@@ -66,6 +66,7 @@ class Control:
         self._supervise = supervise
         self._plane: DataPlane | None = None
         self._prober: Prober | None = None
+        self._installed: Callable[[View], None]
         self._supervisor: Supervisor | None = None
         self._keys = Keys({})
         self._stored: StoredKeys | None = None
@@ -117,11 +118,11 @@ class Control:
         """The text of an example's public key."""
         return self._keys.demo_key
 
-    async def start(self, plane: DataPlane, prober: Prober) -> None:
+    async def start(self, plane: DataPlane, prober: Prober, installed: Callable[[View], None]) -> None:
         """Install the first table, start the probes and the workers; returns without waiting for them. Raises OSError
-        for what keeps a table from being made, before any worker is started."""
+        for what keeps a table from being made, before any worker is started. `installed` is called after each table."""
         self._key_files.warn()
-        self._plane, self._prober = plane, prober
+        self._plane, self._prober, self._installed = plane, prober, installed
         self._generation = 1
         self._supervisor = self._supervise(self.policy, self._changed, self._report)
         self.issuers.follow(self.policy.auth.jwt)
@@ -165,6 +166,8 @@ class Control:
             issuers=issuers.issuers_of(self.policy, self._key_files, self.issuers), keys_known=self._keys.known,
         )  # fmt: skip
         self._plane.install(table)
+        assert self._plane.view is not None, "just installed"
+        self._installed(self._plane.view)
         self._prober.follow(table, self.policy.pools)
         tables.show(self._metrics, table, workers=views, retired=self._plane.retired, forced=self.orders.forced)
         self._count_round(views)

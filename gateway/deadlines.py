@@ -24,7 +24,7 @@ def overdue(exchange: "Exchange", now: float) -> float | GatewayError | None:
     total_at = exchange.started + _or_never(exchange.total)
     attempt_at = first_at = quiet_at = _NEVER
     phase, timeouts = exchange.phase, exchange.timeouts
-    if phase != "retry":
+    if phase not in ("request", "retry"):
         attempt_at = exchange.attempt_began + _or_never(timeouts.attempt)
     if phase == "first_byte" and exchange.dispatched is not None:
         first = timeouts.first_byte if exchange.stream else timeouts.first_byte_plain

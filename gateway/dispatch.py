@@ -14,6 +14,7 @@ from gateway.relay import Relay
 from policies.describe import rewrite_model
 from policies.paths import with_model
 from policies.routing import Routed
+from policies.usage.strip import UsageStrip
 
 
 class Dispatch:
@@ -32,6 +33,8 @@ class Dispatch:
     def send(self, exchange: Exchange, endpoint: Endpoint, routed: Routed, connection: Connection) -> Relay:
         """Send the request; what comes back goes into the relay."""
         relay = exchange.relay = Relay(exchange.cycle, self._clock, exchange.broken)
+        if exchange.strips:
+            relay.strip = UsageStrip()
         relay.attach(connection)
         head, body = self._request(exchange, endpoint, routed)
         exchange.dispatched = self._clock()
@@ -76,6 +79,7 @@ class Dispatch:
         headers.append((b"x-request-id", exchange.request_id.encode()))
         headers.append((b"x-sluice-attempts", b"%d" % exchange.attempts))
         headers += endpoint.reply_headers
+        headers += exchange.extra_headers
         if exchange.spent:
             headers.append((b"x-should-retry", b"false"))
         gap = None

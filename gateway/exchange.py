@@ -2,6 +2,7 @@
 the way."""
 
 import time
+from typing import TYPE_CHECKING
 
 from backends.endpoint import Endpoint
 from gateway.client import ClientCycle
@@ -12,6 +13,9 @@ from gateway.relay import Relay
 from policies.identity import Principal
 from policies.paths import PathKind
 from policies.settings import Timeouts
+
+if TYPE_CHECKING:
+    from gateway.limiting import Held
 
 Step = tuple[str, str, float]
 """One attempt in the access log: the endpoint's name, the outcome, milliseconds."""
@@ -52,6 +56,14 @@ class Exchange:
     """What became of its attempts before the last one."""
     settled = False
     """Whether the endpoint has been told already how the attempt under way ended."""
+    held: "Held | None" = None
+    """What it has taken of its plan's limits."""
+    extra_headers: tuple[tuple[bytes, bytes], ...] = ()
+    """What a reply says of limits."""
+    strips = False
+    """Whether usage was asked for in its place, and is taken out of the stream again."""
+    size_in: int | None = None
+    """Bytes of the body as it came, where it was edited."""
     spent = False
     """Whether our attempts are used up (DESIGN section 2, rule 12)."""
     timeouts: Timeouts
@@ -127,6 +139,7 @@ class Exchange:
             headers.append((b"allow", error.allow.encode()))
         if self.attempts:
             headers.append((b"x-sluice-attempts", b"%d" % self.attempts))
+        headers += self.extra_headers
         if self.spent:
             headers.append((b"x-should-retry", b"false"))
         headers += error.headers
@@ -166,7 +179,7 @@ class Exchange:
             (now - self.started) * 1000,  # ms
             None if self.first_content is None else (self.first_content - self.started) * 1000,  # first_byte_ms
             overhead,  # overhead_ms
-            len(self.body),  # bytes_in
+            len(self.body) if self.size_in is None else self.size_in,  # bytes_in
             self.size_out,  # bytes_out
             self.events,  # events
             prompt,  # prompt_tokens

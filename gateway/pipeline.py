@@ -15,12 +15,14 @@ from gateway.attempts import Attempts
 from gateway.client import ClientGone
 from gateway.exchange import Exchange
 from gateway.identify import Doubt, Identity
+from gateway.limiting import Limiting
 from gateway.settle import Settlement
 from gateway.words import REFUSALS, ROUTE_REFUSALS
 from policies.deadline import DeadlineError, time_left
 from policies.describe import Call, Refused, describe, refuse_engine_fields
 from policies.identity import AuthenticationError, KeysWanted, Principal
 from policies.routing import Routed, RouteRefused
+from policies.usage.dialects import DIALECTS
 
 log = logging.getLogger("sluice.pipeline")
 
@@ -36,6 +38,7 @@ class Pipeline:
         self,
         *,
         identity: Identity,
+        limiting: Limiting,
         attempts: Attempts,
         settlement: Settlement,
         timed_out: Callable[[str], None],
@@ -44,6 +47,7 @@ class Pipeline:
         """`timed_out` counts a timeout of a kind; `clock` is monotonic, in seconds, and finer than the loop's, which
         uvloop rounds to milliseconds."""
         self._identity = identity
+        self._limiting = limiting
         self._attempts = attempts
         self._settlement = settlement
         self._timed_out = timed_out
@@ -59,11 +63,12 @@ class Pipeline:
             await self._body(exchange, view.table.max_body) if exchange.cycle.more_body else self._whole_body(
                 exchange, view
             )
-            call = (
-                self._describe(exchange) if len(exchange.body) <= SCAN_ON_LOOP else await self._describe_aside(exchange)
-            )
+            small = len(exchange.body) <= SCAN_ON_LOOP
+            call = self._describe(exchange, view) if small else await self._describe_aside(exchange, view)
             routed = self._route(exchange, view, principal, call)
             self._times(exchange, routed)
+            if view.limits and principal.plan in view.limits:
+                await self._limit(exchange, view, principal, call, routed)
             # Limit, cache and admit will stand here.
             pool = view.pools[routed.route.pool]
             pool.budget.request(exchange.received)
@@ -85,6 +90,8 @@ class Pipeline:
         finally:
             exchange.cycle.timekeeper = None
             self._settlement.settle(exchange)
+            if exchange.held is not None:
+                self._limiting.settle(exchange)
 
     async def refuse(self, exchange: Exchange, error: errors.GatewayError) -> None:
         """Answer a request that has no way through the gateway; it is counted and logged like any other."""
@@ -131,9 +138,11 @@ class Pipeline:
         exchange.body = await exchange.cycle.read_body(limit)
         exchange.received = self._clock()
 
-    def _describe(self, exchange: Exchange) -> Call:
+    def _describe(self, exchange: Exchange, view: View) -> Call:
         kind, principal = exchange.kind, exchange.principal
         assert principal is not None, "authenticated before"
+        limits = view.limits.get(principal.plan) if view.limits else None
+        counts = DIALECTS.get(kind.path) if limits is not None and limits.counts else None
         try:
             call = describe(
                 exchange.body,
@@ -141,6 +150,7 @@ class Pipeline:
                 content_type=exchange.fields.get(b"content-type"),
                 model=kind.model,
                 streams=kind.streams,
+                counts=counts,
             )
             exchange.model, exchange.stream = call.model, call.stream
             if call.fields:
@@ -149,9 +159,9 @@ class Pipeline:
             raise REFUSALS[error.code](str(error), param=error.param) from None
         return call
 
-    async def _describe_aside(self, exchange: Exchange) -> Call:
+    async def _describe_aside(self, exchange: Exchange, view: View) -> Call:
         """The same for a large body, in a thread: the loop has others to serve meanwhile."""
-        return await asyncio.to_thread(self._describe, exchange)
+        return await asyncio.to_thread(self._describe, exchange, view)
 
     def _route(self, exchange: Exchange, view: View, principal: Principal, call: Call) -> Routed:
         try:
@@ -160,6 +170,18 @@ class Pipeline:
             raise ROUTE_REFUSALS[error.code](str(error), param="model") from None
         exchange.route, exchange.pool = routed.label, routed.route.pool
         return routed
+
+    async def _limit(self, exchange: Exchange, view: View, principal: Principal, call: Call, routed: Routed) -> None:
+        """Take of the plan's limits; what the body must say for it is written into it."""
+        limits, engine = view.limits[principal.plan], view.pools[routed.route.pool].engine
+        try:
+            await self._limiting.take(exchange, limits, principal, call)
+            if len(exchange.body) <= SCAN_ON_LOOP:
+                self._limiting.edit(exchange, limits, call, engine)
+            else:
+                await asyncio.to_thread(self._limiting.edit, exchange, limits, call, engine)
+        except Refused as error:
+            raise REFUSALS[error.code](str(error), param=error.param) from None
 
     def _times(self, exchange: Exchange, routed: Routed) -> None:
         """How long it may take."""

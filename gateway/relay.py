@@ -16,6 +16,7 @@ from gateway.headers import Headers
 from gateway.outbox import Outbox
 from gateway.tap import Tap
 from policies.first_content import FirstContent
+from policies.usage.strip import UsageStrip
 
 # Rule 1: at most this much is held back while no content has come.
 HOLD_LIMIT: Final = 64 * 1024
@@ -46,6 +47,8 @@ class Relay:
     """Whether the client reads too slowly, so that we do not read from the engine."""
     _looked_at = 0.0
     _resumed_at = 0.0
+    strip: UsageStrip | None = None
+    """Takes the usage that we asked for out of a stream again."""
     _connection: Connection | None = None
     _first: FirstContent | None = None
     _gap: Callable[[float], None] | None = None
@@ -108,6 +111,9 @@ class Relay:
         self._held = []
         if data:
             tap.begin(data)
+        strip = self.strip = self.strip if self.stream else None
+        if strip is not None:
+            data = strip.feed(data) + strip.end() if self.ended else strip.feed(data)
         if self.ended:
             outbox.answer(cycle, data)
             return
@@ -117,7 +123,7 @@ class Relay:
             self._break()
         else:
             self._gap = gap
-            self._write = cycle.writer()
+            self._write = cycle.writer() if strip is None else _stripped(cycle, strip)
             self._passing = True
 
     def close(self) -> None:
@@ -200,7 +206,7 @@ class Relay:
         if self._connection is not None:
             self.framed = self._connection.framed
         if self._passing:
-            self._cycle.finish()
+            self._cycle.finish(self.strip.end() if self.strip is not None else b"")
             self._wake()
         elif self.began_at is None:
             self._begin()
@@ -227,6 +233,9 @@ class Relay:
         self._cut_after(self._on_break(self))
 
     def _cut_after(self, event: bytes) -> None:
+        held = self.strip.end() if self.strip is not None else b""
+        if held:
+            self._cycle.write(held)
         if event:
             between = self.tap is None or self.tap.between_events
             self._cycle.write(event if between else b"\n\n" + event)
@@ -244,6 +253,19 @@ class Relay:
         self.held_up, self._resumed_at = False, self._clock()
         if self._connection is not None and not self.over:
             self._connection.resume()
+
+
+def _stripped(cycle: ClientCycle, strip: UsageStrip) -> Callable[[bytes], None]:
+    """What writes the rest of a stream that usage is taken out of."""
+    write = cycle.writer()
+
+    def write_left(data: bytes) -> None:
+        left = strip.feed(data)
+        # An empty chunk would be the end.
+        if left:
+            write(left)
+
+    return write_left
 
 
 def _nothing_to_tell(_relay: Relay) -> bytes:

@@ -38,8 +38,13 @@ class Settlement:
     def _answer(self, exchange: Exchange, relay: Relay, tap: Tap) -> None:
         metrics, model, pool = self._metrics, exchange.model, exchange.pool
         assert pool is not None, "an answer came from a pool"
-        exchange.size_out, exchange.events = tap.size, tap.events
-        exchange.usage = prompt, completion = tap.usage()
+        strip = relay.strip
+        if strip is None:
+            exchange.size_out, exchange.events = tap.size, tap.events
+            exchange.usage = prompt, completion = tap.usage()
+        else:
+            exchange.size_out, exchange.events = tap.size - strip.less, tap.events - bool(strip.taken)
+            exchange.usage = prompt, completion = tap.usage(strip.taken)
         if prompt is not None or completion is not None:
             tenant = exchange.principal.tenant if exchange.principal is not None else None
             metrics.tokens(model, tenant, prompt or 0, completion or 0)

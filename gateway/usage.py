@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,9 +59,9 @@ class Usage:
 
 
 class UsageDesk:
-    """Reads; takes nothing. `store` is None where there are no limits to be looked up."""
+    """Reads; takes nothing. `store` gives None while there are no limits to be looked up."""
 
-    def __init__(self, store: Store | None) -> None:
+    def __init__(self, store: Callable[[], Store | None]) -> None:
         self._store = store
 
     async def of(self, view: View, principal: Principal, address: str, model: str | None) -> Usage:
@@ -85,10 +85,11 @@ class UsageDesk:
         )
 
     async def _levels(self, wanted: Sequence[Demand]) -> Sequence[Level]:
-        if self._store is None or not wanted:
+        store = self._store()
+        if store is None or not wanted:
             return ()
         try:
-            return await asyncio.wait_for(self._store.seen(wanted), _PATIENCE)
+            return await asyncio.wait_for(store.seen(wanted), _PATIENCE)
         except Exception as error:
             # Whatever kept the store from telling: the limits themselves are known without it.
             log.info("usage_unknown", extra=fields(reason=type(error).__name__))

@@ -10,8 +10,7 @@ from typing import Any, Final
 NOT_BUILT: Final = frozenset(
     """
     server.tls server.cors
-    store.timeout store.on_outage
-    plans.*.priority plans.*.weight plans.*.max_input_tokens plans.*.max_output_tokens plans.*.limits
+    plans.*.priority plans.*.weight
     pools.*.version pools.*.discover pools.*.hash_on pools.*.max_in_flight pools.*.queue pools.*.on_disconnect
     pools.*.scrape
     pools.*.endpoints[].max_in_flight pools.*.endpoints[].tags

@@ -26,6 +26,7 @@ from gateway.observe.names import (
     GAP,
     LIMIT_MODE,
     LIMIT_MODES,
+    LIMIT_REFUSED,
     LOG_DROPPED,
     LOOP_LAG,
     METRICS,
@@ -105,6 +106,7 @@ class Metrics:
         self.store_seconds: Observe = self._histograms(STORE_SECONDS).known().observe
         store_errors = self._numbers(STORE_ERRORS)
         self._store_errors = {kind: store_errors.known(kind) for kind in STORE_ERROR_KINDS}
+        self._limit_refused = self._numbers(LIMIT_REFUSED)
         limit_mode = self._numbers(LIMIT_MODE)
         self._limit_mode = {state: limit_mode.known(state) for state in LIMIT_MODES}
         self.overhead: Observe = self._histograms(OVERHEAD).known().observe
@@ -164,6 +166,10 @@ class Metrics:
     def store_error(self, kind: str) -> None:
         """The store of limits did not answer, or with an error, one of STORE_ERROR_KINDS; KeyError for another."""
         self._store_errors[kind].value += 1
+
+    def limit_refused(self, rule: str) -> None:
+        """A rule of a plan refused a request; rules come from the policy, so their number is bounded."""
+        self._limit_refused.known(rule).value += 1
 
     def limit_mode(self, state: str) -> None:
         """By whom limits are decided now, one of LIMIT_MODES; KeyError for another."""

@@ -163,6 +163,9 @@ LIMIT_MODE = Metric(
     ("state",),
     "1 for who decides on limits: store, or while it is away what `store.on_outage` says (a limit may say its own).",
 )
+LIMIT_REFUSED = Metric(
+    "limit_refused_total", "counter", ("rule",), "Requests that a limit refused, by the rule (`PLAN.N`, from 0)."
+)
 BUILD_INFO = Metric("build_info", "info", ("version",), "The gateway's version.")
 
 METRICS: tuple[Metric, ...] = (
@@ -198,5 +201,6 @@ METRICS: tuple[Metric, ...] = (
     STORE_SECONDS,
     STORE_ERRORS,
     LIMIT_MODE,
+    LIMIT_REFUSED,
     BUILD_INFO,
 )

@@ -36,7 +36,7 @@ def view(plans: Mapping[str, Plan]) -> Any:
 
 
 async def asked(store: Any, model: str | None = None, address: str = "10.0.0.1") -> Usage:
-    return await UsageDesk(store).of(view({"free": PLAN}), ANN, address, model)
+    return await UsageDesk(lambda: store).of(view({"free": PLAN}), ANN, address, model)
 
 
 async def test_it_tells_of_every_rule_what_is_left() -> None:

@@ -1,0 +1,154 @@
+"""limit: one question to the store for all rules of the principal's plan, before an engine is asked, and its settlement
+once the request is over (DESIGN section 2; POLICY: `plans.*.limits`).
+
+A request whose plan bounds nothing never comes here.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from backends.plane import View
+from backends.store.base import Store
+from gateway.exchange import Exchange
+from gateway.limit_errors import limit_error
+from gateway.limit_headers import limit_headers
+from policies.describe import Call
+from policies.identity import Principal
+from policies.limits import Answer, Demand, Granted, Refused, Rule, Subject, demands
+from policies.limits.plans import PlanLimits
+from policies.usage.dialects import DIALECTS, Dialect
+from policies.usage.edits import ask_usage, cap_output, may_ask
+from policies.usage.estimate import Estimates, counted, real
+
+
+class LimitStore(Store, Protocol):
+    """A store that is told of the rules before a request asks for them."""
+
+    def ready(self, rules: "list[Rule]", /) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a request has taken, until it is settled.
+
+    reserved: tokens of the prompt and of the answer
+    """
+
+    call: Call
+    dialect: Dialect | None
+    reserved: tuple[int, int]
+    granted: Granted | None
+    demands: tuple[Demand, ...]
+
+
+class Limiting:
+    """The limits of one process. `refused` counts a refusal of a rule by its name."""
+
+    def __init__(self, open_store: Callable[[], LimitStore], refused: Callable[[str], None], lease: str) -> None:
+        """`open_store` is called when the first rule is there; `lease` names this process."""
+        self._open = open_store
+        self._refused = refused
+        self._names = (f"{lease}.{number}" for number in itertools.count())
+        self._estimates = Estimates()
+        self._starting: asyncio.Task[None] | None = None
+        self.store: LimitStore | None = None
+
+    def follow(self, view: View) -> None:
+        """A new table is in force: be ready for its rules."""
+        rules = [rule for plan in view.limits.values() for rule in plan.rules]
+        if not rules:
+            return
+        if self.store is None:
+            self.store = self._open()
+            self._starting = asyncio.get_running_loop().create_task(self.store.start(), name="store of limits")
+        self.store.ready(rules)
+
+    async def stop(self) -> None:
+        """Settle what is left, for a moment at most."""
+        if self._starting is not None:
+            await asyncio.wait({self._starting}, timeout=1.0)
+        if self.store is not None:
+            await self.store.stop()
+
+    # -- before the engine is asked
+
+    async def take(self, exchange: Exchange, limits: PlanLimits, principal: Principal, call: Call) -> None:
+        """Take what the request may use of every rule, or raise the error that refuses it; `policies.json_object`'s
+        Refused where its prompt is longer than the plan allows."""
+        dialect = DIALECTS.get(exchange.kind.path) if limits.counts else None
+        model = call.model or ""
+        reserved = self._estimates.reserve(call, limits.plan, model, limits.room) if dialect is not None else (0, 0)
+        subject = Subject(principal.key, principal.tenant, principal.user_of(call.user), exchange.client, model)
+        asked = demands(limits.rules, subject, tokens=sum(reserved), output_tokens=reserved[1])
+        granted = None
+        if asked and self.store is not None:
+            answer = self.store.take(asked, next(self._names))
+            if isinstance(answer, asyncio.Future):
+                answer = await self._waited(answer)
+            if isinstance(answer, Refused):
+                self._refused(answer.rule.name)
+                raise limit_error(answer, asked)
+            granted = answer
+            exchange.extra_headers = tuple(limit_headers(granted.levels))
+        exchange.held = Held(call, dialect, reserved, granted, asked)
+
+    async def _waited(self, answer: "asyncio.Future[Answer]") -> Answer:
+        """The store's answer. Who stops waiting leaves it to the store to give back what it takes."""
+        try:
+            return await answer
+        except BaseException:
+            if not answer.cancel() and not answer.cancelled() and answer.exception() is None:
+                came = answer.result()
+                if isinstance(came, Granted) and self.store is not None:
+                    self.store.settle(came, [])
+            raise
+
+    def edit(self, exchange: Exchange, limits: PlanLimits, call: Call, engine: str) -> None:
+        """The declared edits of the body (rule 8): the answer's bound, and asking for usage that is taken out again."""
+        dialect = DIALECTS.get(exchange.kind.path)
+        if dialect is None or not limits.counts:
+            return
+        body = exchange.body
+        if limits.plan.max_output_tokens is not None:
+            body = cap_output(body, dialect, limits.plan.max_output_tokens, engine)
+        if limits.charges and may_ask(
+            dialect, engine, stream=call.stream, include_usage=call.include_usage, answers=call.answers
+        ):
+            asked = ask_usage(body)
+            if asked is not None:
+                body, exchange.strips = asked, True
+        if body is not exchange.body:
+            exchange.size_in, exchange.body = len(exchange.body), body
+
+    # -- once it is over
+
+    def settle(self, exchange: Exchange) -> None:
+        """Make good what was really used, and give the lease back."""
+        held, exchange.held = exchange.held, None
+        if held is None:
+            return
+        prompt, output = self._used(exchange, held)
+        if held.granted is None or self.store is None:
+            return
+        beyond = {"tokens": prompt + output - sum(held.reserved), "output_tokens": output - held.reserved[1]}
+        changes = [(one, beyond[one.rule.kind]) for one in held.demands if beyond.get(one.rule.kind)]
+        self.store.settle(held.granted, changes)
+
+    def _used(self, exchange: Exchange, held: Held) -> tuple[int, int]:
+        """Tokens of prompt and answer; nothing where no answer came."""
+        relay = exchange.relay
+        answered = relay is not None and relay.released and relay.status < 400 and relay.first_event_error is None
+        if held.dialect is None or relay is None or relay.tap is None or not answered:
+            return real((None, None), None, held.reserved)
+        tap = relay.tap
+        whole = not relay.stream or relay.said_end
+        found = counted(
+            held.call, held.dialect, events=tap.events, size=tap.size, stream=relay.stream, whole=whole
+        )  # fmt: skip
+        usage = exchange.usage
+        if usage[0] is not None:
+            self._estimates.learn(held.call.model or "", held.call.prompt_bytes, usage[0])
+        return real(usage, found, held.reserved, whole=whole)

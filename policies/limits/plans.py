@@ -1,0 +1,39 @@
+"""What each plan bounds, worked out once a table, so that a request whose plan bounds nothing pays for nothing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from policies.limits.rules import Outage, Rule, rules_of
+from policies.settings.auth import Plan
+
+_TOKENS: Final = frozenset({"tokens", "output_tokens"})
+
+
+@dataclass(frozen=True, slots=True)
+class PlanLimits:
+    """One plan that bounds something.
+
+    counts: whether its requests are read for how many tokens they may take
+    charges: whether a rule counts tokens, so that the engine's own count is wanted
+    room: the least burst of its token rules; None without one
+    """
+
+    plan: Plan
+    rules: tuple[Rule, ...]
+    counts: bool
+    charges: bool
+    room: int | None
+
+
+def plan_limits(plans: Mapping[str, Plan], on_outage: Outage) -> Mapping[str, PlanLimits]:
+    """By name, the plans that bound something. on_outage: the store's own, for limits that say nothing."""
+    found = {}
+    for name, plan in plans.items():
+        rules = rules_of(name, plan.limits, on_outage)
+        capped = plan.max_input_tokens is not None or plan.max_output_tokens is not None
+        if rules or capped:
+            bursts = [rule.burst for rule in rules if rule.kind in _TOKENS]
+            charges = bool(bursts)
+            found[name] = PlanLimits(plan, rules, charges or capped, charges, min(bursts, default=None))
+    return found
