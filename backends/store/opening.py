@@ -76,6 +76,6 @@ def open_redis(settings: Settings, around: Around, scripts: "Scripts") -> Window
     def open_windows() -> Windows:
         from backends.store.redis_windows import open_redis_windows
 
-        return open_redis_windows(client, sharing, outage)
+        return open_redis_windows(redis, sharing.keys)
 
     return WindowedStore(GuardedStore(redis, outage, StoreLostError), open_windows, outage.answer)

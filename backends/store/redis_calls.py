@@ -25,6 +25,8 @@ class Outage(Protocol):
 
     live: int
     """How many processes share the store, as it said last."""
+    open: bool
+    """Whether the store is taken for away."""
 
     def worked(self) -> None: ...
     def failed(self, kind: Kind, reason: str) -> None: ...

@@ -42,6 +42,7 @@ class Channel:
         self._first = first
         self._observe = observe
         self._link: Link | None = None
+        self._links: set[asyncio.Future[None]] = set()
         self._making: asyncio.Task[None] | None = None
         self._flushing: asyncio.Handle | None = None
         self._hurried = False
@@ -71,7 +72,7 @@ class Channel:
     def soon(self) -> None:
         """There is something for `first`, if there is a connection; else it waits until there is one."""
         if self._flushing is None and self._link is not None:
-            self._flushing = asyncio.get_running_loop().call_later(_DELAY, self._flush)
+            self._flushing = self._link.later(_DELAY, self._flush)
 
     def drop(self, kind: Kind, reason: str) -> None:
         """Give up the connection; every call that waits is lost."""
@@ -93,6 +94,8 @@ class Channel:
         if self._flushing is not None:
             self._flushing.cancel()
         self.drop("connection", "the gateway ends")
+        if self._links:
+            await asyncio.wait(self._links, timeout=1.0)
         await self._opens.close()
 
     def _flush(self) -> None:
@@ -142,6 +145,8 @@ class Channel:
 
     async def _open(self) -> None:
         link = Link(await self._opens.open(), self._timeout, self._gone, self._observe)
+        self._links.add(link.ended)
+        link.ended.add_done_callback(self._links.discard)
         try:
             await self._greet(link)
         except BaseException:

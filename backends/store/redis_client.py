@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
 import hiredis
-from redis.asyncio import Redis, RedisCluster, Sentinel
-from redis.asyncio.cluster import ClusterNode
+from redis.asyncio import Redis, Sentinel
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -69,7 +68,6 @@ class RedisClient:
         self._slot = key_slot(key.encode())
         self._cluster = list(target.nodes)
         self._sentinel: Sentinel | None = None
-        self._library: Any = None
 
     async def open(self) -> Opened:
         """A connection to the server that is in charge. Raises StoreLostError, after CONNECT_TIMEOUT at the latest."""
@@ -82,33 +80,11 @@ class RedisClient:
                 await connection.disconnect(nowait=True)
                 raise
 
-    def library(self) -> Any:
-        """A client of redis-py itself, which connects when it is used, for a library that needs one. One a RedisClient;
-        `close` ends it."""
-        if self._library is None:
-            self._library = self._client()
-        return self._library
-
     async def close(self) -> None:
-        """End what `open` has used beside, and `library`."""
-        if self._library is not None:
-            await self._library.aclose()
-            self._library = None
+        """End what `open` has used beside."""
         if self._sentinel is not None:
             await self._sentinel.aclose()
             self._sentinel = None
-
-    def _client(self) -> Any:
-        target, options = self._target, {**self._options, "db": self._target.database}
-        if target.form == "cluster":
-            nodes = [ClusterNode(host, port) for host, port in target.nodes]
-            return RedisCluster(startup_nodes=nodes, require_full_coverage=False, **self._options)
-        if target.form == "sentinel":
-            return self._watchers().master_for(target.service, **options)
-        if target.form == "unix":
-            return Redis(unix_socket_path=target.nodes[0][0], **options)
-        host, port = target.nodes[0]
-        return Redis(host=host, port=port, ssl=target.tls, **options)
 
     async def _connection(self) -> AbstractConnection:
         target, options = self._target, {**self._options, "db": self._target.database}
@@ -123,15 +99,12 @@ class RedisClient:
         return (SSLConnection if target.tls else Connection)(host=host, port=port, **options)
 
     async def _master(self) -> tuple[str, int]:
-        host, port = await self._watchers().discover_master(self._target.service)
-        return host, int(port)
-
-    def _watchers(self) -> Sentinel:
         if self._sentinel is None:
             times = {"socket_timeout": _ASK_TIMEOUT, "socket_connect_timeout": _ASK_TIMEOUT}
             options = {"retry": Retry(NoBackoff(), 0), "protocol": 2, "driver_info": None, **times}
             self._sentinel = Sentinel(list(self._target.nodes), sentinel_kwargs=options)  # type: ignore[no-untyped-call]
-        return self._sentinel
+        host, port = await self._sentinel.discover_master(self._target.service)
+        return host, int(port)
 
     async def _owner(self) -> tuple[str, int]:
         """Who holds the slot, as the first node says that answers; nobody waits for one that is frozen."""
@@ -213,18 +186,6 @@ _CLASSES: Final[Mapping[str, Kind]] = {
     "ClusterDownError": "moved",
     "TryAgainError": "moved",
 }
-
-
-def kind_of(error: BaseException | None) -> Kind:
-    """What kind of trouble is at the bottom of an exception that another library has made of one of redis-py's."""
-    while error is not None:
-        error = getattr(error, "prior_error", error)
-        if isinstance(error, RedisTimeoutError):
-            return "timeout"
-        if isinstance(error, RedisError):
-            return _kind(error)
-        error = error.__cause__
-    return "other"
 
 
 def _kind(error: RedisError) -> Kind:

@@ -47,6 +47,8 @@ class Link(asyncio.Protocol):
         observe: told how long each reply took, in seconds
         """
         self.closed: StoreLostError | None = None
+        self.ended = asyncio.get_running_loop().create_future()
+        """Done when nothing is left of it, a moment after `closed`."""
         self._loop = asyncio.get_running_loop()
         self._transport = opened.transport
         self._reader = opened.reader
@@ -77,6 +79,10 @@ class Link(asyncio.Protocol):
         if len(self._calls) > _MOST_CALLS:
             self.drop("timeout", "no replies")
 
+    def later(self, seconds: float, work: Callable[[], None]) -> asyncio.TimerHandle:
+        """Do something in a while; in the connection's loop, wherever it is called."""
+        return self._loop.call_later(seconds, work)
+
     def drop(self, kind: Kind, reason: str) -> None:
         """Close it at once; every call that waits is lost."""
         if self.closed is None:
@@ -106,6 +112,8 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._keeper = None
+        if not self.ended.done():
+            self.ended.set_result(None)
         if self.closed is None:
             self._end(StoreLostError("connection", str(exc) if exc else "the server closed the connection"))
 

@@ -28,7 +28,7 @@ _MOST_SETTLES: Final = 20_000
 _JUMP: Final = 5_000_000
 
 
-class _Pack(Protocol):
+class Pack(Protocol):
     """Makes a command's bytes; `whole` with the script itself."""
 
     def __call__(self, nonce: int, whole: bool = False) -> bytes: ...
@@ -89,10 +89,21 @@ class RedisStore:
 
     async def seen(self, demands: Sequence[Demand]) -> tuple[Level, ...]:
         """As `Store.seen`. Raises StoreLostError."""
-        reply = await self._ask(
+        reply = await self.ask(
             lambda nonce, whole=False: self.wire.take(nonce, demands, "", looks=True, lifetime=LIFETIME, whole=whole)
         )
         return levels(demands, states(demands, reply), reply[2])
+
+    async def ask(self, pack: Pack) -> list[Any]:
+        """The reply of a script: a list that begins with the nonce. Raises StoreLostError."""
+        call = Asked(pack, self.number())
+        self.channel.send(call)
+        try:
+            return await call.checked()
+        except NoScriptError:
+            call = Asked(partial(pack, whole=True), self.number())
+            self.channel.send(call)
+            return await call.checked()
 
     async def beat(self) -> None:
         """Say that this process lives, and renew its leases. Raises StoreLostError."""
@@ -181,9 +192,9 @@ class RedisStore:
     async def _beat(self, lifetime: int) -> None:
         held = self._leases() if lifetime else []
         for start in range(0, len(held) or 1, _BATCH):
-            self._beaten(await self._ask(self._beating(held[start : start + _BATCH], lifetime)))
+            self._beaten(await self.ask(self._beating(held[start : start + _BATCH], lifetime)))
 
-    def _beating(self, held: Sequence[tuple[str, Sequence[str]]], lifetime: int) -> _Pack:
+    def _beating(self, held: Sequence[tuple[str, Sequence[str]]], lifetime: int) -> Pack:
         return lambda nonce, whole=False: self.wire.beat(nonce, self._process, lifetime, held, whole=whole)
 
     async def _beat_again(self) -> None:
@@ -195,17 +206,6 @@ class RedisStore:
     def _beaten(self, reply: list[Any]) -> None:
         self.outage.live = max(reply[2], 1)
         self._offset = reply[1] - asyncio.get_running_loop().time() * 1e6
-
-    async def _ask(self, pack: _Pack) -> list[Any]:
-        """The reply of a script. Raises StoreLostError."""
-        call = Asked(pack, self.number())
-        self.channel.send(call)
-        try:
-            return await call.checked()
-        except NoScriptError:
-            call = Asked(partial(pack, whole=True), self.number())
-            self.channel.send(call)
-            return await call.checked()
 
     def _settlings(self) -> Iterator[Settling]:
         """What is left to settle. It goes before what is taken: a slot that was given back is free."""

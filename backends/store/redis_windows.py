@@ -1,85 +1,81 @@
-"""Sliding and moving windows in Redis: the library's own scripts, asked only while the store answers.
+"""Sliding and moving windows in Redis: the library's own scripts, over the connection of all other limits.
 
-They go over connections of their own, a call each (80 to 120 us of our time). A call that comes too late may have
-counted; it is not asked again.
+Each is a call of its own. One that comes too late may have counted; it is not asked again. All keys are under the tag
+of the other limits, so that a Cluster has them where the connection goes.
 """
 
-import asyncio
 import time
-from collections.abc import Coroutine
-from typing import Any, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
-from backends.store.redis_client import RedisClient, kind_of
-from backends.store.redis_store import Sharing
+from backends.store.redis_calls import Outage
+from backends.store.redis_errors import StoreLostError
+from backends.store.redis_store import RedisStore
+from backends.store.redis_wire import packed_script
 from backends.store.windowed import Reading, Windows, WindowsLostError
 from backends.store.windows import LibraryWindows, redis_storage
 from policies.limits import Demand
 
-T = TypeVar("T")
-
-
-class Away(Protocol):
-    """Whether the store is away; told how it does."""
-
-    open: bool
-
-    def worked(self) -> None: ...
-    def failed(self, kind: str, reason: str) -> None: ...
-
 
 class RedisWindows:
-    """The `Windows` of a `WindowedStore`."""
+    """The `Windows` of a `WindowedStore`: asked only while the store answers."""
 
     at_once = False
 
-    def __init__(self, windows: Windows, timeout: float, away: Away) -> None:
-        """timeout: seconds that a call may take"""
+    def __init__(self, windows: Windows, outage: Outage) -> None:
         self._windows = windows
-        self._timeout = timeout
-        self._away = away
+        self._outage = outage
 
     async def read(self, demand: Demand) -> Reading:
         """As `Windows.read`."""
-        return await self._asked(self._windows.read(demand))
+        try:
+            self._check()
+            return await self._windows.read(demand)
+        except StoreLostError as error:
+            raise self._lost(error) from error
 
     async def hit(self, demand: Demand) -> bool:
         """As `Windows.hit`."""
-        return await self._asked(self._windows.hit(demand))
+        try:
+            self._check()
+            return await self._windows.hit(demand)
+        except StoreLostError as error:
+            raise self._lost(error) from error
 
-    async def _asked(self, work: Coroutine[Any, Any, T]) -> T:
-        if self._away.open:
-            work.close()
+    def _check(self) -> None:
+        if self._outage.open:
             raise WindowsLostError("the store is away")
-        task = asyncio.get_running_loop().create_task(work, name="window")
-        try:
-            await asyncio.wait((task,), timeout=self._timeout)
-            # An event loop that stood still reads what lies in the socket in its next turns.
-            for _ in range(4):
-                if task.done():
-                    break
-                await asyncio.sleep(0)
-        finally:
-            # Late, or nobody waits for it any more.
-            task.cancel()
-        try:
-            found = await task
-        except asyncio.CancelledError:
-            if not task.cancelled():
-                raise
-            self._away.failed("timeout", f"no reply in {self._timeout * 1000:g} ms")
-            raise WindowsLostError("too late") from None
-        except WindowsLostError as error:
-            self._away.failed(kind_of(error), str(error))
-            raise
-        self._away.worked()
-        return found
+
+    def _lost(self, error: StoreLostError) -> WindowsLostError:
+        self._outage.failed(error.kind, str(error))
+        return WindowsLostError(str(error))
 
 
-def open_redis_windows(client: RedisClient, sharing: Sharing, away: Away) -> RedisWindows:
+class ScriptClient:
+    """As much of redis-py's client as the library uses for windows."""
+
+    def __init__(self, store: RedisStore) -> None:
+        self._store = store
+
+    def register_script(self, text: bytes) -> Callable[[Sequence[Any], Sequence[Any]], Awaitable[Any]]:
+        """What runs the script, with its keys and arguments. It raises StoreLostError."""
+        # Its answer says which question it answers, as those of our own scripts do.
+        lua = f"local function answer()\n{text.decode()}\nend\nreturn {{tonumber(ARGV[#ARGV]), answer()}}\n"
+        pack = packed_script(lua)
+
+        async def run(keys: Sequence[Any], values: Sequence[Any]) -> Any:
+            words = [str(value) for value in values]
+            reply = await self._store.ask(lambda nonce, whole=False: pack(keys, [*words, str(nonce)], whole))
+            return reply[1] if len(reply) > 1 else None
+
+        return run
+
+
+def open_redis_windows(store: RedisStore, prefix: str) -> RedisWindows:
     """Windows that all processes share. Loads the library.
 
-    They are not under the tag of the other limits: on a Cluster each is on some node.
+    prefix: begins every key
     """
-    storage = redis_storage(client.library(), f"{sharing.prefix}:windows:v1")
+    storage = redis_storage(ScriptClient(store), f"{prefix}w")
     # The library goes by the wall clock for moving windows, and we must go by the same.
-    return RedisWindows(LibraryWindows(storage, time.time), sharing.timeout, away)  # noqa: TID251  # see above
+    return RedisWindows(LibraryWindows(storage, time.time), store.outage)  # noqa: TID251  # see above

@@ -1,6 +1,6 @@
 """The commands that `RedisStore` sends, as bytes, and the scripts that they run."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha1
 from pathlib import Path
@@ -109,6 +109,18 @@ class Wire:
 
 Change = tuple[Rule | None, str, int | str, int]
 """(rule, bucket, units used beyond, when they were taken); for a slot that is given back (None, bucket, lease, 0)."""
+
+
+def packed_script(text: str) -> Callable[[Sequence[str], Sequence[str], bool], bytes]:
+    """What packs a call of a script, by its keys and values, and `whole` with the script itself."""
+    sha = bulk(sha1(text.encode()).hexdigest())
+
+    def pack(keys: Sequence[str], values: Sequence[str], whole: bool) -> bytes:
+        name = f"$4\r\nEVAL\r\n{bulk(text)}" if whole else f"$7\r\nEVALSHA\r\n{sha}"
+        words = "".join(map(bulk, [str(len(keys)), *keys, *values]))
+        return f"*{3 + len(keys) + len(values)}\r\n{name}{words}".encode()
+
+    return pack
 
 
 def bulk(text: str) -> str:

@@ -38,8 +38,8 @@ for i, key in ipairs(KEYS) do
         a, b = a + whole * count + more, part - more * seconds
         if a >= most then a, b = most, 0 end
       end
-      a = math.max(a - amount, -most)
-      if a >= most then a, b = most, 0 end
+      a = a - amount
+      if a >= most then a, b = most, 0 elseif a < -most then a, b = -most, 0 end
       local full = count == 0 and 3e9 or math.ceil((most - a) * seconds / count / 1000)
       keep(key, a, b, full + 10000)
     else

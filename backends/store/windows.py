@@ -107,8 +107,9 @@ def _reading(rule: Rule, wait: float, used: int, reset: float, reset_after: floa
 
 
 def redis_storage(client: Any, prefix: str) -> Storage:
-    """The library's storage in Redis, over a client of redis-py that we have made (`RedisClient.library`).
+    """The library's storage in Redis, over a connection of ours.
 
+    client: registers and runs scripts as a client of redis-py does
     prefix: begins the name of every key
     """
 

@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, Protocol
+from uuid import uuid4
 
 from backends.store.base import Store
 from backends.store.opening import open_memory
 from policies.limits import Answer, Demand, Granted, Refused, Rule, Subject, demands, rules_of
 from policies.settings.auth import Limit
 from policies.units import Rate
+from tests.contracts.redis_stage import redis_stage
+from tests.fakes.redis_servers import Servers
 
 START: Final = 1_700_000_000.0
 """Unix seconds of a stage's beginning, as near as the store can be made to believe it: its day has begun 22 h ago, its
@@ -21,7 +24,9 @@ hour 800 s, its minute 20 s."""
 class Stage(Protocol):
     """One store with nothing in it, and the power over its time."""
 
-    store: Store
+    @property
+    def store(self) -> Store: ...
+
     mortal: bool
     """Whether who holds a lease can die and the store go on."""
 
@@ -70,8 +75,34 @@ async def memory() -> AsyncIterator[Stage]:
     yield MemoryStage()
 
 
-STAGES: Final[Mapping[str, Callable[[], AbstractAsyncContextManager[Stage]]]] = {"memory": memory}
-MORTAL: Final[Sequence[str]] = []
+SERVERS: Final = Servers()
+"""Of the whole run; each kind is started when it is first needed, and `conftest.py` ends them."""
+
+
+def on_redis(kind: str) -> Callable[[], AbstractAsyncContextManager[Stage]]:
+    """A stage on a Redis that all tests share, under a prefix of its own."""
+
+    def opened() -> AbstractAsyncContextManager[Stage]:
+        prefix = f"t{uuid4().hex[:12]}"
+        if kind == "single":
+            one = SERVERS.single()
+            return redis_stage(one.url, [one], one, prefix, START)
+        if kind == "sentinel":
+            watched = SERVERS.sentinels()
+            return redis_stage(watched.url, [watched.primary], watched.primary, prefix, START)
+        nodes = SERVERS.cluster()
+        return redis_stage(nodes.url, nodes.nodes, nodes.owner(f"{{{prefix}:limits:v1}}:"), prefix, START)
+
+    return opened
+
+
+STAGES: Final[Mapping[str, Callable[[], AbstractAsyncContextManager[Stage]]]] = {
+    "memory": memory,
+    "redis": on_redis("single"),
+    "sentinel": on_redis("sentinel"),
+    "cluster": on_redis("cluster"),
+}
+MORTAL: Final[Sequence[str]] = ["redis", "sentinel", "cluster"]
 """Those of them whose leases outlive their holder."""
 
 SUBJECT: Final = Subject(key="k1", tenant="acme", user="u1", ip="192.0.2.1", model="m")

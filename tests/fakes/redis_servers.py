@@ -242,3 +242,32 @@ def _folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class Servers:
+    """Each kind once, started when it is first asked for, and ended together."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._single: Server | None = None
+        self._sentinels: Sentinels | None = None
+        self._cluster: Cluster | None = None
+
+    def single(self) -> Server:
+        if self._single is None:
+            self._single = self._stack.enter_context(server())
+        return self._single
+
+    def sentinels(self) -> Sentinels:
+        if self._sentinels is None:
+            self._sentinels = self._stack.enter_context(sentinels())
+        return self._sentinels
+
+    def cluster(self) -> Cluster:
+        if self._cluster is None:
+            self._cluster = self._stack.enter_context(cluster())
+        return self._cluster
+
+    def close(self) -> None:
+        self._stack.close()
+        self._single = self._sentinels = self._cluster = None
