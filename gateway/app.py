@@ -140,6 +140,7 @@ class Gateway:
         except OSError as error:
             raise StartError(error.strerror or str(error)) from None
         await self._admin.start()
+        await self._limiting.started()
         await self._clients.start()
 
     def _supervisor(

@@ -66,6 +66,12 @@ class Limiting:
             self._starting = asyncio.get_running_loop().create_task(self.store.start(), name="store of limits")
         self.store.ready(rules)
 
+    async def started(self) -> None:
+        """Return when the store is connected, or is known to be away, after a second at the latest: the first requests
+        would else wait for its connection, be late, and be counted in a bucket of this process."""
+        if self._starting is not None:
+            await asyncio.wait({self._starting}, timeout=1.0)
+
     async def stop(self) -> None:
         """Settle what is left, for a moment at most."""
         if self._starting is not None:
