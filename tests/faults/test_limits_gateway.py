@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
 import statistics
 import time
+import types
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 import pytest
 
 from backends.store.base import LEASE_LIFETIME
+from gateway.client import ClientCycle
 from tests.fakes import redis_servers
 from tests.fakes.backend import LAST_CHUNK, STREAM_HEAD, Backend, Connection, Request, Said, chunked, plain
 from tests.fakes.client import Client, request
@@ -267,6 +270,92 @@ async def test_whenever_clients_leave_all_that_was_taken_comes_back(
             assert gw.total("store_errors_total") == 0
 
 
+class Leaves:
+    """A door behind which the client is gone at the await of that number of every request."""
+
+    def __init__(self, gw: Running) -> None:
+        edge = gw.gateway._edge
+        self.at = 0
+        self.awaits = 0
+        self._open = edge.open
+        edge.open = self.open  # type: ignore[method-assign]  # the one place that every request's coroutine passes
+
+    def open(self, cycle: ClientCycle) -> Coroutine[Any, Any, None] | None:
+        found = self._open(cycle)
+        return None if found is None else self._watched(found, cycle)
+
+    @types.coroutine
+    def _watched(self, request: Coroutine[Any, Any, None], cycle: ClientCycle) -> Generator[Any, Any, None]:
+        self.awaits = 0
+        go: Callable[[], Any] = lambda: request.send(None)  # noqa: E731
+        while True:
+            try:
+                waits = go()
+            except StopIteration:
+                return
+            self.awaits += 1
+            if self.awaits == self.at:
+                cycle.wire.transport.abort()
+            try:
+                yield waits
+                go = lambda: request.send(None)  # noqa: E731
+            except BaseException as error:
+                go = functools.partial(request.throw, error)
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "plain"])
+@pytest.mark.parametrize("kind", ["memory", "redis"])
+async def test_who_leaves_at_any_await_keeps_nothing(
+    backend: Backend, redis: redis_servers.Server, kind: str, stream: bool
+) -> None:
+    """The request is asked for again and again, and is left at its first await, its second ... until it has no more."""
+
+    async def engine(c: Connection, asked: Request) -> None:
+        await asyncio.sleep(0.002)
+        if not stream:
+            await c.send(plain(*((200, b"{}") if backend.attempts % 2 else (500, b"{}"))))
+            return
+        await c.send(STREAM_HEAD)
+        for event in Said(("a", "b")).events():
+            await asyncio.sleep(0.002)
+            await c.send(chunked(event))
+        await c.send(LAST_CHUNK)
+
+    backend.does(engine)
+    if kind == "redis":
+        redis.start()
+    url = redis.url if kind == "redis" else "memory://"
+    limits = [*slots_and_tokens(), {"requests": "1000/hour", "strategy": "moving_window"}]
+    plan = limited(url, *limits, timeout="5s", on_outage="closed")
+    async with gateway_with(backend, policy=plan, route={"retry": {"retries": 1, "backoff": "1ms"}}) as gw:
+        door = Leaves(gw)
+        ended = most = 0
+        data = gw.chat_request(stream=stream, max_tokens=RESERVED)
+        # The engine fails every other time, so a request may have an await more or fewer than the one before.
+        while ended < 4:
+            door.at += 1
+            async with await gw.connect() as client:
+                await client.send(data[:-5])
+                await asyncio.sleep(0.003)
+                await client.send(data[-5:])
+                await gone_or_answered(client)
+            await eventually(lambda: gw.gateway.client_requests == 0, "it goes on")
+            ended += door.awaits < door.at
+            most = max(most, door.awaits)
+            await eventually_idle(gw)
+        # The body, the store, the engine's head, the end.
+        assert most >= (4 if kind == "redis" else 3), most
+        _, tokens, output, _ = await used(gw)
+        assert tokens is not None and tokens < RESERVED, tokens
+        assert output is not None and output <= 8 * door.at, output
+        assert gw.total("client_gone_total") >= door.at - 4
+
+
+async def gone_or_answered(client: Client) -> None:
+    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        await client.answer()
+
+
 async def eventually_idle(gw: Running) -> None:
     for _ in range(100):
         if (await used(gw))[0] == 0:
@@ -334,11 +423,11 @@ async def test_two_gateways_on_one_redis_admit_exactly_the_limit(backend: Backen
             await settled(other, [50, 0, 50])
 
 
-def anybody(folder: Path, backend: Backend, url: str, *limits: dict[str, Any]) -> Path:
+def anybody(folder: Path, backend: Backend, store: dict[str, str], *limits: dict[str, Any]) -> Path:
     """The policy file of a real process."""
     folder.mkdir()
     return policy(
-        folder, auth={"anonymous": "test"}, plans={"test": {"limits": list(limits)}}, store={"url": url},
+        folder, auth={"anonymous": "test"}, plans={"test": {"limits": list(limits)}}, store=store,
         pools={"pool": {"engine": "vllm", "endpoints": [{"url": backend.url}]}},
     )  # fmt: skip
 
@@ -363,7 +452,7 @@ async def test_slots_of_a_gateway_that_was_killed_come_back(
     backend: Backend, redis: redis_servers.Server, tmp_path: Path
 ) -> None:
     redis.start()
-    path = anybody(tmp_path / "p", backend, redis.url, {"concurrency": 3, "per": "all"})
+    path = anybody(tmp_path / "p", backend, {"url": redis.url, "timeout": "5s"}, {"concurrency": 3, "per": "all"})
     with serving(path) as killed, serving(path) as other:
         first, second = await ready(killed), await ready(other)
         backend.streams("a", "b", hold=2)
@@ -405,31 +494,46 @@ _real = time.time
 def _jumped():
     try:
         with open(os.environ['SLUICE_TEST_JUMP']) as file:
-            return _real() + float(file.read() or 0)
+            by = file.read() or '0'
     except FileNotFoundError:
-        return _real()
+        by = '0'
+    if by != '0':
+        with open(os.environ['SLUICE_TEST_JUMP'] + '.seen', 'w') as file:
+            file.write(by)
+    return _real() + float(by)
 time.time = _jumped
 """
 
 
-@pytest.mark.parametrize("kind", ["memory", "redis"])
-async def test_the_gateways_clock_jumps_an_hour_and_no_limit_notices(
-    backend: Backend, redis: redis_servers.Server, tmp_path: Path, kind: str
+BUCKETS: dict[str, list[dict[str, Any]]] = {
+    "token_bucket": [{"requests": "5/day"}],
+    "fixed_window": [{"requests": "5/month", "strategy": "fixed_window"}],
+    "sliding_window": [{"requests": "5/day", "strategy": "sliding_window"}],
+    "moving_window": [{"requests": "5/day", "strategy": "moving_window"}],
+}
+# The library goes by the gateway's clock there, and says so: backends/store/windows.py.
+BY_WALL_CLOCK = pytest.mark.xfail(strict=True, reason="moving windows on Redis have the gateways' times")
+
+
+@pytest.mark.parametrize(
+    ("kind", "strategy"),
+    [
+        *(("memory", strategy) for strategy in BUCKETS),
+        *(("redis", strategy) for strategy in BUCKETS if strategy != "moving_window"),
+        pytest.param("redis", "moving_window", marks=BY_WALL_CLOCK),
+    ],
+)
+async def test_the_gateways_clock_jumps_and_no_limit_notices(
+    backend: Backend, redis: redis_servers.Server, tmp_path: Path, kind: str, strategy: str
 ) -> None:
-    """A real process whose `time.time` (all that Python code here has of the wall clock) is moved under it."""
-    url = "memory://"
+    """A real process whose `time.time` (all that Python code has of the wall clock here) is moved under it."""
     if kind == "redis":
         redis.start()
-        url = redis.url
     library, jump = tmp_path / "library", tmp_path / "jump"
     library.mkdir()
     (library / "sitecustomize.py").write_text(JUMPY)
-    rules: list[dict[str, Any]] = [
-        {"concurrency": 2, "per": "all"},
-        {"requests": "5/hour"},
-        {"requests": "100/day", "strategy": "fixed_window"},
-    ]
-    path = anybody(tmp_path / "p", backend, url, *rules)
+    store = {"url": redis.url if kind == "redis" else "memory://", "timeout": "5s", "on_outage": "closed"}
+    path = anybody(tmp_path / "p", backend, store, {"concurrency": 2, "per": "all"}, *BUCKETS[strategy])
     with serving(path, PYTHONPATH=str(library), SLUICE_TEST_JUMP=str(jump)) as served:
         address = await ready(served)
         backend.streams("a", "b", hold=2)
@@ -438,21 +542,28 @@ async def test_the_gateways_clock_jumps_an_hour_and_no_limit_notices(
                 client = await stack.enter_async_context(await Client.to(address))
                 await client.send(chat(True))
                 await client.until(b'"a"')
-            for by in ("3600", "-3600", "86400", "0"):
+            for by in JUMPS:
                 jump.write_text(by)
                 # Nobody's slot has ended.
                 assert await refusal(address) == "concurrency_limit_exceeded"
-            backend.release.set()
         backend.answers(200, b"{}")
         async with asyncio.timeout(5):
-            while (code := await refusal(address)) != "rate_limit_exceeded":
+            while (code := await refusal(address)) not in USED_UP:
                 assert code in (None, "concurrency_limit_exceeded")
-        # Five an hour are used up: an hour that did not pass gives none back, and one that came back takes none.
         assert backend.attempts == 5
-        for by in ("3600", "-3600", "86400", "-86400", "0"):
+        # A day that did not pass gives nothing back, and one that came back takes nothing.
+        for by in JUMPS:
             jump.write_text(by)
-            assert await refusal(address) == "rate_limit_exceeded"
+            assert await refusal(address) in USED_UP, by
         assert backend.attempts == 5
+        jump.write_text("7")
+        seen = Path(f"{jump}.seen")
+        await refusal(address)
+        await eventually(lambda: seen.exists() and seen.read_text() == "7", "the process never sees a jump")
+
+
+USED_UP = ("rate_limit_exceeded", "insufficient_quota")
+JUMPS = ("3600", "-3600", "86401", "-86401", "0")
 
 
 async def refusal(address: str) -> str | None:
