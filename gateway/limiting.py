@@ -93,7 +93,7 @@ class Limiting:
         if asked and self.store is not None:
             answer = self.store.take(asked, next(self._names))
             if isinstance(answer, asyncio.Future):
-                answer = await self._waited(answer)
+                answer = await self._waited(answer, asked)
             if isinstance(answer, Refused):
                 self._refused(answer.rule.name)
                 raise limit_error(answer, asked)
@@ -101,15 +101,16 @@ class Limiting:
             exchange.extra_headers = tuple(limit_headers(granted.levels))
         exchange.held = Held(call, dialect, reserved, granted, asked)
 
-    async def _waited(self, answer: "asyncio.Future[Answer]") -> Answer:
-        """The store's answer. Who stops waiting leaves it to the store to give back what it takes."""
+    async def _waited(self, answer: "asyncio.Future[Answer]", asked: tuple[Demand, ...]) -> Answer:
+        """The store's answer. Who stops waiting leaves it to the store to give back what it takes, or gives it back
+        where the answer had just come."""
         try:
             return await answer
         except BaseException:
             if not answer.cancel() and not answer.cancelled() and answer.exception() is None:
                 came = answer.result()
                 if isinstance(came, Granted) and self.store is not None:
-                    self.store.settle(came, [])
+                    self.store.settle(came, [(one, -one.amount) for one in asked])
             raise
 
     def edit(self, exchange: Exchange, limits: PlanLimits, call: Call, engine: str) -> None:
