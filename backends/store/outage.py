@@ -106,7 +106,9 @@ class StoreOutage:
         if granted.mode == "local":
             mine = [change for change in changes if change[0].rule.on_outage == "local"]
             shared = self._shared([demand for demand, _ in mine])
-            self._local.settle(granted, [(demand, amount) for demand, (_, amount) in zip(shared, mine, strict=True)])
+            # What was used, beyond what was taken of the share, which may be less than what was asked for.
+            used = [demand.amount + amount for demand, amount in mine]
+            self._local.settle(granted, [(one, much - one.amount) for one, much in zip(shared, used, strict=True)])
 
     async def seen(self, demands: Sequence[Demand]) -> tuple[Level, ...]:
         """Where this process's shares stand."""
