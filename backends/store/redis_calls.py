@@ -77,7 +77,8 @@ class Taking:
         found = states(demands, reply)
         self._nonce = 0
         now: int = reply[2]
-        store.worked(now)
+        # One that came too late does not make good for that.
+        store.worked(now, in_time=not self.future.done())
         if reply[1] != 1:
             answer: Answer = _refusal(demands, found, now)
         elif self.future.done():

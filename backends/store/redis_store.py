@@ -165,9 +165,10 @@ class RedisStore:
         """These were sent, and nobody knows whether they were carried out. A slot can be given back twice."""
         self._settles.extend(change for change in changes if change[0] is None)
 
-    def worked(self, now: int) -> None:
+    def worked(self, now: int, in_time: bool) -> None:
         """There was a reply, and with it the server's time."""
-        self.outage.worked()
+        if in_time:
+            self.outage.worked()
         offset = now - asyncio.get_running_loop().time() * 1e6
         if self._offset is not None and abs(offset - self._offset) > _JUMP:
             # By the server's clock leases may have ended that are held: they are there again with the next beat.

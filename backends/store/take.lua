@@ -15,9 +15,9 @@ for i, key in ipairs(KEYS) do
   local kind, count, seconds = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
   local amount = tonumber(ARGV[at + 4]) * MICRO
   if kind == 's' then
-    redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
-    local held = redis.call('ZCARD', key)
-    local mine = held > 0 and redis.call('ZSCORE', key, lease) and 1 or 0
+    -- Only read so far: a server whose memory is full stops a script at its first write, and not in its middle.
+    local held = redis.call('ZCOUNT', key, '(' .. string.format('%.0f', now), '+inf')
+    local mine = held > 0 and tonumber(redis.call('ZSCORE', key, lease) or 0) > now and 1 or 0
     if mine == 0 and held >= count then
       granted = 0
       -- After the server's clock went back nobody holds a slot for longer than a lifetime either.
@@ -77,6 +77,7 @@ if granted == 1 and not looks then
     local kind, seconds, amount = ARGV[at], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 4]) * MICRO
     if kind == 's' then
       redis.call('ZADD', key, now + lifetime, lease)
+      redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
       redis.call('PEXPIRE', key, 2 * lifetime / 1000)
       first[i], second[i] = first[i] + 1 - second[i], 1
     elseif kind == 'b' then

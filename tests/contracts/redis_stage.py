@@ -91,6 +91,11 @@ class RedisStage:
             for key in node.ask("KEYS", f"*{self._prefix}:limits:v1}}:w*"):
                 _age(node, key, seconds)
 
+    def jump(self, seconds: float) -> None:
+        """The server's clock jumps; no time has passed."""
+        self._now += round(seconds * 1_000_000)
+        self._tell_time()
+
     async def settled(self) -> None:
         for process in self._living:
             await process.settled()

@@ -45,11 +45,12 @@ class Server:
         assert self._process is not None
         return self._process.pid
 
-    def start(self, wait: bool = True) -> None:
+    def start(self, *more: str, wait: bool = True) -> None:
+        """Start it, with options for this time only."""
         self.folder.mkdir(parents=True, exist_ok=True)
         common = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "",
                   "--appendonly", "no", "--daemonize", "no", "--logfile", str(self.folder / "log")]  # fmt: skip
-        self._process = subprocess.Popen(["redis-server", *self._options, *common])
+        self._process = subprocess.Popen(["redis-server", *self._options, *common, *more])
         if wait:
             until(self.answers, f"redis-server on {self.port}")
 

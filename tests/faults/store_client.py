@@ -1,0 +1,111 @@
+"""A store as a gateway has it, and somebody who asks it one request after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from random import Random
+
+from backends.store.opening import Around, make_store
+from backends.store.windowed import WindowedStore
+from policies.limits import Answer, Demand, Granted, Subject, demands, rules_of
+from policies.limits.rules import Outage
+from policies.settings import Secret
+from policies.settings.auth import Limit
+from policies.settings.server import Store as Settings
+from policies.units import Rate
+from tests.fakes.store import SpyMeter
+
+TIMEOUT = 0.1
+BACK_WITHIN = 2.0
+SUBJECT = Subject("k", "t", "u", "192.0.2.1", "m")
+MANY = (Limit(requests=Rate(100_000, 86400)), Limit(concurrency=1000))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """answer: what came of it; seconds: how long it took; waited: whether it had to be waited for"""
+
+    answer: Answer
+    seconds: float
+    waited: bool
+
+
+class Asker:
+    def __init__(self, store: WindowedStore, meter: SpyMeter, said: list[tuple[str, dict[str, object]]]) -> None:
+        self.store = store
+        self.meter = meter
+        self.said = said
+        self._leases = 0
+
+    def plan(self, *limits: Limit, on_outage: Outage = "local") -> tuple[Demand, ...]:
+        """What one request asks under a plan with these limits."""
+        rules = rules_of("plan", limits, on_outage)
+        self.store.ready(rules)
+        return demands(rules, SUBJECT, tokens=1)
+
+    async def ask(self, asked: Sequence[Demand]) -> Asked:
+        self._leases += 1
+        began = time.perf_counter()
+        answer = self.store.take(asked, f"lease-{id(self)}-{self._leases}")
+        waited = isinstance(answer, asyncio.Future)
+        found = await answer if isinstance(answer, asyncio.Future) else answer
+        return Asked(found, time.perf_counter() - began, waited)
+
+    async def mode(self, asked: Sequence[Demand]) -> str:
+        """By whom a request was decided just now; it is over at once."""
+        answer = (await self.ask(asked)).answer
+        if isinstance(answer, Granted):
+            self.store.settle(answer, [(demand, -demand.amount) for demand in asked])
+        return answer.mode
+
+    async def lose(self, asked: Sequence[Demand]) -> list[Asked]:
+        """Ask until nobody waits for the store any more: all that were asked till then."""
+        found: list[Asked] = []
+        ends = time.perf_counter() + 10
+        while True:
+            assert time.perf_counter() < ends, "the store still decides"
+            one = await self.ask(asked)
+            if not one.waited:
+                return found
+            if one.answer.mode != "store":
+                found.append(one)
+            assert len(found) < 10
+
+    @staticmethod
+    async def until(true: Callable[[], bool], within: float = 20.0) -> None:
+        """Return when something is so that only asking again can show."""
+        ends = time.perf_counter() + within
+        while not true():
+            assert time.perf_counter() < ends
+            await asyncio.sleep(0.05)
+
+    async def back(self, asked: Sequence[Demand], within: float = BACK_WITHIN) -> float:
+        """Seconds until the store decides again."""
+        began = time.perf_counter()
+        while await self.mode(asked) != "store":
+            assert time.perf_counter() - began < within, (self.said, self.meter.errors)
+            await asyncio.sleep(0.01)
+        return time.perf_counter() - began
+
+    def events(self) -> list[str]:
+        return [event for event, _ in self.said]
+
+
+@asynccontextmanager
+async def asker(
+    url: str, *, timeout: float = TIMEOUT, on_outage: Outage = "local", password: str | None = None, start: bool = True
+) -> AsyncIterator[Asker]:
+    loop, meter, said = asyncio.get_running_loop(), SpyMeter(), list[tuple[str, dict[str, object]]]()
+    secret = None if password is None else Secret(env="SOME", value=password)
+    around = Around(loop.time, time.time() - loop.time(), Random(), meter, lambda event, what: said.append((event, dict(what))))  # noqa: E501, TID251  # as main does  # fmt: skip
+    store = make_store(Settings(url=url, timeout=timeout, on_outage=on_outage, password=secret), around)
+    if start:
+        await store.start()
+    try:
+        yield Asker(store, meter, said)
+    finally:
+        await store.stop()
