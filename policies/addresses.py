@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from policies.kind import Kind
 from policies.mistakes import quoted
+from policies.store_url import read_target
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?\.?")
 _STORES: Final = ("memory", "redis", "rediss", "redis+sentinel", "redis+cluster", "redis+unix")
@@ -121,6 +122,8 @@ def _read_store_url(text: str) -> str:
     parts = _split_url(text, _STORES)
     if parts.scheme == "memory" and text != "memory://":
         raise ValueError(f"expected memory:// alone, found {quoted(text)}")
+    if parts.scheme != "memory":
+        read_target(text)
     return text
 
 

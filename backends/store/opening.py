@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Around:
     """What a store needs of the process around it.
 
-    clock: monotonic seconds, the event loop's
+    clock: monotonic seconds, such as time.monotonic
     epoch: what makes Unix time of them, read once
     rng: names the process
     meter, say: told what happens
@@ -63,15 +63,18 @@ def open_redis(settings: Settings, around: Around, scripts: "Scripts") -> Window
     """The store of all processes that have the same Redis and prefix."""
     from backends.store.redis_client import RedisClient
     from backends.store.redis_errors import StoreLostError
+    from backends.store.redis_link import Stopwatch
     from backends.store.redis_store import RedisStore, Sharing
-    from backends.store.redis_target import read_target
+    from policies.store_url import read_target
 
     sharing = Sharing(settings.prefix, settings.timeout, f"{around.rng.getrandbits(64):016x}")
     password = None if settings.password is None else settings.password.value
     client = RedisClient(read_target(settings.url), password, sharing.keys)
     local = open_memory(around.clock, around.epoch)
     outage = StoreOutage(local, settings.on_outage, around.meter, around.say, around.clock)
-    redis = RedisStore(client, scripts, sharing, outage, around.rng, around.meter.store_seconds)
+    redis = RedisStore(
+        client, scripts, sharing, outage, around.rng, Stopwatch(around.clock, around.meter.store_seconds)
+    )
 
     def open_windows() -> Windows:
         from backends.store.redis_windows import open_redis_windows

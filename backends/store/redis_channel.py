@@ -6,7 +6,7 @@ from typing import Any, Final, Protocol
 
 from backends.store.redis_client import Opened
 from backends.store.redis_errors import Kind, StoreLostError
-from backends.store.redis_link import Call, Link
+from backends.store.redis_link import Call, Link, Stopwatch
 
 _DELAY: Final = 0.002
 """Seconds that may pass before what nobody waits for goes out."""
@@ -28,19 +28,18 @@ class Channel:
         timeout: float,
         greet: Callable[[Link], Awaitable[None]],
         first: Callable[[], Iterable[Call]],
-        observe: Callable[[float], None],
+        stopwatch: Stopwatch,
     ) -> None:
         """
         timeout: seconds that a call may take
         greet: makes sure that a new connection works, before any call; raises StoreLostError
         first: what waits to be carried out and goes before the calls of a tick
-        observe: told how long each reply took, in seconds
         """
         self._opens = opens
         self._timeout = timeout
         self._greet = greet
         self._first = first
-        self._observe = observe
+        self._stopwatch = stopwatch
         self._link: Link | None = None
         self._links: set[asyncio.Future[None]] = set()
         self._making: asyncio.Task[None] | None = None
@@ -144,7 +143,7 @@ class Channel:
         return self._making
 
     async def _open(self) -> None:
-        link = Link(await self._opens.open(), self._timeout, self._gone, self._observe)
+        link = Link(await self._opens.open(), self._timeout, self._gone, self._stopwatch)
         self._links.add(link.ended)
         link.ended.add_done_callback(self._links.discard)
         try:

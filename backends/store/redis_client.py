@@ -7,12 +7,12 @@ Nothing here tries a second time: what failed is said, as one of `Kind`.
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
 import hiredis
-from redis.asyncio import Redis, Sentinel
+from redis.asyncio import Sentinel
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -21,10 +21,11 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from backends.store.redis_errors import UNFINISHED, GarbageError, Kind, ReplyError, StoreLostError
-from backends.store.redis_target import Target
+from policies.store_url import Target
 
 CONNECT_TIMEOUT: Final = 1.0
 """Seconds for finding the server, connecting and logging in: nobody waits for it but the background."""
+_LEAVE_TIMEOUT: Final = 0.1
 _ASK_TIMEOUT: Final = 0.4
 """Seconds for one Sentinel or one node of a Cluster to say who holds our keys."""
 
@@ -77,7 +78,7 @@ class RedisClient:
                 await connection.connect()  # type: ignore[no-untyped-call]
                 return _opened(connection)
             except BaseException:
-                await connection.disconnect(nowait=True)
+                await _abort(connection)
                 raise
 
     async def close(self) -> None:
@@ -128,8 +129,14 @@ class RedisClient:
 
     async def _ask(self, host: str, port: int) -> tuple[str, int]:
         async with _foreign(), asyncio.timeout(_ASK_TIMEOUT):
-            async with Redis(host=host, port=port, **self._options) as node:
-                ranges = await node.execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
+            # Not by redis-py's client: cancelled while it connects, that leaves its connection open.
+            connection = Connection(host=host, port=port, **self._options)
+            try:
+                await connection.connect()  # type: ignore[no-untyped-call]
+                await connection.send_command("CLUSTER", "SLOTS")
+                ranges = await connection.read_response()
+            finally:
+                await _abort(connection)
         owner: tuple[str, int] | None = None
         known = dict.fromkeys(self._target.nodes)
         for low, high, *holders in ranges:
@@ -142,6 +149,18 @@ class RedisClient:
             raise StoreLostError("moved", f"nobody holds slot {self._slot}")
         self._cluster = list(known)
         return owner
+
+
+async def _abort(connection: AbstractConnection) -> None:
+    """End a connection that came to nothing, whatever the other side does."""
+    writer = connection._writer
+    if writer is not None:
+        writer.transport.abort()
+    await connection.disconnect(nowait=True)
+    if writer is not None:
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_LEAVE_TIMEOUT):
+                await writer.wait_closed()
 
 
 def _opened(connection: AbstractConnection) -> Opened:

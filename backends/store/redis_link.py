@@ -8,6 +8,7 @@ import asyncio
 import select
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from backends.store.redis_client import Opened
@@ -35,16 +36,22 @@ class Call(Protocol):
         """There is no reply: it comes too late, or the connection is gone. May come after `replied`, and twice."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stopwatch:
+    """clock: monotonic seconds, finer than the loop's, which on uvloop are whole milliseconds
+    observe: told how long each call took, in seconds"""
+
+    clock: Callable[[], float]
+    observe: Callable[[float], None]
+
+
 class Link(asyncio.Protocol):
     """A connection, until it is `closed`."""
 
-    def __init__(
-        self, opened: Opened, timeout: float, gone: Callable[["Link"], None], observe: Callable[[float], None]
-    ) -> None:
+    def __init__(self, opened: Opened, timeout: float, gone: Callable[["Link"], None], stopwatch: "Stopwatch") -> None:
         """
         timeout: seconds that a call may take
         gone: called once, when it is closed
-        observe: told how long each reply took, in seconds
         """
         self.closed: StoreLostError | None = None
         self.ended = asyncio.get_running_loop().create_future()
@@ -55,7 +62,7 @@ class Link(asyncio.Protocol):
         self._keeper = opened.keeper
         self._timeout = timeout
         self._gone = gone
-        self._observe = observe
+        self._stopwatch = stopwatch
         self._calls: deque[tuple[Call, float]] = deque()
         # What was sent at once, and when it is late.
         self._due: deque[tuple[float, Sequence[Call]]] = deque()
@@ -69,10 +76,11 @@ class Link(asyncio.Protocol):
             for call in calls:
                 call.lost(self.closed.kind, str(self.closed))
             return
-        now = self._loop.time()
+        began = self._stopwatch.clock()
         self._transport.write(data)
         for call in calls:
-            self._calls.append((call, now))
+            self._calls.append((call, began))
+        now = self._loop.time()
         self._due.append((now + self._timeout, calls))
         if self._timer is None:
             self._timer = self._loop.call_at(now + self._timeout, self._judge)
@@ -92,8 +100,8 @@ class Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.closed is not None:
             return
-        reader, calls, observe = self._reader, self._calls, self._observe
-        now = self._loop.time()
+        reader, calls, observe = self._reader, self._calls, self._stopwatch.observe
+        now = self._stopwatch.clock()
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not UNFINISHED:

@@ -6,7 +6,7 @@ not answered may have been done. While the server is away `Outage` answers, and 
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from backends.store.redis_calls import LIFETIME, Asked, NoScriptError, Outage, Settling, Taking, levels, states
 from backends.store.redis_channel import Channel, Opens
 from backends.store.redis_errors import StoreLostError
-from backends.store.redis_link import Link
+from backends.store.redis_link import Link, Stopwatch
 from backends.store.redis_wire import Change, Scripts, Wire
 from policies.limits import Answer, Demand, Granted, Level
 from policies.limits import Change as Used
@@ -57,13 +57,12 @@ class RedisStore:
     """Takes and settles. Whatever it raises is a StoreLostError; what `take` promises always comes."""
 
     def __init__(
-        self, opens: Opens, scripts: Scripts, sharing: Sharing, outage: Outage, rng: Random,
-        observe: Callable[[float], None],
-    ) -> None:  # fmt: skip
-        """observe: told how long each call took, in seconds"""
+        self, opens: Opens, scripts: Scripts, sharing: Sharing, outage: Outage, rng: Random, stopwatch: Stopwatch
+    ) -> None:
         self.wire = Wire(scripts, sharing.keys)
         self.outage = outage
-        self.channel = Channel(opens, sharing.timeout, self._greet, self._settlings, observe)
+        self.channel = Channel(opens, sharing.timeout, self._greet, self._settlings, stopwatch)
+        self._clock = stopwatch.clock
         self._process = sharing.process
         # No reply of another connection has one of this one's numbers.
         self._nonce = rng.getrandbits(47)
@@ -169,7 +168,7 @@ class RedisStore:
         """There was a reply, and with it the server's time."""
         if in_time:
             self.outage.worked()
-        offset = now - asyncio.get_running_loop().time() * 1e6
+        offset = now - self._clock() * 1e6
         if self._offset is not None and abs(offset - self._offset) > _JUMP:
             # By the server's clock leases may have ended that are held: they are there again with the next beat.
             self._later(self._beat_again())
@@ -206,7 +205,7 @@ class RedisStore:
 
     def _beaten(self, reply: list[Any]) -> None:
         self.outage.live = max(reply[2], 1)
-        self._offset = reply[1] - asyncio.get_running_loop().time() * 1e6
+        self._offset = reply[1] - self._clock() * 1e6
 
     def _settlings(self) -> Iterator[Settling]:
         """What is left to settle. It goes before what is taken: a slot that was given back is free."""

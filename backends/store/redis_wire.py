@@ -12,7 +12,9 @@ Name = Literal["take", "settle", "beat"]
 NAMES: Final[Sequence[Name]] = ("take", "settle", "beat")
 LETTERS: Final[Mapping[str, str]] = {"token_bucket": "b", "fixed_window": "f", "slots": "s"}
 
+# What is remembered of what was packed; then it begins anew. A key is 100 to 300 bytes.
 _MOST_RULES: Final = 4096
+_MOST_KEYS: Final = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class Wire:
         self._prefix = prefix
         self._texts = scripts.texts
         self._shas = {name: sha1(text.encode()).hexdigest() for name, text in scripts.texts.items()}
+        self._keys: dict[str, str] = {}
         self._rules: dict[int, tuple[Rule, str]] = {}
         self._heads: dict[tuple[Name, int, int], str] = {}
 
@@ -43,28 +46,28 @@ class Wire:
         self, nonce: int, demands: Sequence[Demand], lease: str, *, looks: bool, lifetime: int, whole: bool = False
     ) -> bytes:
         """`take.lua` for one request; `whole` sends the script itself."""
-        parts = [
-            "",
-            bulk(str(nonce)),
-            bulk(lease),
-            "$4\r\nlook\r\n" if looks else "$4\r\ntake\r\n",
-            bulk(str(lifetime)),
-        ]
-        keys = []
+        # Written out, since every request comes here: 2 us instead of 4.
+        keys, values, known_keys, known_rules = "", "", self._keys, self._rules
         for demand in demands:
-            keys.append(self.key(demand.bucket))
-            parts += (self._rule(demand.rule), bulk(str(demand.amount)))
-        parts[0] = "".join(keys)
-        return (self._head("take", len(keys), 4 + 5 * len(keys), whole) + "".join(parts)).encode()
+            rule, bucket, amount = demand.rule, demand.bucket, demand.amount
+            known = known_rules.get(id(rule))
+            keys += known_keys.get(bucket) or self.key(bucket)
+            values += (known[1] if known is not None else self._rule(rule)) + (
+                _ONE if amount == 1 else bulk(str(amount))
+            )
+        number = str(nonce)
+        head = self._head("take", len(demands), 4 + 5 * len(demands), whole)
+        mode = _LOOK if looks else _TAKE
+        return f"{head}{keys}${len(number)}\r\n{number}\r\n{bulk(lease)}{mode}{bulk(str(lifetime))}{values}".encode()
 
     def settle(self, nonce: int, changes: Sequence["Change"], *, whole: bool = False) -> bytes:
         """`settle.lua` for a batch of changes."""
-        keys = [self.key(bucket) for _, bucket, _, _ in changes]
-        parts = [bulk(str(nonce))]
-        for rule, _, what, taken in changes:
-            static = _SLOT if rule is None else self._rule(rule)
-            parts += (static, bulk(str(what)), bulk(str(taken)))
-        return (self._head("settle", len(keys), 1 + 6 * len(keys), whole) + "".join([*keys, *parts])).encode()
+        keys, values, known_keys = "", "", self._keys
+        for rule, bucket, what, taken in changes:
+            keys += known_keys.get(bucket) or self.key(bucket)
+            values += f"{_SLOT if rule is None else self._rule(rule)}{bulk(str(what))}{bulk(str(taken))}"
+        head = self._head("settle", len(changes), 1 + 6 * len(changes), whole)
+        return f"{head}{keys}{bulk(str(nonce))}{values}".encode()
 
     def beat(
         self, nonce: int, process: str, lifetime: int, held: Sequence[tuple[str, Sequence[str]]], *, whole: bool = False
@@ -83,7 +86,13 @@ class Wire:
             yield f"*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n{bulk(text)}".encode()
 
     def key(self, bucket: str) -> str:
-        return bulk(f"{self._prefix}{bucket}")
+        """The key of a bucket, packed."""
+        packed = self._keys.get(bucket)
+        if packed is None:
+            if len(self._keys) >= _MOST_KEYS:
+                self._keys.clear()
+            packed = self._keys[bucket] = bulk(f"{self._prefix}{bucket}")
+        return packed
 
     def _head(self, name: Name, keys: int, values: int, whole: bool) -> str:
         if whole:
@@ -129,6 +138,7 @@ def bulk(text: str) -> str:
     return f"${length}\r\n{text}\r\n"
 
 
+_ONE: Final = bulk("1")
 _TAKE: Final = bulk("take")
 _LOOK: Final = bulk("look")
 _SLOT: Final = "".join(map(bulk, ("s", "0", "0", "0")))

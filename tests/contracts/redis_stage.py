@@ -13,12 +13,13 @@ from backends.store.opening import open_memory
 from backends.store.outage import GuardedStore, StoreOutage
 from backends.store.redis_client import RedisClient
 from backends.store.redis_errors import StoreLostError
+from backends.store.redis_link import Stopwatch
 from backends.store.redis_store import RedisStore, Sharing
-from backends.store.redis_target import read_target
 from backends.store.redis_windows import open_redis_windows
 from backends.store.redis_wire import Scripts
 from backends.store.windowed import WindowedStore
 from policies.limits import Rule
+from policies.store_url import read_target
 from tests.fakes.redis_servers import Server
 from tests.fakes.store import SpyMeter
 
@@ -43,7 +44,9 @@ class Process:
             open_memory(loop.time, time.time() - loop.time()),  # noqa: TID251  # windows of local shares begin with the hour
             "closed", self.meter, lambda event, what: self.said.append((event, dict(what))), loop.time,
         )  # fmt: skip
-        self.redis = RedisStore(self.client, scripts, sharing, outage, Random(), self.meter.store_seconds)
+        self.redis = RedisStore(
+            self.client, scripts, sharing, outage, Random(), Stopwatch(time.monotonic, self.meter.store_seconds)
+        )
         self.store = WindowedStore(
             GuardedStore(self.redis, outage, StoreLostError),
             lambda: open_redis_windows(self.redis, sharing.keys),

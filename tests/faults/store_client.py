@@ -99,9 +99,9 @@ class Asker:
 async def asker(
     url: str, *, timeout: float = TIMEOUT, on_outage: Outage = "local", password: str | None = None, start: bool = True
 ) -> AsyncIterator[Asker]:
-    loop, meter, said = asyncio.get_running_loop(), SpyMeter(), list[tuple[str, dict[str, object]]]()
+    meter, said = SpyMeter(), list[tuple[str, dict[str, object]]]()
     secret = None if password is None else Secret(env="SOME", value=password)
-    around = Around(loop.time, time.time() - loop.time(), Random(), meter, lambda event, what: said.append((event, dict(what))))  # noqa: E501, TID251  # as main does  # fmt: skip
+    around = Around(time.monotonic, time.time() - time.monotonic(), Random(), meter, lambda event, what: said.append((event, dict(what))))  # noqa: E501, TID251  # as main does  # fmt: skip
     store = make_store(Settings(url=url, timeout=timeout, on_outage=on_outage, password=secret), around)
     if start:
         await store.start()

@@ -57,7 +57,11 @@ def read_target(url: str) -> Target:
 
 
 def _node(text: str, port: int) -> tuple[str, int]:
-    found = urlsplit(f"//{text}")
-    if not found.hostname:
-        raise ValueError("names no host")
-    return found.hostname, found.port or port
+    try:
+        found = urlsplit(f"//{text}")
+        host, own = found.hostname, found.port
+    except ValueError:
+        raise ValueError("expected HOST, HOST:PORT or [IPV6]:PORT, with a port from 1 to 65535") from None
+    if not host or own == 0 or text.endswith(":"):
+        raise ValueError("names no host" if not host else "expected a port from 1 to 65535")
+    return host, own or port

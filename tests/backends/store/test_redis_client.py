@@ -1,0 +1,133 @@
+"""Every way to a Redis: TLS, a Unix socket, another database, a Cluster one of whose nodes is frozen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from backends.store.redis_client import CONNECT_TIMEOUT, RedisClient
+from backends.store.redis_errors import ReplyError, StoreLostError
+from policies.store_url import read_target
+from tests.fakes.certificates import Authority
+from tests.fakes.redis_servers import Server, cluster, free_port, server
+from tests.faults.store_client import MANY, asker
+
+KEY = "{sluice:limits:v1}:"
+
+
+@pytest.fixture
+def redis() -> Iterator[Server]:
+    with server() as started:
+        yield started
+
+
+async def closed() -> None:
+    """Transports that were aborted end in a later turn of the loop."""
+    await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+@pytest.mark.parametrize("loops", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_tls_by_the_systems_authorities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool, loops: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    authority, port = Authority(tmp_path), free_port()
+    authority.server()
+    own = str(tmp_path / "127.0.0.1-good.pem")
+    options = ("--tls-port", str(port), "--tls-cert-file", own, "--tls-key-file", own, "--tls-ca-cert-file",
+               str(authority.ca), "--tls-auth-clients", "no")  # fmt: skip
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.ca))
+
+    async def ask() -> str:
+        async with asker(f"rediss://127.0.0.1:{port}/1") as client:
+            asked = client.plan(*MANY)
+            await asyncio.gather(*(client.ask(asked) for _ in range(20)))
+            return await client.mode(asked)
+
+    with server(*options), asyncio.Runner(loop_factory=loops) as runner:
+        assert runner.run(ask()) == ("store" if trusted else "local")
+
+
+async def test_a_unix_socket_and_another_database(tmp_path: Path) -> None:
+    with server("--unixsocket", str(tmp_path / "s")) as redis:
+        async with asker(f"redis+unix://{tmp_path / 's'}?db=3") as client:
+            assert await client.mode(client.plan(*MANY)) == "store"
+        assert redis.ask("DBSIZE") == 0
+        assert redis.ask("INFO", "keyspace").count("db3:") == 1
+
+
+async def test_nobody_listens(redis: Server) -> None:
+    redis.stop()
+    with pytest.raises(StoreLostError) as caught:
+        await RedisClient(read_target(redis.url), None, KEY).open()
+    assert caught.value.kind == "connection"
+
+
+async def test_somebody_listens_and_says_nothing() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    listening = await asyncio.start_server(silent, "127.0.0.1", 0)
+    url = f"redis://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    began = asyncio.get_running_loop().time()
+    try:
+        with pytest.raises(StoreLostError) as caught:
+            await RedisClient(read_target(url), "secret", KEY).open()
+        assert caught.value.kind == "timeout"
+        assert asyncio.get_running_loop().time() - began < CONNECT_TIMEOUT + 0.5
+    finally:
+        listening.close()
+    await closed()
+
+
+async def test_a_cluster_with_a_frozen_node_still_tells_who_holds_the_key() -> None:
+    with cluster() as nodes:
+        owner = nodes.owner(KEY)
+        frozen = next(one for one in nodes.nodes if one is not owner)
+        frozen.freeze()
+        try:
+            opened = await RedisClient(read_target(nodes.url), None, KEY).open()
+            assert opened.transport.get_extra_info("peername")[1] == owner.port
+            opened.transport.abort()
+        finally:
+            frozen.thaw()
+        await closed()
+
+
+async def test_sentinels_that_know_no_such_service(redis: Server) -> None:
+    url = f"redis+sentinel://{redis.address}/main"
+    client = RedisClient(read_target(url), None, KEY)
+    with pytest.raises(StoreLostError):
+        await client.open()
+    await client.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("READONLY You can't write against a read only replica.", "readonly"),
+        ("LOADING Redis is loading the dataset in memory", "loading"),
+        ("OOM command not allowed when used memory > 'maxmemory'.", "oom"),
+        ("NOAUTH Authentication required.", "noauth"),
+        ("WRONGPASS invalid username-password pair or user is disabled.", "noauth"),
+        ("NOPERM this user has no permissions to run the 'evalsha' command", "noauth"),
+        ("MOVED 3999 127.0.0.1:6381", "moved"),
+        ("ASK 3999 127.0.0.1:6381", "moved"),
+        ("CLUSTERDOWN The cluster is down", "moved"),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", "moved"),
+        ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", "moved"),
+        ("BUSY Redis is busy running a script.", "other"),
+        ("ERR Error running script (call to f_6b1b): @user_script:9: -READONLY You can't write", "readonly"),
+        ("ERR Error running script (call to f_6b1b): @user_script:9: @user_script: 9: -OOM command not allowed", "oom"),
+        ("ERR unknown command", "other"),
+        ("", "other"),
+    ],
+)
+def test_what_a_server_says_has_a_kind(words: str, kind: str) -> None:
+    assert ReplyError(words).kind == kind
