@@ -66,7 +66,7 @@ def members(body: bytes) -> dict[str, Raw]:
     slack = size - 4 * count - 1
     for name, value in found.items():
         slack -= len(name) + len(value)
-    if slack >= _SHORTEST_MEMBER and not (slack == 2 * count - 1 and _as_python_writes(body, found)):
+    if slack >= _SHORTEST_MEMBER and not (slack == 2 * count - 1 and size <= _SHORT and _as_python_writes(body, found)):
         _spans(body, found)
     return found
 
@@ -109,7 +109,7 @@ def _spans(body: bytes, found: dict[str, Raw], until: str | None = None) -> dict
         start, value = member.end(), found[name]
         end = start + len(value)
         after = _AFTER.match(body, end)
-        if name in spans or after is None or body[start:end] != bytes(value):
+        if name in spans or after is None or not body.startswith(value, start):
             raise _twice(name)
         spans[name] = (start, end)
         if name == until:

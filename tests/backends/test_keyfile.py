@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from backends.keyfile import KeyFileError, change_keys, load_keys
 from policies.identity import KeyEntry, digest, new_key
+from tests.pace import cpu, slowdown
 
 ENTRY = KeyEntry("k1", digest("secret"), "acme", "free", created=1_800_000_000.0)
 FULL = replace(
@@ -27,6 +27,7 @@ FULL = replace(
     scopes=frozenset({"chat", "audio"}),
     labels={"demo_key": "demo", "forwards_user": "true"},
 )
+
 GOOD = {"id": "k1", "sha256": "0" * 64, "tenant": "t", "plan": "p", "created": "2026-11-20T15:00:00Z"}
 
 
@@ -166,9 +167,5 @@ def test_an_empty_file_has_no_keys(path: Path) -> None:
 
 def test_ten_thousand_keys_load_in_well_under_200_ms(path: Path) -> None:
     change_keys(path, lambda _: [replace(FULL, labels={}, id=f"k{i}", sha256=digest(str(i))) for i in range(10_000)])
-    best = 1.0
-    for _ in range(5):
-        began = time.process_time()
-        assert len(load_keys(path)) == 10_000
-        best = min(best, time.process_time() - began)
-    assert best < 0.2
+    assert len(load_keys(path)) == 10_000
+    assert cpu(lambda: load_keys(path)) < 0.2 * slowdown()

