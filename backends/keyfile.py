@@ -21,9 +21,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from policies.api_keys import KeyEntry, digest
 from policies.codec import UNSET, Decoder, Struct, UnsetType, encode
-from policies.identity import SCOPES, KeyEntry, digest
 from policies.keyring import DEMO_LABEL, check_names
+from policies.principal import SCOPES
 
 MAX_BYTES = 64 << 20
 # How long a change waits for another one, seconds; each takes milliseconds.

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from policies.identity import KeyRecord, Principal
+from policies.identity import KeyRecord
 from policies.issuers import Issuer
 from policies.limits import Outage
+from policies.principal import Principal
 from policies.settings import Plan, Route
 from policies.settings.pools import Breaker, Ejection
 

@@ -6,8 +6,9 @@ from urllib.parse import urlsplit
 
 from backends.table import EndpointSpec, Forced, PoolSpec, Table
 from backends.workers.supervisor import WorkerView
-from policies.identity import KeyRecord, principal_for
+from policies.identity import KeyRecord
 from policies.issuers import Issuer
+from policies.principal import principal_for
 from policies.settings import Endpoint, Policy, Pool
 
 _NOBODY: Mapping[str, Forced] = MappingProxyType({})

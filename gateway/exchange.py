@@ -10,8 +10,8 @@ from gateway.deadlines import overdue
 from gateway.errors import GatewayError, StreamBroken, error_body, error_event
 from gateway.observe.access_log import Entry
 from gateway.relay import Relay
-from policies.identity import Principal
 from policies.paths import PathKind
+from policies.principal import Principal
 from policies.settings import Timeouts
 
 if TYPE_CHECKING:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 from gateway.limit_errors import told
 from gateway.words import ROUTE_REFUSALS
+from policies.api_keys import KeyEntry
 from policies.globs import is_glob, matches_any
-from policies.identity import KeyEntry, Principal, principal_for
 from policies.limits import Subject, demands, rules_of
 from policies.paths import CONTROL, MethodRefused, PathKind, classify
+from policies.principal import Principal, principal_for
 from policies.routing import Routed, RouteRefused, Routes
 from policies.settings import Plan, Policy, Pool, Route
 from policies.units import write_seconds

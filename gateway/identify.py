@@ -9,7 +9,7 @@ from backends.plane import DataPlane
 from gateway import errors
 from gateway.limit_headers import whole_seconds
 from policies.guessing import HOLD, Guessing
-from policies.identity import AuthenticationError, KeysWanted, Principal, Reason
+from policies.principal import AuthenticationError, KeysWanted, Principal, Reason
 
 _REASONS: Final[dict[Reason, type[errors.GatewayError]]] = {
     "token_expired": errors.TokenExpired,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from backends.keyfile import load_keys
 from gateway.observe.log import fields
-from policies.identity import KeyEntry, KeyRecord, records
+from policies.api_keys import KeyEntry
+from policies.identity import KeyRecord, records
 from policies.settings import Policy
 
 log = logging.getLogger("sluice.control")

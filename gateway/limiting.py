@@ -16,9 +16,9 @@ from gateway.exchange import Exchange
 from gateway.limit_errors import limit_error
 from gateway.limit_headers import limit_headers
 from policies.describe import Call
-from policies.identity import Principal
 from policies.limits import Answer, Demand, Granted, Refused, Rule, Subject, demands
 from policies.limits.plans import PlanLimits
+from policies.principal import Principal
 from policies.usage.dialects import DIALECTS, Dialect
 from policies.usage.edits import ask_usage, cap_output, may_ask
 from policies.usage.estimate import Estimates, counted, real

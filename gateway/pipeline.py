@@ -20,7 +20,7 @@ from gateway.settle import Settlement
 from gateway.words import REFUSALS, ROUTE_REFUSALS
 from policies.deadline import DeadlineError, time_left
 from policies.describe import Call, Refused, describe, refuse_engine_fields
-from policies.identity import AuthenticationError, KeysWanted, Principal
+from policies.principal import AuthenticationError, KeysWanted, Principal
 from policies.routing import Routed, RouteRefused
 from policies.usage.dialects import DIALECTS
 

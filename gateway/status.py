@@ -7,7 +7,7 @@ from gateway.identify import Identity
 from gateway.observe.access_log import AccessLog
 from gateway.observe.metrics import Metrics
 from gateway.usage import Usage, UsageDesk
-from policies.identity import AuthenticationError, KeysWanted, Principal
+from policies.principal import AuthenticationError, KeysWanted, Principal
 
 
 class Rounds(Protocol):

@@ -10,7 +10,7 @@ from backends.store.commands import Commands
 from backends.store.keys import KeyStore, KeyStoreError
 from backends.store.redis_errors import StoreLostError
 from gateway.observe.log import fields
-from policies.identity import KeyEntry
+from policies.api_keys import KeyEntry
 from policies.settings import Store
 
 log = logging.getLogger("sluice.control")

@@ -10,8 +10,8 @@ from backends.plane import View
 from backends.store.base import Store
 from gateway.limit_errors import told
 from gateway.observe.log import fields
-from policies.identity import Principal
 from policies.limits import Demand, Level, Rule, Subject, demands, rules_of
+from policies.principal import Principal
 
 log = logging.getLogger("sluice.usage")
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from policies.identity import SCOPES, AuthenticationError, PlanRights, Principal, principal_for
+from policies.principal import SCOPES, AuthenticationError, PlanRights, Principal, principal_for
 from policies.settings import Jwt
 from policies.token_form import Token, quoted, refused
 

@@ -10,8 +10,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from policies.api_keys import FORWARDS_USER, KeyEntry
 from policies.forms import GLOB
-from policies.identity import FORWARDS_USER, SCOPES, KeyEntry
+from policies.principal import SCOPES
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _RESERVED = "anonymous"

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from policies.globs import is_glob, matches_any
-from policies.identity import Principal
 from policies.paths import MethodRefused, PathKind, family_of, is_plain
+from policies.principal import Principal
 from policies.settings import Route
 
 MAX_REMEMBERED = 4096

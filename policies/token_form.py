@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import binascii
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import b64decode, urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from policies.codec import JSONError, Raw, decode
-from policies.identity import AuthenticationError
 from policies.issuers import is_kid
 from policies.json_object import Refused, members
+from policies.principal import AuthenticationError
 
 _COMPACT: Final = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 # `crit` and `b64` change what is signed, `enc` and `zip` what it says; the rest would have the token name its own key.
@@ -46,6 +46,24 @@ class Token:
         except JSONError:
             # Its text is no UTF-8, or it is nested too deeply.
             raise refused(f"its claim {quoted(name)} cannot be read") from None
+
+
+def looks_like_jwt(token: str) -> bool:
+    """Whether the token has the form of a JWT (RFC 7519): dot-separated parts, the first a JSON object with `alg`.
+
+    A part that begins as every such object does in base64url (`eyJ`) is enough: a damaged token is still no "dummy".
+    """
+    parts = token.split(".")
+    if len(parts) < 3:
+        return False
+    if token.startswith("eyJ") or ".eyJ" in token:
+        return True
+    try:
+        padded = parts[0] + "=" * (-len(parts[0]) % 4)
+        header = decode(b64decode(padded, altchars=b"-_"))
+    except (ValueError, JSONError):
+        return False
+    return isinstance(header, dict) and "alg" in header
 
 
 def refused(why: str) -> AuthenticationError:

@@ -17,10 +17,11 @@ import jwt
 from jwt.algorithms import Algorithm, get_default_algorithms
 
 from policies.claims import principal_of
-from policies.identity import AuthenticationError, KeyRecord, KeysWanted, PlanRights, looks_like_jwt
+from policies.identity import KeyRecord
 from policies.issuers import Issuer, VerifyingKey, may_be_new
+from policies.principal import AuthenticationError, KeysWanted, PlanRights
 from policies.settings import Jwt
-from policies.token_form import Token, parse, refused
+from policies.token_form import Token, looks_like_jwt, parse, refused
 
 _MAX_KEPT: Final = 4096  # tokens
 _MAX_TRIED: Final = 4  # keys, for a token that names none

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from backends.keyfile import read_entry, write_entry
-from policies.identity import KeyEntry
+from policies.api_keys import KeyEntry
 
 _TRIES: Final = 10
 _VERSION: Final = b"version"

@@ -12,7 +12,7 @@ from gateway.admin.guard import ASGIApp, Guard
 from gateway.admin.pages import get, not_found, told
 from gateway.errors import ModelNotFound, NoEndpoint, ShuttingDown
 from policies.addresses import Address
-from policies.identity import Principal
+from policies.principal import Principal
 
 
 class Status(Protocol):

@@ -11,8 +11,8 @@ from typing import Protocol, TypeVar
 from backends.keyfile import KeyFileError, change_keys, load_keys
 from backends.store.keys import KeyStore, KeyStoreError, open_keys
 from policies.addresses import STORE_URL
+from policies.api_keys import KeyEntry
 from policies.document import PolicyError, load
-from policies.identity import KeyEntry
 from policies.secrets import SecretSource
 
 _T = TypeVar("_T")

@@ -12,8 +12,8 @@ from typing import Annotated
 import typer
 
 from gateway.cli.key_place import Change, Place, PlaceError, place_of
+from policies.api_keys import KeyEntry, digest, new_key
 from policies.codec import JSONError
-from policies.identity import KeyEntry, digest, new_key
 from policies.keyring import KeyringError, created, revoked, rotated
 from policies.units import read_seconds
 

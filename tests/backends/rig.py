@@ -17,8 +17,8 @@ from backends.plane import DataPlane
 from backends.pool import Pool
 from backends.table import EndpointSpec, PoolSpec, Table
 from backends.wheel import TimerWheel
-from policies.identity import Principal
 from policies.outcome import Outcome
+from policies.principal import Principal
 from policies.settings import Route
 from policies.settings.pools import Breaker, Ejection
 from tests.backends.test_wheel import FakeLoop

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from backends.keyfile import KeyFileError, change_keys, load_keys
-from policies.identity import KeyEntry, digest, new_key
+from policies.api_keys import KeyEntry, digest, new_key
 from tests.pace import cpu, slowdown
 
 ENTRY = KeyEntry("k1", digest("secret"), "acme", "free", created=1_800_000_000.0)

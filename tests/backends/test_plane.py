@@ -18,7 +18,7 @@ from backends.table import EndpointSpec, PoolSpec, Table
 from backends.upstream import UpstreamError
 from backends.wheel import TimerWheel
 from policies import outcome as outcomes
-from policies.identity import AuthenticationError, Principal
+from policies.principal import AuthenticationError, Principal
 from policies.settings import Route
 from tests.backends.rig import Meters, Rig
 from tests.fakes.backend import Backend

@@ -14,8 +14,9 @@ import pytest
 from backends.table import EndpointSpec, Table
 from backends.tables import build_table
 from backends.workers.supervisor import WorkerView
+from policies.api_keys import KeyEntry, digest, new_key
 from policies.document import load
-from policies.identity import KeyEntry, digest, new_key, records
+from policies.identity import records
 from policies.settings import Policy
 
 POLICY: dict[str, Any] = {

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from backends.keyfile import change_keys
-from policies.identity import KeyEntry, digest, new_key
+from policies.api_keys import KeyEntry, digest, new_key
 from tests.bench.children import Child, Cores, child
 from tests.bench.load import PROMPT
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import pytest
 
 from backends.keyfile import change_keys, load_keys
-from policies.identity import KeyEntry, digest, new_key
+from policies.api_keys import KeyEntry, digest, new_key
 from policies.keyring import created, revoked, rotated
 from tests.fakes.backend import Backend
 from tests.flow.harness import Running, gateway_with

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from backends.store.keys import open_keys
-from policies.identity import KeyEntry, digest, new_key
+from policies.api_keys import KeyEntry, digest, new_key
 from policies.keyring import created, revoked
 from tests.fakes import redis_servers
 from tests.fakes.backend import Backend

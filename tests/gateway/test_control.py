@@ -14,7 +14,7 @@ import pytest
 
 from backends.keyfile import change_keys
 from gateway.control import StartError
-from policies.identity import KeyEntry, digest, new_key
+from policies.api_keys import KeyEntry, digest, new_key
 from policies.keyring import revoked
 from tests.fakes.backend import Backend
 from tests.fakes.client import Client

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.explain import ExplainError, Explanation, explain
-from policies.identity import KeyEntry, digest
+from policies.api_keys import KeyEntry, digest
 from policies.settings import Plan, Policy
 from policies.settings.auth import Limit
 from policies.units import Rate

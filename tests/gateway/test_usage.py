@@ -10,8 +10,8 @@ import pytest
 
 from backends.store.memory import MemoryStore
 from gateway.usage import Usage, UsageDesk
-from policies.identity import Principal
 from policies.limits import Demand, Granted, Level, Subject, demands, rules_of
+from policies.principal import Principal
 from policies.settings import Plan
 from policies.settings.auth import Limit
 from policies.units import Rate

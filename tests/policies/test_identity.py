@@ -12,23 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policies.api_keys import PREFIX, KeyEntry, digest, looks_like_ours, new_key
 from policies.globs import is_glob, matches_any
-from policies.identity import (
-    DEFAULT_SCOPES,
-    MAX_TOKEN,
-    PREFIX,
-    AuthenticationError,
-    Authenticator,
-    KeyEntry,
-    KeyRecord,
-    Principal,
-    digest,
-    looks_like_jwt,
-    looks_like_ours,
-    new_key,
-    principal_for,
-    records,
-)
+from policies.identity import MAX_TOKEN, Authenticator, KeyRecord, records
+from policies.principal import DEFAULT_SCOPES, AuthenticationError, Principal, principal_for
+from policies.token_form import looks_like_jwt
 
 
 @dataclass(frozen=True)

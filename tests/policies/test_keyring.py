@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from policies.identity import KeyEntry, digest
+from policies.api_keys import KeyEntry, digest
 from policies.keyring import DEMO_LABEL, KeyringError, check_names, created, revoked, rotated
 
 OLD = KeyEntry("k1", digest("old"), "acme", "free", created=0.0, expires=100.0, models=("m",), labels={"a": "b"})

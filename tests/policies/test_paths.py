@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.identity import SCOPES
 from policies.paths import (
     CONTROL,
     UNKNOWN,
@@ -20,6 +19,7 @@ from policies.paths import (
     unknown,
     with_model,
 )
+from policies.principal import SCOPES
 
 BY_BODY = [
     ("/v1/chat/completions", "chat", "openai"),

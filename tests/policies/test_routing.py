@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from policies.identity import Principal
 from policies.paths import MethodRefused, PathKind, classify
+from policies.principal import Principal
 from policies.routing import MAX_REMEMBERED, RouteRefused, Routes
 from policies.settings import Route
 

@@ -19,17 +19,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.identity import (
-    DEFAULT_SCOPES,
-    AuthenticationError,
-    Authenticator,
-    KeysWanted,
-    Principal,
-    digest,
-    principal_for,
-)
+from policies.api_keys import digest
+from policies.identity import Authenticator
 from policies.issuers import Issuer
 from policies.jwks import read_jwks
+from policies.principal import DEFAULT_SCOPES, AuthenticationError, KeysWanted, Principal, principal_for
 from policies.settings import ClaimDefaults, Claims, Jwks, Jwt, Plan
 from policies.tokens import TokenVerifier
 from tests.fakes.tokens import AUDIENCE, ISSUER, NOW, Signer, b64, claims, hmac_token, jwk_set, shared_jwk

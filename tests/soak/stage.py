@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from backends.keyfile import change_keys
-from policies.identity import KeyEntry, digest, new_key
+from policies.api_keys import KeyEntry, digest, new_key
 from tests.bench.children import Child, child, memory_mb
 
 MODEL: Final = "m"

@@ -13,7 +13,7 @@ import pytest
 from backends.store.commands import Commands, packed
 from backends.store.keys import KeyStore, KeyStoreError, open_keys
 from backends.store.redis_errors import StoreLostError
-from policies.identity import KeyEntry, digest, new_key
+from policies.api_keys import KeyEntry, digest, new_key
 from policies.keyring import KeyringError, created, revoked, rotated
 from tests.fakes import redis_servers
 

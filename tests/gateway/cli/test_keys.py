@@ -10,7 +10,9 @@ from typer.testing import CliRunner, Result
 
 from backends.keyfile import load_keys
 from gateway.cli.keys import app
-from policies.identity import AuthenticationError, Authenticator, digest, looks_like_ours, records
+from policies.api_keys import digest, looks_like_ours
+from policies.identity import Authenticator, records
+from policies.principal import AuthenticationError
 from tests.policies.policy_files import SMALL, write
 
 

@@ -1,0 +1,96 @@
+"""Whom a credential proves a client to be and what that entitles to, or why it proves nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from policies.api_keys import FORWARDS_USER, KeyEntry
+from policies.globs import matches_any
+
+SCOPES = frozenset({"chat", "completions", "embeddings", "rerank", "audio", "predict", "engine_fields"})
+DEFAULT_SCOPES = SCOPES - {"engine_fields"}
+
+Reason = Literal[
+    "missing", "malformed", "unknown", "expired", "revoked", "token_expired", "token_invalid", "claim_missing"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who the credential proves the client is, and what it entitles to. All of it may be logged."""
+
+    key: str
+    """Id of the key, `anonymous` without one; of a token `<issuer>/<sub>`."""
+    tenant: str
+    plan: str
+    scopes: frozenset[str] = DEFAULT_SCOPES
+    models: tuple[tuple[str, ...] | None, ...] = ()
+    """Sets of globs (the plan's, the key's), each of which must allow the model; None allows all."""
+    user: str | None = None
+    """Of a token `<issuer>/<sub>`; None where the key itself is the user."""
+    forwards_user: bool = False
+    """Whether the body's `user` is who `per: user` means: the key of an application that serves many."""
+
+    def user_of(self, said: str | None) -> str:
+        """Whom a limit `per: user` counts; `said` is the body's `user`, which is believed of a key that forwards users
+        only. A key's users never meet another key's: neither keys nor issuers have a `:` in their names."""
+        if self.user is not None:
+            return self.user
+        return f"{self.key}:{said}" if said and self.forwards_user else self.key
+
+    def may_use(self, *names: str) -> bool:
+        """Whether every set of globs allows the model, known by one name or by several (what was asked, what it is)."""
+        # A plain loop: three times as fast as `all` of a generator, and it stands on every request's way.
+        for globs in self.models:
+            if globs is not None and not any(matches_any(name, globs) for name in names):
+                return False
+        return True
+
+
+class PlanRights(Protocol):
+    """What is read of a plan here. None: all models; all scopes but `engine_fields`."""
+
+    @property
+    def models(self) -> Iterable[str] | None: ...
+    @property
+    def scopes(self) -> Iterable[str] | None: ...
+
+
+def principal_for(
+    plan: PlanRights,
+    *,
+    plan_name: str,
+    key: str = "anonymous",
+    tenant: str = "anonymous",
+    entry: KeyEntry | None = None,
+) -> Principal:
+    """The principal that a plan makes, narrowed by a key where there is one."""
+    scopes = DEFAULT_SCOPES if plan.scopes is None else frozenset(plan.scopes)
+    models: tuple[tuple[str, ...] | None, ...] = () if plan.models is None else (tuple(plan.models),)
+    if entry is not None and entry.scopes is not None:
+        scopes &= entry.scopes
+    if entry is not None and entry.models is not None:
+        models = (*models, entry.models)
+    forwards = entry is not None and entry.labels.get(FORWARDS_USER) == "true"
+    return Principal(key=key, tenant=tenant, plan=plan_name, scopes=scopes, models=models, forwards_user=forwards)
+
+
+class AuthenticationError(Exception):
+    """The client could not be told who it is; `reason` is one word, the text names cause and fix, never the
+    credential."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason: Reason = reason
+
+
+class KeysWanted(Exception):
+    """Whether a token is good cannot be told with the keys that are known of this issuer: it names a key that is not
+    among them, or none are known. Whoever can wait has them fetched (`backends.jwks`) and asks again."""
+
+    def __init__(self, issuer: str) -> None:
+        super().__init__(issuer)
+        self.issuer = issuer
+        """The name that the policy has for it."""
