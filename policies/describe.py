@@ -4,13 +4,13 @@ Only the top level is decoded, and of it only the fields named here are read; wh
 the engine says in its own words. A field that is read must be right, or the gateway and the engine could understand
 two requests:
 
-| field | must be | else |
-|---|---|---|
-| `model` | a string of 1 to 256 printable characters; TGI's and SGLang's own paths may leave it out |
-`invalid_request` | | `stream` | a boolean; null is absent | `invalid_request` | | `stream_options` | an object whose
-`include_usage` is a boolean; null is absent | `invalid_request` | | `user` | at most 256 characters if it is a
-string; anything else is absent | `invalid_request` | | engine-shared fields | absent, unless the plan has the scope
-`engine_fields` | `field_not_allowed` |
+    field                 must be                                                       else
+    model                 a string of 1 to 256 printable characters; TGI's and SGLang's
+                          own paths may leave it out                                    invalid_request
+    stream                a boolean; null is absent                                     invalid_request
+    stream_options        an object whose include_usage is a boolean; null is absent    invalid_request
+    user                  at most 256 characters if it is a string; else it is absent   invalid_request
+    engine-shared fields  absent, unless the plan has the scope engine_fields           field_not_allowed
 
 With `counts` (a path's dialect of tokens: `policies.usage.dialects`) the sizes are read too: `policies.usage.sizes`
 says what they must be. Nobody else pays for them.
