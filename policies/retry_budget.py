@@ -41,16 +41,26 @@ class RetryBudget:
             self._turn(now)
         self._requests += 1
 
+    @property
+    def requests(self) -> int:
+        """All requests so far."""
+        return self._requests
+
+    def recent(self, now: float) -> int:
+        """Requests of the last 10 s, the oldest slot left out where it is only partly of them."""
+        if now >= self._ends:
+            self._turn(now)
+        assert self._slot is not None
+        return self._requests - self._requests_before[(self._slot + 2) % (_SLOTS + 1)]
+
     def take(self, now: float, settings: Retry) -> bool:
         """Count one retry, and True, if the rule allows it; else False, and nothing is counted.
 
         now: monotonic seconds, the clock of `request`
         settings: of the request's route; `budget` and `floor` are read
         """
-        if now >= self._ends:
-            self._turn(now)
+        requests = self.recent(now)
         assert self._slot is not None
-        requests = self._requests - self._requests_before[(self._slot + 2) % (_SLOTS + 1)]
         retries = self._retries - self._retries_before[(self._slot + 1) % (_SLOTS + 1)]
         if retries + 1 > settings.floor + settings.budget * requests + _ROUNDING:
             return False
