@@ -63,16 +63,23 @@ class HttpClient:
                     raise HttpError(f"over {most} bytes")
             return bytes(body)
 
+    async def post_status(self, url: str, timeout: float, body: bytes, headers: Mapping[str, str]) -> int:
+        """The status of a POST, within `timeout` seconds in all. Redirects are not followed. Raises HttpError."""
+        async with self._answer(url, timeout, headers, body) as answer:
+            return answer.status_code
+
     @asynccontextmanager
     async def _answer(
-        self, url: str, timeout: float, headers: Mapping[str, str] | None
+        self, url: str, timeout: float, headers: Mapping[str, str] | None, body: bytes | None = None
     ) -> AsyncIterator[httpx.Response]:
-        """The answer to a GET while its body is still to be read. The time is for all of it."""
+        """The answer to a GET, or with a body to a POST, while its own body is still to be read. The time is for all of
+        it."""
         client = await self._made()
         import httpx
 
         try:
-            async with asyncio.timeout(timeout), client.stream("GET", url, headers=headers) as answer:
+            method = "GET" if body is None else "POST"
+            async with asyncio.timeout(timeout), client.stream(method, url, headers=headers, content=body) as answer:
                 yield answer
         except TimeoutError as error:
             raise HttpError(f"no answer within {timeout:g} s") from error
