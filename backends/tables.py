@@ -61,6 +61,7 @@ def _pool(
         slow_start=pool.slow_start,
         drained=frozenset(known).intersection(drained),
         forced={one: forced[one] for one in known if one in forced},
+        max_context=pool.max_context,
     )
 
 

@@ -5,7 +5,6 @@ secret, so no log line has it.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 

@@ -64,7 +64,7 @@ _NO_USAGE: Final = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 
 
 
 def _chat(said: Said) -> dict[str, Any]:
-    message = {"role": "assistant", "content": said.text, "refusal": None, "tool_calls": []}
+    message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": None, "tool_calls": []}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
     return {**_chat_head(said, "chat.completion"), "choices": [choice], "usage": _NO_USAGE}
 

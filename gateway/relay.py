@@ -93,10 +93,19 @@ class Relay:
         """Since when the engine has had the word and said nothing: a pause that the client made is not the engine's."""
         return max(self.last_at, self._resumed_at)
 
+    @property
+    def held(self) -> bytes:
+        """What has come and is held back."""
+        return b"".join(self._held)
+
     def change(self) -> Signal:
         """What to wait for: set when the answer begins, ends or fails, whichever comes next."""
         self._waiter = waiter = Signal()
         return waiter
+
+    def tells(self, signal: Signal) -> None:
+        """Set a signal that others set too; the same otherwise."""
+        self._waiter = signal
 
     def release(
         self, headers: Headers, *, length_known: bool, gap: Callable[[float], None] | None, outbox: Outbox
@@ -210,6 +219,8 @@ class Relay:
             self._wake()
         elif self.began_at is None:
             self._begin()
+        else:
+            self._wake()
 
     def on_error(self, error: UpstreamError) -> None:
         self.error = error

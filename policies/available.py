@@ -15,7 +15,7 @@ NOT_BUILT: Final = frozenset(
     pools.*.scrape
     pools.*.endpoints[].max_in_flight pools.*.endpoints[].tags
     pools.*.workers.warm_up pools.*.workers.restart.crash_loop pools.*.workers.stop.drain pools.*.workers.autoscale
-    routes[].match routes[].hedge routes[].cache routes[].fallback routes[].canary routes[].shadow
+    routes[].match routes[].hedge routes[].cache routes[].fallback[].cache routes[].canary routes[].shadow
     observe.access_log.format observe.tracing
     """.split()
 )

@@ -10,8 +10,8 @@ never for a client's own mistake, a limit of its plan or a deadline that has pas
     the engine's own answer             a status that the route's `retry.when` lists (by default 429, 502, 503, 504)
     too long for the pool               context_length_exceeded, and then only a pool that takes more
 
-All pools of a chain share one cap of attempts with the route's own (`retry.retries` + 1): each of them has one kept back
-for it, so that a pool with many endpoints does not use up what its fallback was meant for.
+All pools of a chain share one cap of attempts with the route's own (`retry.retries` + 1): one is kept back for each of
+them, so that a pool with many endpoints does not use up what its fallback was meant for.
 """
 
 from __future__ import annotations

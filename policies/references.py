@@ -22,6 +22,7 @@ def mistakes(file: str, tree: Mapping) -> list[Mistake]:
     root = Cursor(tree)
     found = chain(
         _unknown_pools(root),
+        _unreached_fallbacks(root),
         _unknown_plans(root),
         _names_taken(root),
         _issuers_taken(root),
@@ -55,6 +56,24 @@ def _unknown_pools(root: Cursor) -> _Found:
                 yield at, f"no pool {quoted(at.text)} {known(pools)}"
         if own is not None and canary is not None and own.text is not None and own.text == canary.text:
             yield canary, f"is the route's own pool {quoted(own.text)}"
+
+
+def _unreached_fallbacks(root: Cursor) -> _Found:
+    """Steps of a fallback that would only do again what has failed, or that come after one that always answers."""
+    for route in root.listed("routes"):
+        own = route.get("pool")
+        tried = {} if own is None or own.text is None else {own.text: "the route's own pool"}
+        last: str | None = None
+        for step in route.listed("fallback"):
+            if last is not None:
+                yield step, f"can never be reached: {last} always answers"
+            pool, message = step.get("pool"), step.get("message")
+            if pool is not None and pool.text is not None:
+                if pool.text in tried:
+                    yield pool, f"is {tried[pool.text]} {quoted(pool.text)}"
+                tried.setdefault(pool.text, "an earlier step's pool")
+            if message is not None:
+                last = step.path
 
 
 def _unknown_plans(root: Cursor) -> _Found:

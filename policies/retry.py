@@ -74,6 +74,7 @@ def judge(
     budget: RetryBudget,
     now: float,
     chance: Callable[[], float],
+    kept: int = 0,
 ) -> Verdict:
     """What follows an attempt that ended in `outcome` before any byte of it went to the client.
 
@@ -85,11 +86,12 @@ def judge(
     budget: the pool's; a unit is taken only when everything else says yes
     now: monotonic seconds
     chance: from 0 up to, not including, 1; drawn from once at most
+    kept: attempts that are kept back for the route's fallback pools
     """
     if settings is None or not listed(outcome, settings):
         return _NOT_LISTED
     state = _State(attempts)
-    if stop_after_attempt(settings.retries + 1)(state.told):
+    if stop_after_attempt(settings.retries + 1 - kept)(state.told):
         return _SPENT
     if not fresh:
         state.upcoming_sleep = max(_backoff(settings, state, chance), retry_after or 0.0)

@@ -180,6 +180,7 @@ class Pool:
     balance: how an endpoint is chosen
     hash_on: for consistent_hash: key, tenant, user, session, header:NAME or body:FIELD
     max_in_flight: most requests at a time for the pool; beyond it they wait in the queue
+    max_context: most tokens of a prompt; what is estimated to be longer goes to a fallback pool that takes it
     queue: {size, wait}
     keep_alive: how long an idle upstream connection is kept; 0 keeps none
     on_disconnect: what happens upstream when the client leaves
@@ -199,6 +200,7 @@ class Pool:
     balance: Balance = "least_requests"
     hash_on: Annotated[str, HASH_ON] = "tenant"
     max_in_flight: Annotated[int, COUNT_ABOVE_0] | None = None
+    max_context: Annotated[int, COUNT_ABOVE_0] | None = None
     queue: Queue | None = Queue()
     keep_alive: Annotated[float, SECONDS] = 4.0
     on_disconnect: Literal["abort", "finish"] = "abort"

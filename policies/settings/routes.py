@@ -142,17 +142,21 @@ class Fallback:
     """One step once the pool cannot answer: exactly one of pool, cache and message.
 
     pool: another pool
+    upstream_model: the model's name there; absent: the route's own
     max_tokens: at most so many tokens from it
-    label: what x-sluice-degraded says
+    label: what x-sluice-degraded says of it; absent: simplified
+    concurrency: so many requests at once are sent there; others go to the next step
     cache: stale: an answer past its ttl
     message: a text of ours
-    status: the text's HTTP status
-    webhook: whom to tell
+    status: the text's HTTP status; from 400 on, and where the path's answers hold no text, it is an error's text
+    webhook: who is told once an incident when this step answers
     """
 
     pool: Annotated[str | None, NAME, UNSET] = None
+    upstream_model: Annotated[str | None, MODEL, UNSET] = None
     max_tokens: Annotated[int | None, COUNT_ABOVE_0, UNSET] = None
     label: Annotated[str | None, NAME, UNSET] = None
+    concurrency: Annotated[int, COUNT_ABOVE_0] | None = 64
     cache: Annotated[Literal["stale"] | None, UNSET] = None
     message: Annotated[str | None, TEXT, UNSET] = None
     status: Annotated[int, STATUS] = 200
@@ -161,6 +165,12 @@ class Fallback:
     def __post_init__(self) -> None:
         if sum(kind is not None for kind in (self.pool, self.cache, self.message)) != 1:
             raise ValueError("a step of fallback has exactly one of pool, cache and message")
+        if self.pool is None and any(one is not None for one in (self.upstream_model, self.max_tokens, self.label)):
+            raise ValueError("upstream_model, max_tokens and label belong to a step with a pool")
+        if self.message is None and self.status != 200:
+            raise ValueError("status belongs to a step with a message")
+        if 300 <= self.status < 400:
+            raise ValueError("a message has a status of 200 to 299, or from 400 on")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
