@@ -1,0 +1,284 @@
+"""Who gets one of a pool's slots, who waits for one, and who is told at once that waiting is of no use (POLICY:
+`max_in_flight`, `queue`, plans' `priority` and `weight`; DESIGN section 2, `admit`).
+
+Priorities are strict, save that one turn in `PATIENCE` + 1 goes to a lower one: to that which has waited for its turn
+the longest. So with L priorities waiting, the lowest is served at least once in (L - 1) * (PATIENCE + 1) turns. Within
+a priority tenants are served by `policies.fair_queue`.
+
+How long a place takes is told by what slots were held for lately (Little's law: places / slots * mean), and, for a
+priority that others overtake, by how fast it itself has moved.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from policies.fair_queue import FairQueue
+
+PATIENCE: Final = 9
+"""So many turns in a row at most go to the highest priority while a lower one waits."""
+LONGEST_RETRY_AFTER: Final = 60
+"""Seconds: SDKs do not wait longer, but come back at once."""
+# Turns of a priority over which its pace is measured.
+_MOMENTS: Final = 33
+# How much of the mean a new value is.
+_NEWS: Final = 1 / 16
+
+Reason = Literal["full", "pushed_out", "late"]
+"""Why a request does not wait (any more): no place is left, a place went to another, or it would be too late."""
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One request that waits. Moments are of one monotonic clock, in seconds.
+
+    wait_until: it does not wait longer
+    deadline: when its answer must be whole; inf for never
+    admitted: whether it has a slot now
+    refused: why it has none and waits no more
+    """
+
+    tenant: str
+    priority: int
+    weight: float
+    since: float
+    wait_until: float
+    deadline: float
+    admitted: bool = False
+    refused: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """There is a place; it may have been another's."""
+
+    pushed_out: Ticket | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """No place. `retry_after` in seconds, 1 to 60: when there may be one."""
+
+    reason: Reason
+    retry_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """What waits of one priority, for the operator's eyes. `tenants` by name, how many."""
+
+    priority: int
+    waiting: int
+    oldest: float
+    tenants: Mapping[str, int]
+
+
+class _Held:
+    """For how long slots are held: mean and mean deviation, as TCP reckons its round trips (Jacobson 1988)."""
+
+    __slots__ = ("deviation", "mean")
+
+    def __init__(self) -> None:
+        self.mean: float | None = None
+        self.deviation = 0.0
+
+    def learn(self, seconds: float) -> None:
+        if self.mean is None:
+            self.mean, self.deviation = seconds, seconds / 2
+            return
+        error = seconds - self.mean
+        self.mean += error * _NEWS
+        self.deviation += (abs(error) - self.deviation) * _NEWS
+
+    @property
+    def least(self) -> float:
+        """What nearly every request needs; 0 where they differ much."""
+        return 0.0 if self.mean is None else max(0.0, self.mean - 2 * self.deviation)
+
+
+class _Level:
+    """The requests of one priority. `moments`: when it got its last turns, or began to wait."""
+
+    __slots__ = ("moments", "priority", "queue", "turn")
+
+    def __init__(self, priority: int, now: float) -> None:
+        self.priority = priority
+        self.queue: FairQueue[Ticket] = FairQueue()
+        self.moments = deque((now,), maxlen=_MOMENTS)
+        self.turn = 0
+
+    def wait(self, ahead: int, now: float) -> float:
+        """Seconds that a new request waits, by the pace of this priority alone."""
+        moments = self.moments
+        since = now - moments[-1]
+        if len(moments) == 1:
+            return since
+        gap = (moments[-1] - moments[0]) / (len(moments) - 1)
+        return ahead * gap + max(gap, since)
+
+
+class AdmissionQueue:
+    """One pool's slots and its bounded queue. Every `now` is in seconds of one monotonic clock, and never goes back.
+
+    size: how many may wait
+    slots: how many may be under way; whoever changes it calls `admit`
+    taken: how many are
+    """
+
+    __slots__ = ("_held", "_levels", "_row", "_turns", "size", "slots", "taken", "waiting")
+
+    def __init__(self, *, size: int, slots: float) -> None:
+        self.size = size
+        self.slots = slots
+        self.taken = 0
+        self.waiting = 0
+        self._held = _Held()
+        # The highest priority first; only those of which something waits.
+        self._levels: list[_Level] = []
+        self._turns = 0
+        self._row = 0
+
+    # -- slots
+
+    def enter(self) -> bool:
+        """Take a slot at once: where one is free and nobody waits for it."""
+        if self.taken < self.slots and not self.waiting:
+            self.taken += 1
+            return True
+        return False
+
+    def give_back(self, seconds: float) -> None:
+        """A slot that was held for so long is free; then `admit`."""
+        self.taken -= 1
+        self._held.learn(seconds)
+
+    def admit(self, now: float) -> list[Ticket]:
+        """Let in whom there are slots for, each with `admitted` or, where it would be too late, `refused`."""
+        called = []
+        while self._levels and self.taken < self.slots:
+            level = self._next()
+            ticket = level.queue.peek()
+            if now >= ticket.wait_until or now + self._held.least > ticket.deadline:
+                ticket.refused = "late"
+                level.queue.remove(ticket.tenant, ticket)
+            else:
+                ticket.admitted = True
+                level.queue.take()
+                self.taken += 1
+                self._had_turn(level, now)
+            self._gone(level)
+            called.append(ticket)
+        return called
+
+    # -- places
+
+    def offer(self, ticket: Ticket, now: float) -> Waiting | Refused:
+        """Wait for a slot, or be told that it is of no use."""
+        expected = self.expected(ticket, now)
+        if expected is not None and (
+            now + expected > ticket.wait_until or now + expected + self._held.least > ticket.deadline
+        ):
+            return Refused("late", _retry_after(expected))
+        pushed_out = None
+        if self.waiting >= self.size:
+            pushed_out = self._weaker(ticket)
+            if pushed_out is None:
+                return Refused("full", _retry_after(expected))
+            pushed_out.refused = "pushed_out"
+            self.leave(pushed_out)
+        self._level(ticket.priority, now).queue.push(ticket.tenant, ticket.weight, ticket)
+        self.waiting += 1
+        return Waiting(pushed_out)
+
+    def leave(self, ticket: Ticket) -> None:
+        """It waits no more; nothing where it did not."""
+        for level in self._levels:
+            if level.priority == ticket.priority:
+                if level.queue.remove(ticket.tenant, ticket):
+                    self._gone(level)
+                return
+
+    def expected(self, ticket: Ticket, now: float) -> float | None:
+        """Seconds that it would wait; None where nobody can say."""
+        above, own = 0, None
+        for level in self._levels:
+            if level.priority > ticket.priority:
+                above += len(level.queue)
+            elif level.priority == ticket.priority:
+                own = level
+        ahead = 0 if own is None else own.queue.ahead(ticket.tenant, ticket.weight)
+        mean = self._held.mean
+        known = None if mean is None or self.slots <= 0 else (above + ahead + 1) * mean / self.slots
+        if own is None or self.slots <= 0:
+            return known
+        return max(known or 0.0, own.wait(ahead, now))
+
+    def retry_after(self, ticket: Ticket, now: float) -> int:
+        """Whole seconds, 1 to 60, after which one like it may find a slot."""
+        return _retry_after(self.expected(ticket, now))
+
+    # -- for the operator's eyes
+
+    @property
+    def drain_rate(self) -> float | None:
+        """Requests a second that slots are given back at while all are taken; None while nobody can say."""
+        mean = self._held.mean
+        return self.slots / mean if mean and 0 < self.slots < math.inf else None
+
+    def levels(self, now: float) -> list[Level]:
+        """What waits, the highest priority first; `oldest` in seconds of waiting, of those that are next."""
+        return [
+            Level(one.priority, len(one.queue), now - one.queue.peek().since, one.queue.counts())
+            for one in self._levels
+        ]
+
+    # -- the steps
+
+    def _next(self) -> _Level:
+        """Whose turn it is."""
+        if self._row < PATIENCE or len(self._levels) == 1:
+            return self._levels[0]
+        return min(self._levels[1:], key=lambda level: level.turn)
+
+    def _had_turn(self, level: _Level, now: float) -> None:
+        self._turns += 1
+        self._row = self._row + 1 if level is self._levels[0] and len(self._levels) > 1 else 0
+        level.turn = self._turns
+        level.moments.append(now)
+
+    def _level(self, priority: int, now: float) -> _Level:
+        for level in self._levels:
+            if level.priority == priority:
+                return level
+        made = _Level(priority, now)
+        made.turn = self._turns
+        bisect.insort(self._levels, made, key=lambda level: -level.priority)
+        return made
+
+    def _gone(self, level: _Level) -> None:
+        self.waiting -= 1
+        if not level.queue:
+            self._levels.remove(level)
+
+    def _weaker(self, ticket: Ticket) -> Ticket | None:
+        """Whose place it may have: the newest of the tenant with the most for its weight, of the lowest priority; of
+        the same priority only if its own tenant would still have less for its weight."""
+        if not self._levels:
+            return None
+        lowest = self._levels[-1]
+        tenant, share = lowest.queue.longest()
+        if ticket.priority < lowest.priority:
+            return None
+        own = (lowest.queue.count(ticket.tenant) + 1) / ticket.weight
+        if ticket.priority == lowest.priority and own >= share:
+            return None
+        return lowest.queue.newest(tenant)
+
+
+def _retry_after(expected: float | None) -> int:
+    return max(1, min(LONGEST_RETRY_AFTER, math.ceil(expected or 0.0)))
