@@ -12,6 +12,7 @@ from backends.endpoint import Endpoint
 from backends.events import Nobody
 from backends.pool_state import PoolState
 from backends.table import PoolSpec
+from policies.hedging import HedgeBudget
 from policies.retry_budget import RetryBudget
 
 # For what nobody can say how long it takes: a client may ask again after so many seconds.
@@ -30,11 +31,14 @@ class Pool:
     candidates: all endpoints of the table, whatever is wrong with them
     """
 
-    __slots__ = ("_guarded", "_known", "_seen", "_state", "_usual", "candidates", "engine", "name", "strategy")
+    __slots__ = (
+        "_guarded", "_known", "_seen", "_state", "_usual", "candidates", "engine", "max_context", "name", "strategy"
+    )  # fmt: skip
 
     def __init__(self, spec: PoolSpec, candidates: tuple[Endpoint, ...], strategy: Strategy, state: PoolState) -> None:
         self.name = spec.name
         self.engine = spec.engine
+        self.max_context = spec.max_context
         self.candidates = candidates
         self.strategy = strategy
         self._known = spec.known
@@ -47,6 +51,11 @@ class Pool:
     def budget(self) -> RetryBudget:
         """The pool's retries of the last 10 s; it lives on over tables."""
         return self._state.budget
+
+    @property
+    def hedges(self) -> HedgeBudget:
+        """What the pool's hedges may cost; it lives on over tables."""
+        return self._state.hedges
 
     def choose(
         self, now: float, model: str | None, tried: Sequence[Endpoint] = (), *, absent: bool = False

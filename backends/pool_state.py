@@ -8,6 +8,7 @@ from backends.events import EndpointEvent, Figures, Kind
 from backends.meters import PoolMeter
 from backends.table import PoolSpec
 from policies.ejection import may_eject
+from policies.hedging import HedgeBudget
 from policies.retry_budget import RetryBudget
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ class PoolState:
     """
 
     __slots__ = (
-        "_alarm", "_emit", "_panic_at", "_timed", "breaker_when", "budget", "due", "ejection_when", "members", "meter",
-        "name", "spec", "version",
+        "_alarm", "_emit", "_panic_at", "_timed", "breaker_when", "budget", "due", "ejection_when", "hedges", "members",
+        "meter", "name", "spec", "version",
     )  # fmt: skip
 
     def __init__(
@@ -36,6 +37,7 @@ class PoolState:
         self.name = name
         self.meter = meter
         self.budget = RetryBudget()
+        self.hedges = HedgeBudget(self.budget)
         self.members: tuple[Standing, ...] = ()
         self.version = 0
         self.due = inf

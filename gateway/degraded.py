@@ -26,6 +26,7 @@ class Said:
 
     id: of the request, for the ids that the dialects want
     created: seconds since the epoch
+    status: of the answer, from 200 to 299
     usage: whether a stream of chunks was asked to say its usage
     """
 
@@ -33,14 +34,16 @@ class Said:
     model: str
     id: str
     created: int
+    status: int = 200
     stream: bool = False
     usage: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Its content type, its body, and how many events that is."""
+    """Its status, its content type, its body, and how many events that is."""
 
+    status: int
     content_type: bytes
     body: bytes
     events: int = 0
@@ -53,9 +56,9 @@ def answer(path: str, said: Said) -> Answer | None:
         return None
     whole, stream = found
     if not said.stream:
-        return Answer(JSON, codec.encode(whole(said)))
+        return Answer(said.status, JSON, codec.encode(whole(said)))
     events = stream(said)
-    return Answer(EVENTS, b"".join(events), len(events))
+    return Answer(said.status, EVENTS, b"".join(events), len(events))
 
 
 # -- OpenAI's chat and completions

@@ -27,7 +27,6 @@ its own paths.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from policies import codec
 
@@ -40,8 +39,10 @@ class GatewayError(Exception):
     """An answer of ours that is not the engine's. `message` names the cause and the fix, never an address or a
     secret."""
 
-    status: ClassVar[int] = 500
-    code: ClassVar[str] = "internal_error"
+    status: int = 500
+    code: str = "internal_error"
+    why: str | None = None
+    """The outcome of an attempt that it stands for, where an engine's own answer was not passed on."""
 
     def __init__(
         self, message: str, *, param: str | None = None, retry_after: int | None = None, allow: str | None = None,
@@ -202,6 +203,15 @@ class FirstByteTimeout(AttemptTimeout):
 
 class IdleTimeout(AttemptTimeout):
     code = "idle_timeout"
+
+
+class Message(GatewayError):
+    """What the operator says in the place of an answer (`routes[].fallback`), where that can only be an error."""
+
+    def __init__(self, message: str, *, status: int, code: str, retry_after: int | None = None) -> None:
+        """`code` is that of the error in whose place it stands."""
+        super().__init__(message, retry_after=retry_after)
+        self.status, self.code = status, code
 
 
 class DeadlineExceeded(GatewayError):

@@ -15,6 +15,7 @@ from policies.principal import Principal
 from policies.settings import Timeouts
 
 if TYPE_CHECKING:
+    from gateway.degraded import Answer
     from gateway.limiting import Held
 
 Step = tuple[str, str, float]
@@ -64,6 +65,14 @@ class Exchange:
     """Whether usage was asked for in its place, and is taken out of the stream again."""
     size_in: int | None = None
     """Bytes of the body as it came, where it was edited."""
+    original: bytes | None = None
+    """The body as it came, where a fallback may need it without the edits that were made for the route's own pool."""
+    place = -1
+    """Which step of its route's fallback it is at; -1 is the route's own pool."""
+    degraded: str | None = None
+    """What `x-sluice-degraded` says, where a step of the fallback has answered."""
+    degraded_why: str | None = None
+    """Why the route's own pool could not."""
     spent = False
     """Whether our attempts are used up (DESIGN section 2, rule 12)."""
     timeouts: Timeouts
@@ -147,6 +156,20 @@ class Exchange:
         self.cycle.start(error.status, headers, length_known=True)
         self.cycle.finish(body)
 
+    def say(self, answer: "Answer") -> None:
+        """Answer with a text of the operator's."""
+        headers = [(b"content-type", answer.content_type), (b"x-request-id", self.request_id.encode())]
+        if answer.events:
+            headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+        else:
+            headers.append((b"content-length", b"%d" % len(answer.body)))
+        if self.attempts:
+            headers.append((b"x-sluice-attempts", b"%d" % self.attempts))
+        headers += self.extra_headers
+        self.status, self.size_out, self.events = answer.status, len(answer.body), answer.events
+        self.cycle.start(answer.status, headers, length_known=not answer.events)
+        self.cycle.finish(answer.body)
+
     def record(self, now: float) -> Entry:
         """The access log's line, without the credential and the body."""
         principal = self.principal
@@ -185,4 +208,6 @@ class Exchange:
             prompt,  # prompt_tokens
             completion,  # completion_tokens
             self.phase if self.gone else None,  # client_gone
+            self.degraded,  # degraded
+            self.degraded_why,  # degraded_why
         )

@@ -64,6 +64,10 @@ class Entry(codec.Struct, gc=False):
     completion_tokens: int | None = None
     client_gone: str | None = None
     """The phase in which the client left."""
+    degraded: str | None = None
+    """What was given in the place of the route's own answer: `cache`, `message`, or the label of a fallback's pool."""
+    degraded_why: str | None = None
+    """Why the route's own pool could not answer: an error's code, or an engine's status."""
 
 
 class AccessLog:

@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 
 
 class PoolMetrics:
-    """What is counted of one pool. `budget_exhausted` and `panics` are counters: add to their `value`."""
+    """What is counted of one pool. `budget_exhausted`, `hedges` and `panics` are counters: add to their `value`."""
 
-    __slots__ = ("_family", "_name", "_retries", "budget_exhausted", "panics")
+    __slots__ = ("_family", "_name", "_retries", "budget_exhausted", "hedges", "panics")
 
     def __init__(self, owner: Metrics, pool: str) -> None:
         self._name = pool
         self._family = owner.retries
         self._retries = {reason: self._family.known(pool, reason) for reason in RETRY_REASONS}
         self.budget_exhausted = owner.retry_budget_exhausted.known(pool)
+        self.hedges = owner.hedges.known(pool)
         self.panics = owner.panics.known(pool)
 
     def retried(self, reason: str) -> None:

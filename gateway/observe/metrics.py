@@ -22,8 +22,10 @@ from gateway.observe.names import (
     EJECTIONS,
     ENDPOINT_IN_FLIGHT,
     ENDPOINT_STATE,
+    FALLBACKS,
     FIRST_BYTE,
     GAP,
+    HEDGES,
     LIMIT_MODE,
     LIMIT_MODES,
     LIMIT_REFUSED,
@@ -91,6 +93,8 @@ class Metrics:
         self.probes = self._numbers(PROBES)
         self.retries = self._numbers(RETRIES)
         self.retry_budget_exhausted = self._numbers(RETRY_BUDGET_EXHAUSTED)
+        self.hedges = self._numbers(HEDGES)
+        self._fallbacks = self._numbers(FALLBACKS)
         self.panics = self._numbers(PANICS)
         self.streams_broken = self._numbers(STREAMS_BROKEN)
         self.unframed_ends = self._numbers(UNFRAMED_ENDS)
@@ -170,6 +174,10 @@ class Metrics:
     def limit_refused(self, rule: str) -> None:
         """A rule of a plan refused a request; rules come from the policy, so their number is bounded."""
         self._limit_refused.known(rule).value += 1
+
+    def fallback(self, route: str, kind: str) -> Number:
+        """Answers of one kind of a route's fallback; both names come from the policy, so their number is bounded."""
+        return self._fallbacks.known(route, kind)
 
     def limit_mode(self, state: str) -> None:
         """By whom limits are decided now, one of LIMIT_MODES; KeyError for another."""

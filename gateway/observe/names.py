@@ -13,7 +13,7 @@ from policies.principal import Reason
 PREFIX = "sluice_"
 
 # What may be said of an attempt, beside a status as a number.
-OUTCOMES = ("ok", "not_sent", "no_answer", "too_slow", "broken_off", "client_gone")
+OUTCOMES = ("ok", "not_sent", "no_answer", "too_slow", "broken_off", "client_gone", "outrun")
 # One at a time. `unknown` is an endpoint that no probe has looked at yet.
 ENDPOINT_STATES = ("unknown", "up", "suspect", "down", "paused", "ejected", "draining")
 BREAKER_STATES = ("closed", "half_open", "open")
@@ -106,6 +106,15 @@ RETRIES = Metric(
 RETRY_BUDGET_EXHAUSTED = Metric(
     "retry_budget_exhausted_total", "counter", ("pool",), "Retries that were not made because the budget was spent."
 )
+HEDGES = Metric(
+    "hedges_total", "counter", ("pool",), "Second attempts that were made beside a slow first one (`routes[].hedge`)."
+)
+FALLBACKS = Metric(
+    "fallbacks_total",
+    "counter",
+    ("route", "kind"),
+    "Answers of a step of `routes[].fallback`, by what `x-sluice-degraded` says: cache, message or a pool's label.",
+)
 PANICS = Metric(
     "panics_total", "counter", ("pool",), "Choices that looked past ejection, pauses and probes: nobody else was there."
 )
@@ -185,6 +194,8 @@ METRICS: tuple[Metric, ...] = (
     PROBES,
     RETRIES,
     RETRY_BUDGET_EXHAUSTED,
+    HEDGES,
+    FALLBACKS,
     PANICS,
     TIMEOUTS,
     WORKER_STATE,

@@ -7,6 +7,7 @@ from typing import Final
 from backends.table import Forced, Table
 from backends.workers.supervisor import WorkerView
 from gateway.observe.metrics import Metrics
+from policies.fallback import label_of
 from policies.globs import is_glob
 
 _WORKER_STATES: Final = {"backing_off": "backoff"}
@@ -23,6 +24,9 @@ def show(
     named = [
         (route.model, route.pool) for route in table.routes if route.model is not None and not is_glob(route.model)
     ]
+    for route in table.routes:
+        for member in route.fallback:
+            metrics.fallback(route.model or route.path or "", label_of(member))
     leaving = set(retired) - set(pairs)
     metrics.known(
         pools=table.pools, routes=named, endpoints=pairs, leaving=leaving,
