@@ -31,6 +31,7 @@ __all__ = [
     "UnsetType",
     "decode",
     "encode",
+    "encode_sorted",
     "end_of_value",
     "field",
 ]
@@ -95,6 +96,17 @@ def encode(value: object) -> bytes:
     """Compact JSON (no spaces, UTF-8 unescaped, fields in their order); raises `JSONError` for what JSON can't say."""
     try:
         return _encode(value)
+    except (msgspec.MsgspecError, TypeError, NotImplementedError, OverflowError, RecursionError, UnicodeError) as error:
+        raise _ours(error) from None
+
+
+_encode_sorted = msgspec.json.Encoder(order="sorted").encode
+
+
+def encode_sorted(value: object) -> bytes:
+    """The same with the names of every object in order: equal values have equal bytes."""
+    try:
+        return _encode_sorted(value)
     except (msgspec.MsgspecError, TypeError, NotImplementedError, OverflowError, RecursionError, UnicodeError) as error:
         raise _ours(error) from None
 

@@ -25,7 +25,7 @@ PROBE: Final = 0.25
 _RETRY_AFTER: Final = 1.0
 _MOST_SHARES: Final = 4096
 
-Event = Literal["store_lost", "store_back"]
+Event = Literal["store_lost", "store_back", "cache_lost", "cache_back"]
 Say = Callable[[Event, Mapping[str, object]], None]
 
 

@@ -31,6 +31,7 @@ from policies.units import (
     SECONDS,
     SECONDS_ABOVE_0,
     SHARE,
+    SIZE,
     STATUS,
 )
 
@@ -117,12 +118,14 @@ class Cache:
     ttl: how long an answer is fresh
     stale: how long it may serve as a fallback
     scope: who shares answers
+    max_size: the largest answer that is kept
     """
 
     mode: Literal["deterministic", "always"] = "deterministic"
     ttl: Annotated[float, SECONDS_ABOVE_0] = 600.0
     stale: Annotated[float, SECONDS] = 86400.0
     scope: Literal["tenant", "shared"] = "tenant"
+    max_size: Annotated[int, SIZE] = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -96,6 +96,7 @@ class Store:
     prefix: begins the name of every key in the store
     timeout: what a request waits for the store, at most
     on_outage: while the store is away: local (this process's share of the limit), open or closed
+    cache_size: what a process's memory may hold of cached answers, with memory://; Redis has a bound of its own
     """
 
     url: Annotated[str, STORE_URL] = "memory://"
@@ -103,3 +104,4 @@ class Store:
     prefix: Annotated[str, NAME] = "sluice"
     timeout: Annotated[float, SECONDS_ABOVE_0] = 0.05
     on_outage: Literal["local", "open", "closed"] = "local"
+    cache_size: Annotated[int, SIZE] = 256 << 20

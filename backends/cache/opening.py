@@ -1,0 +1,33 @@
+"""Makes the cache that a policy file asks for (POLICY: `store`). Redis is loaded where needed."""
+
+from backends.cache.base import Cache
+from backends.cache.memory import MemoryCache
+from backends.store.opening import Around
+from policies.settings.server import Store as Settings
+
+
+def make_cache(settings: Settings, around: Around) -> Cache:
+    """The cache of answers; nothing is connected before its `start`. ValueError where the URL says nothing of use."""
+    if settings.url == "memory://":
+        return MemoryCache(settings.cache_size, around.clock)
+    return open_redis_cache(settings, around)
+
+
+def open_redis_cache(settings: Settings, around: Around) -> Cache:
+    """The cache of all processes that have the same Redis and prefix."""
+    from backends.cache.redis import PARTS, CachePart, RedisCache, part_name
+    from backends.store.redis_client import RedisClient
+    from backends.store.redis_link import Stopwatch
+    from policies.store_url import read_target
+
+    target = read_target(settings.url)
+    password = None if settings.password is None else settings.password.value
+    stopwatch = Stopwatch(around.clock, around.meter.store_seconds)
+    parts = [
+        CachePart(
+            RedisClient(target, password, part_name(settings.prefix, number)), settings.timeout, stopwatch,
+            around.meter, around.say,
+        )
+        for number in range(PARTS if target.form == "cluster" else 1)
+    ]  # fmt: skip
+    return RedisCache(parts, settings.prefix)
