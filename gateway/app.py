@@ -16,6 +16,7 @@ from typing import Self
 from backends.plane import DataPlane
 from backends.probes import Prober
 from backends.store.opening import Around, make_store
+from backends.webhook import Webhooks
 from backends.wheel import TimerWheel
 from backends.workers.launch import Launcher
 from backends.workers.supervisor import Supervisor, WorkerEvent
@@ -29,6 +30,7 @@ from gateway.console import Console
 from gateway.control import Control, StartError
 from gateway.dispatch import Dispatch
 from gateway.edge import Edge
+from gateway.fallback import Fallbacks
 from gateway.identify import Identity
 from gateway.limiting import Limiting
 from gateway.observe.access_log import AccessLog
@@ -102,8 +104,12 @@ class Gateway:
             dispatch=Dispatch(metrics=self.metrics, loop=loop, clock=time.monotonic), metrics=self.metrics,
             wheel=self.wheel, clock=time.monotonic, wall=clock, rng=rng,
         )  # fmt: skip
+        self._webhooks = Webhooks(agent=f"sluice/{__version__}", say=_webhook_says)
+        fallbacks = Fallbacks(
+            limiting=self._limiting, metrics=self.metrics, webhooks=self._webhooks, clock=time.monotonic, wall=clock
+        )
         pipeline = Pipeline(
-            identity=identity, limiting=self._limiting, attempts=attempts, settlement=settlement,
+            identity=identity, limiting=self._limiting, attempts=attempts, fallbacks=fallbacks, settlement=settlement,
             timed_out=self.metrics.timed_out, clock=time.monotonic,
         )  # fmt: skip
         self._edge = edge = Edge(plane=self.plane, pipeline=pipeline, rng=rng)
@@ -211,6 +217,7 @@ class Gateway:
         await self._end_workers(hurry)
         await self._admin.stop()
         await self._limiting.stop()
+        await self._webhooks.stop()
         self.plane.close()
         done()
         if self._access is not None:
@@ -236,6 +243,12 @@ def _store_says(event: str, what: Mapping[str, object]) -> None:
     """The store of limits is lost, or back."""
     level = logging.WARNING if event == "store_lost" else logging.INFO
     logging.getLogger("sluice.store").log(level, event, extra=fields(**what))
+
+
+def _webhook_says(event: str, what: Mapping[str, object]) -> None:
+    """What became of an operator's webhook."""
+    level = logging.INFO if event == "webhook_told" else logging.WARNING
+    logging.getLogger("sluice.webhook").log(level, event, extra=fields(**what))
 
 
 def _worker_line(worker: str, text: str) -> None:

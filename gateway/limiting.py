@@ -113,6 +113,10 @@ class Limiting:
                     self.store.settle(came, [(one, -one.amount) for one in asked])
             raise
 
+    def prompt_tokens(self, call: Call) -> int:
+        """Of a call whose prompt was measured: by what this process has learnt of its model."""
+        return self._estimates.prompt_tokens(call, call.model or "")
+
     def edit(self, exchange: Exchange, limits: PlanLimits, call: Call, engine: str) -> None:
         """The declared edits of the body (rule 8): the answer's bound, and asking for usage that is taken out again."""
         dialect = DIALECTS.get(exchange.kind.path)

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from typing import Final
 
 from backends.plane import View
+from backends.pool import Pool
 from gateway import errors
 from gateway.attempts import Attempts
 from gateway.client import ClientGone
 from gateway.exchange import Exchange
+from gateway.fallback import Asked, Fallbacks
 from gateway.identify import Doubt, Identity
 from gateway.limiting import Limiting
 from gateway.settle import Settlement
@@ -40,6 +42,7 @@ class Pipeline:
         identity: Identity,
         limiting: Limiting,
         attempts: Attempts,
+        fallbacks: Fallbacks,
         settlement: Settlement,
         timed_out: Callable[[str], None],
         clock: Callable[[], float],
@@ -49,6 +52,7 @@ class Pipeline:
         self._identity = identity
         self._limiting = limiting
         self._attempts = attempts
+        self._fallbacks = fallbacks
         self._settlement = settlement
         self._timed_out = timed_out
         self._clock = clock
@@ -70,12 +74,10 @@ class Pipeline:
             if view.limits and principal.plan in view.limits:
                 await self._limit(exchange, view, principal, call, routed)
             # Limit, cache and admit will stand here.
-            pool = view.pools[routed.route.pool]
-            pool.budget.request(exchange.received)
-            wait = await self._attempts.make(exchange, pool, routed)
-            while wait is not None:
-                await self._attempts.rest(exchange, wait)
-                wait = await self._attempts.make(exchange, pool, routed)
+            if not routed.route.fallback:
+                await self._attempt(exchange, view.pools[routed.route.pool], routed)
+            else:
+                await self._fallbacks.serve(exchange, view, Asked(principal, call, routed, self._attempt))
         except errors.GatewayError as error:
             if isinstance(error, errors.DeadlineExceeded):
                 self._timed_out("total")
@@ -176,12 +178,22 @@ class Pipeline:
         limits, engine = view.limits[principal.plan], view.pools[routed.route.pool].engine
         try:
             await self._limiting.take(exchange, limits, principal, call)
+            if routed.route.fallback:
+                exchange.original = exchange.body
             if len(exchange.body) <= SCAN_ON_LOOP:
                 self._limiting.edit(exchange, limits, call, engine)
             else:
                 await asyncio.to_thread(self._limiting.edit, exchange, limits, call, engine)
         except Refused as error:
             raise REFUSALS[error.code](str(error), param=error.param) from None
+
+    async def _attempt(self, exchange: Exchange, pool: Pool, routed: Routed) -> None:
+        """Have a pool answer: the route's own, or one of its fallbacks."""
+        pool.budget.request(exchange.received)
+        wait = await self._attempts.make(exchange, pool, routed)
+        while wait is not None:
+            await self._attempts.rest(exchange, wait)
+            wait = await self._attempts.make(exchange, pool, routed)
 
     def _times(self, exchange: Exchange, routed: Routed) -> None:
         """How long it may take."""

@@ -138,7 +138,7 @@ class _Incident:
 
 
 class Incidents:
-    """Which routes are in trouble: who is told of an incident should be told once.
+    """Which routes are in trouble: who is told of an incident should be told once. As many as the policy has steps.
 
     An incident begins with the first degraded answer of a route. It is over when the route's own pool has answered
     again and there was no degraded answer for `quiet` seconds: neither a quiet night nor a pool that fails every other
@@ -147,24 +147,19 @@ class Incidents:
 
     def __init__(self, quiet: float = 60.0) -> None:
         self._quiet = quiet
-        self._routes: dict[str, _Incident] = {}
+        self._open: dict[tuple[str, int], _Incident] = {}
 
-    def degraded(self, route: str, now: float) -> bool:
-        """A degraded answer; whether it is the first of an incident."""
-        found = self._routes.get(route)
+    def degraded(self, route: str, place: int, now: float) -> bool:
+        """A degraded answer by the step at this place of a route's chain; whether it is the first of an incident."""
+        found = self._open.get((route, place))
         if found is not None and not (found.well and now - found.last >= self._quiet):
             found.last, found.well = now, False
             return False
-        self._routes[route] = _Incident(now)
+        self._open[route, place] = _Incident(now)
         return True
 
     def well(self, route: str) -> None:
         """The route's own pool has answered."""
-        found = self._routes.get(route)
-        if found is not None:
-            found.well = True
-
-    @property
-    def any(self) -> bool:
-        """Whether there is one to be ended."""
-        return bool(self._routes)
+        for (name, _), found in self._open.items():
+            if name == route:
+                found.well = True

@@ -1,0 +1,256 @@
+"""The way of a request whose route has a fallback: its own pool first, then the chain (POLICY: `routes[].fallback`).
+
+What comes next is decided in `policies.fallback`; here it is done. Nothing is tried any more once a byte of an answer
+may have gone to the client. Requests of other routes never come here.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from backends.plane import View
+from backends.pool import Pool
+from backends.webhook import Webhooks
+from gateway import errors
+from gateway.degraded import Said, answer
+from gateway.exchange import Exchange
+from gateway.limiting import Limiting
+from gateway.observe.metrics import Metrics
+from gateway.words import REFUSALS
+from policies.describe import Call, Refused
+from policies.fallback import TOO_LONG, Failure, Incidents, failure_of, fits, label_of, longer, next_member
+from policies.json_object import members
+from policies.principal import Principal
+from policies.routing import Routed
+from policies.settings import Fallback
+from policies.usage.dialects import DIALECTS
+from policies.usage.edits import cap_output
+from policies.usage.sizes import sizes
+
+# Over this size a body is looked through in a thread (FAULTS row 45).
+_ON_LOOP: Final = 1 << 20
+
+Attempt = Callable[[Exchange, Pool, Routed], Awaitable[None]]
+"""Has a pool answer: admitted, with retries, to the last byte. Raises GatewayError where it cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Who asked for what, by which route.
+
+    attempt: how a pool is asked
+    prompt: tokens, by our estimate; None where no pool has a bound
+    """
+
+    principal: Principal
+    call: Call
+    routed: Routed
+    attempt: Attempt
+    prompt: int | None = None
+
+
+class Fallbacks:
+    """The fallbacks of one process. `clock` is monotonic, `wall` since the epoch, both in seconds."""
+
+    def __init__(
+        self, *, limiting: Limiting, metrics: Metrics, webhooks: Webhooks, clock: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self._limiting = limiting
+        self._metrics = metrics
+        self._webhooks = webhooks
+        self._clock = clock
+        self._wall = wall
+        self._incidents = Incidents()
+        # (route, pool) -> requests that are there because they fell: bounded, or one pool's end would be the other's.
+        self._open: Counter[tuple[str, str]] = Counter()
+
+    async def serve(self, exchange: Exchange, view: View, asked: Asked) -> None:
+        """Have the route's own pool answer, or a step of its fallback. Raises GatewayError where nobody can."""
+        routed = asked.routed
+        pool = view.pools[routed.route.pool]
+        asked = replace(asked, prompt=await self._prompt(exchange, view, asked))
+        try:
+            if not fits(asked.prompt, pool.max_context) and self._next(exchange, view, asked, _TOO_LONG) is not None:
+                error = errors.ContextTooLong("The prompt is longer than the pool takes, by our estimate.")
+                error.why = TOO_LONG
+                raise error
+            await asked.attempt(exchange, pool, routed)
+        except errors.GatewayError as error:
+            if exchange.cycle.begun:
+                raise
+            await self._fall(exchange, view, asked, error)
+        else:
+            if exchange.status < 500:
+                self._incidents.well(routed.label)
+
+    # -- from one step to the next
+
+    async def _fall(self, exchange: Exchange, view: View, asked: Asked, error: errors.GatewayError) -> None:
+        """One step after the other, until one has answered."""
+        if exchange.original is None:
+            exchange.original = exchange.body
+        plain, why, spent = exchange.extra_headers, None, False
+        try:
+            while True:
+                failure = failure_of(error.code, exchange.outcome, asked.routed.route.retry, error.why)
+                place = None if failure is None else self._next(exchange, view, asked, failure)
+                spent = exchange.spent
+                if failure is None or place is None:
+                    raise error
+                member = asked.routed.route.fallback[place]
+                why = why or failure.why
+                exchange.extra_headers = (*plain, (b"x-sluice-degraded", label_of(member).encode()))
+                try:
+                    self._leave(exchange, place)
+                    await self._step(exchange, view, asked, member, error)
+                    return
+                except errors.GatewayError as next_error:
+                    error = next_error
+                    if exchange.cycle.begun:
+                        raise
+                    exchange.extra_headers, exchange.spent = plain, spent or exchange.spent
+        finally:
+            # Its traceback holds this frame: a cycle that only the garbage collector would find.
+            del error
+            if exchange.cycle.begun and place is not None:
+                self._answered(exchange, asked.routed, place, why or "")
+
+    def _next(self, exchange: Exchange, view: View, asked: Asked, failure: Failure) -> int | None:
+        """The place of the step that is next."""
+        label, own = asked.routed.label, view.pools[exchange.pool or ""].max_context
+
+        def takes(member: Fallback) -> bool:
+            pool = view.pools[member.pool or ""]
+            if member.concurrency is not None and self._open[label, pool.name] >= member.concurrency:
+                return False
+            return fits(asked.prompt, pool.max_context) and (not failure.too_long or longer(pool.max_context, own))
+
+        return next_member(asked.routed.route.fallback, exchange.place, failure, takes)
+
+    def _leave(self, exchange: Exchange, place: int) -> None:
+        """What the attempts before came to is told; what follows is another's."""
+        if len(exchange.trail) < exchange.attempts:
+            exchange.trail = (*exchange.trail, exchange.step())
+        exchange.relay, exchange.settled, exchange.phase = None, False, "retry"
+        exchange.place, exchange.spent = place, False
+
+    async def _step(
+        self, exchange: Exchange, view: View, asked: Asked, member: Fallback, error: errors.GatewayError
+    ) -> None:
+        """Have one step answer; raises GatewayError where it cannot."""
+        if member.pool is not None:
+            await self._other_pool(exchange, view, asked, member)
+        else:
+            exchange.pool = asked.routed.route.pool
+            self._say(exchange, asked.call, member, error)
+
+    # -- the steps
+
+    async def _other_pool(self, exchange: Exchange, view: View, asked: Asked, member: Fallback) -> None:
+        """A pool that the chain names, with what is left of attempts and of the deadline."""
+        assert member.pool is not None, "a step with a pool"
+        pool, routed = view.pools[member.pool], asked.routed
+        exchange.pool = member.pool
+        if len(exchange.body) <= _ON_LOOP:
+            self._edit(exchange, view, asked, member, pool)
+        else:
+            await asyncio.to_thread(self._edit, exchange, view, asked, member, pool)
+        if member.upstream_model is not None:
+            routed = replace(routed, upstream_model=member.upstream_model)
+        here = routed.label, member.pool
+        self._open[here] += 1
+        try:
+            await asked.attempt(exchange, pool, routed)
+        finally:
+            self._open[here] -= 1
+            if not self._open[here]:
+                del self._open[here]
+
+    def _edit(self, exchange: Exchange, view: View, asked: Asked, member: Fallback, pool: Pool) -> None:
+        """The declared edits (rule 8), made anew for this pool's engine, and the answer's bound of this step."""
+        assert exchange.original is not None, "kept when the chain was entered"
+        exchange.body, exchange.strips = exchange.original, False
+        limits = view.limits.get(asked.principal.plan)
+        dialect = DIALECTS.get(exchange.kind.path)
+        try:
+            if limits is not None:
+                self._limiting.edit(exchange, limits, asked.call, pool.engine)
+            if member.max_tokens is not None and dialect is not None:
+                exchange.body = cap_output(exchange.body, dialect, member.max_tokens, pool.engine)
+        except Refused as error:
+            raise REFUSALS[error.code](str(error), param=error.param) from None
+        exchange.size_in = len(exchange.original)
+
+    def _say(self, exchange: Exchange, call: Call, member: Fallback, error: errors.GatewayError) -> None:
+        """A text of the operator's: as an answer where the path has answers of text, else as an error."""
+        assert member.message is not None, "a step with a message"
+        said = Said(
+            member.message, exchange.model or "", exchange.request_id, int(self._wall()), member.status,
+            exchange.stream, call.include_usage,
+        )  # fmt: skip
+        found = answer(exchange.kind.path, said) if member.status < 400 else None
+        if found is not None:
+            exchange.say(found)
+            return
+        status = member.status if member.status >= 400 else 503
+        exchange.refuse(
+            errors.Message(member.message, status=status, code=error.code, retry_after=error.retry_after)
+        )  # fmt: skip
+
+    # -- what is told of it
+
+    def _answered(self, exchange: Exchange, routed: Routed, place: int, why: str) -> None:
+        """Count it, and tell a person where the operator wants one told."""
+        member = routed.route.fallback[place]
+        label = exchange.degraded = label_of(member)
+        exchange.degraded_why = why
+        self._metrics.fallback(routed.label, label).value += 1
+        hook = member.webhook
+        if hook is None or not self._incidents.degraded(routed.label, place, self._clock()):
+            return
+        token = hook.token.value if hook.token is not None else None
+        self._webhooks.tell(hook.url, token, routed.label, self._what(exchange, routed, label, why))
+
+    def _what(self, exchange: Exchange, routed: Routed, label: str, why: str) -> dict[str, Any]:
+        """What happened, in names."""
+        return {
+            "event": "degraded",
+            "time": datetime.fromtimestamp(self._wall(), UTC).isoformat(timespec="seconds"),
+            "route": routed.label,
+            "pool": routed.route.pool,
+            "why": why,
+            "degraded": label,
+            "status": exchange.status,
+            "request_id": exchange.request_id,
+            "attempts": [{"endpoint": name, "outcome": outcome, "ms": took} for name, outcome, took in exchange.trail],
+        }
+
+    # -- how long it is
+
+    async def _prompt(self, exchange: Exchange, view: View, asked: Asked) -> int | None:
+        """Tokens of the prompt, by our estimate, where a pool of the route has a bound for them."""
+        route = asked.routed.route
+        names = [route.pool, *(member.pool for member in route.fallback if member.pool is not None)]
+        dialect = DIALECTS.get(exchange.kind.path)
+        if dialect is None or all(view.pools[name].max_context is None for name in names):
+            return None
+        call = asked.call
+        if not call.prompt_bytes:
+            body = exchange.body
+
+            def prompt_bytes() -> int:
+                return sizes(members(body), dialect)[0]
+
+            try:
+                call.prompt_bytes = prompt_bytes() if len(body) <= _ON_LOOP else await asyncio.to_thread(prompt_bytes)
+            except Refused:
+                # The engine says in its own words what is wrong with it.
+                return None
+        return self._limiting.prompt_tokens(call)
+
+
+_TOO_LONG: Final = Failure(TOO_LONG, too_long=True)
