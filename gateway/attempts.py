@@ -8,7 +8,6 @@ client there is none.
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from backends.endpoint import Endpoint
@@ -21,34 +20,20 @@ from gateway.client import ClientGone
 from gateway.dispatch import Dispatch
 from gateway.drive import Signal
 from gateway.exchange import Exchange
+from gateway.failed import ABSENT, Failed, had_it_all
+from gateway.hand_on import hand_on
+from gateway.hedge import Hedging
 from gateway.observe.metrics import Metrics
 from gateway.relay import Relay
 from gateway.words import client_error, outcome_of, outcome_of_error, timeout_of
 from policies import outcome as outcomes
-from policies.breaker import Permit
+from policies.fallback import kept_back
 from policies.outcome import Outcome
 from policies.retry import LONGEST_RETRY_AFTER, judge, listed, retry_after
 from policies.routing import Routed
 
-# The engine did not let us in at all: whoever was refused so by every endpoint of a pool need not wait for a backoff.
-_NOBODY: Final = frozenset({"refused", "dns"})
 # Two lengths of time, measured one after the other, that are the same one: seconds.
 _ALIKE: Final = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """An attempt that did not bring what was asked for, before any byte of it went to the client.
-
-    told: the seconds that its answer asks us to wait
-    excused: nobody's fault
-    """
-
-    endpoint: Endpoint
-    permit: Permit | None
-    outcome: Outcome
-    told: float | None = None
-    excused: bool = False
 
 
 class Attempts:
@@ -66,11 +51,14 @@ class Attempts:
         self._clock = clock
         self._wall = wall
         self._chance = rng.random
+        self._hedging = Hedging(self, dispatch=dispatch, metrics=metrics, clock=clock)
 
     async def make(self, exchange: Exchange, pool: Pool, routed: Routed) -> float | None:
         """One attempt, settled once with its outcome, at its end. None: the request is answered; else the seconds to
         rest before the next one. Raises GatewayError where no engine's answer can be passed on, ClientGone."""
-        endpoint = self._choose(exchange, pool)
+        if routed.route.hedge is not None:
+            return await self._hedging.make(exchange, pool, routed)
+        endpoint = self.choose(exchange, pool)
         permit = endpoint.permit(exchange.model, exchange.attempt_began)
         # Also of an attempt that a shutdown ends: nobody's fault either.
         outcome, failed = outcomes.CLIENT_GONE, None
@@ -79,30 +67,31 @@ class Attempts:
                 timeout, dispatch = routed.route.timeouts.connect, self._dispatch
                 connection = endpoint.take() or await dispatch.connect(exchange, endpoint, timeout)
                 relay = dispatch.send(exchange, endpoint, routed, connection)
-                if not relay.begun:
-                    await relay.change()
+                # It leaves at the end of this turn: nothing of the answer can be here yet.
+                await relay.change()
                 if relay.began_at is None:
                     relay = await self._repeated(exchange, endpoint, routed, relay)
                 if relay.status >= 400 or relay.first_event_error is not None:
                     outcome = outcomes.of_status(relay.first_event_error or relay.status)
-                    failed = Failed(endpoint, permit, outcome, self._retry_after(relay))
-                    wait = self._again(exchange, pool, routed, failed)
+                    failed = Failed(endpoint, permit, outcome, self.told(relay))
+                    wait = self.again(exchange, pool, routed, failed)
                     if wait is not None:
                         return wait
+                    await hand_on(exchange, routed, failed.outcome, relay)
                 dispatch.release(exchange, endpoint, relay)
                 if not relay.over:
                     await relay.change()
                 outcome = outcome_of(relay)
         except ClientGone as gone:
-            outcome = _had_it_all(exchange.relay, gone)
+            outcome = had_it_all(exchange.relay, gone)
         except UpstreamError as error:
             outcome = outcome_of_error(error)
             failed = Failed(endpoint, permit, outcome, excused=error.kind == "no_descriptor")
-            return self._unanswered(exchange, pool, routed, failed, error)
+            return self.unanswered(exchange, pool, routed, failed, error)
         except (errors.AttemptTimeout, errors.DeadlineExceeded) as error:
             outcome = outcomes.TOO_SLOW
-            failed = Failed(endpoint, permit, outcome, excused=self._excused(exchange, endpoint, error))
-            return self._too_slow(exchange, pool, routed, failed, error)
+            failed = Failed(endpoint, permit, outcome, excused=self.excused(exchange, endpoint, error))
+            return self.too_slow(exchange, pool, routed, failed, error)
         finally:
             self._dispatch.give_back(exchange, endpoint)
             now = exchange.attempt_ended = self._clock()
@@ -112,10 +101,10 @@ class Attempts:
                     outcome, now, model=exchange.model, permit=permit, released=exchange.cycle.begun
                 )  # fmt: skip
             else:
-                self._settle(exchange, failed, outcome, now)
+                self.tell(exchange, failed, outcome, now)
         return None
 
-    def _settle(self, exchange: Exchange, failed: Failed, outcome: Outcome, now: float) -> None:
+    def tell(self, exchange: Exchange, failed: Failed, outcome: Outcome, now: float) -> None:
         """Tell the endpoint of an attempt that failed; once."""
         if exchange.settled:
             return
@@ -140,7 +129,7 @@ class Attempts:
         finally:
             self._wheel.cancel(timer)
 
-    def _choose(self, exchange: Exchange, pool: Pool) -> Endpoint:
+    def choose(self, exchange: Exchange, pool: Pool) -> Endpoint:
         if exchange.attempts:
             now = self._clock()
             endpoint = pool.choose(now, exchange.model, exchange.tried, absent=exchange.absent)
@@ -171,33 +160,32 @@ class Attempts:
             raise relay.error
         connection = await self._dispatch.connect(exchange, endpoint, routed.route.timeouts.connect)
         relay = self._dispatch.send(exchange, endpoint, routed, connection)
-        if not relay.begun:
-            await relay.change()
+        await relay.change()
         if relay.error is not None and relay.began_at is None:
             raise relay.error
         return relay
 
     # -- another attempt?
 
-    def _unanswered(
+    def unanswered(
         self, exchange: Exchange, pool: Pool, routed: Routed, failed: Failed, error: UpstreamError
     ) -> float | None:
         """After an attempt that brought no answer: the wait before the next one; raises what the client is told."""
         if error.kind == "connect_timeout":
             self._metrics.timed_out("connect")
-        if error.kind in _NOBODY:
+        if error.kind in ABSENT:
             exchange.unmet += 1
             now = self._clock()
             if exchange.absent and not pool.fresh(now, exchange.model, exchange.tried, absent=True):
                 raise errors.NoEndpoint(
                     f"No endpoint of pool {pool.name} accepts connections. Try again shortly.", retry_after=1
                 ) from None
-        wait = None if failed.excused else self._again(exchange, pool, routed, failed)
+        wait = None if failed.excused else self.again(exchange, pool, routed, failed)
         if wait is None:
             raise client_error(error) from None
         return wait
 
-    def _excused(self, exchange: Exchange, endpoint: Endpoint, error: errors.GatewayError) -> bool:
+    def excused(self, exchange: Exchange, endpoint: Endpoint, error: errors.GatewayError) -> bool:
         """Whether an attempt that was too slow is nobody's fault: the endpoint is busy, for it yields to others; or
         the deadline left it less than the route does."""
         short = isinstance(error, errors.DeadlineExceeded) and (exchange.hurried or exchange.attempts > 1)
@@ -208,7 +196,7 @@ class Attempts:
         # In the later half of the wait: one that froze has yielded to all the others until the moment it did.
         return short or endpoint.yielded_since((since + self._clock()) / 2)
 
-    def _too_slow(
+    def too_slow(
         self,
         exchange: Exchange,
         pool: Pool,
@@ -222,25 +210,26 @@ class Attempts:
         self._metrics.timed_out(timeout_of(error))
         if exchange.cycle.begun:
             raise error
-        wait = self._again(exchange, pool, routed, failed)
+        wait = self.again(exchange, pool, routed, failed)
         if wait is None:
             raise error
         return wait
 
-    def _again(self, exchange: Exchange, pool: Pool, routed: Routed, failed: Failed) -> float | None:
+    def again(self, exchange: Exchange, pool: Pool, routed: Routed, failed: Failed) -> float | None:
         """The seconds to wait before another attempt, or None when there is none."""
         now, outcome, rule = self._clock(), failed.outcome, routed.route.retry
+        kept = kept_back(routed.route.fallback, exchange.place) if routed.route.fallback else 0
         fresh, told = pool.fresh(now, exchange.model, exchange.tried, absent=exchange.absent), failed.told
         lacking = None
-        if not fresh and rule is not None and exchange.attempts <= rule.retries and listed(outcome, rule):
+        if not fresh and rule is not None and exchange.attempts <= rule.retries - kept and listed(outcome, rule):
             # What this very attempt does to its endpoint may leave nobody: then its answer is the last one.
             exchange.attempt_ended = now
-            self._settle(exchange, failed, outcome, now)
+            self.tell(exchange, failed, outcome, now)
             lacking = pool.lacking(now, exchange.model)
             told = _soonest(lacking, told)
         verdict = judge(
             outcome, settings=rule, attempts=exchange.attempts, fresh=fresh, retry_after=told,
-            left=exchange.left(now), budget=pool.budget, now=now, chance=self._chance,
+            left=exchange.left(now), budget=pool.budget, now=now, chance=self._chance, kept=kept,
         )  # fmt: skip
         meter = self._metrics.pool(pool.name)
         # A breaker is not waited for: only probes go through, and the answer is at once (rule 11).
@@ -253,7 +242,7 @@ class Attempts:
         exchange.spent = verdict.why == "budget" or (verdict.why == "spent" and exchange.attempts > 1)
         return None
 
-    def _retry_after(self, relay: Relay) -> float | None:
+    def told(self, relay: Relay) -> float | None:
         if relay.status not in (429, 503):
             return None
         return retry_after(dict(relay.headers).get(b"retry-after"), self._wall())
@@ -267,15 +256,3 @@ def _soonest(lacking: Nobody | None, told: float | None) -> float | None:
     if told is not None and lacking.retry_after > min(told, LONGEST_RETRY_AFTER) - _ALIKE:
         return told
     return lacking.retry_after
-
-
-def _had_it_all(answer: Relay | None, gone: ClientGone) -> Outcome:
-    """The openai SDK closes its socket at `[DONE]`, before HTTP's own end: that client has all that it asked for. Who
-    left before that has `gone`."""
-    if answer is not None and answer.said_end:
-        return outcome_of(answer)
-    try:
-        raise gone
-    finally:
-        # Its traceback holds this frame: a cycle that only the garbage collector would find.
-        del gone

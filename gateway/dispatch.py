@@ -43,17 +43,35 @@ class Dispatch:
         self._outbox.request(connection, head, body, relay, head_request=exchange.method == "HEAD")
         return relay
 
+    def send_beside(self, exchange: Exchange, endpoint: Endpoint, routed: Routed, connection: Connection) -> Relay:
+        """The same where several attempts run beside each other: which of them the exchange tells of, and its limits,
+        are the caller's."""
+        relay = Relay(exchange.cycle, self._clock, exchange.broken)
+        if exchange.strips:
+            relay.strip = UsageStrip()
+        relay.attach(connection)
+        try:
+            head, body = self._request(exchange, endpoint, routed)
+        except BaseException:
+            connection.abort()
+            raise
+        self._outbox.request(connection, head, body, relay, head_request=exchange.method == "HEAD")
+        return relay
+
     async def connect(self, exchange: Exchange, endpoint: Endpoint, timeout: float) -> Connection:
         """A fresh connection. It is made in a task of its own, which is given up with the request."""
         exchange.phase = "connect"
         exchange.cycle.wire.limit(exchange.first_look)
-        task = self._loop.create_task(endpoint.connect(timeout), name=f"connect {endpoint.name}")
+        task = self.connecting(endpoint, timeout)
         try:
             return await task
         except BaseException:
-            if not task.cancel() and not task.cancelled() and task.exception() is None:
-                task.result().abort()
+            give_up(task)
             raise
+
+    def connecting(self, endpoint: Endpoint, timeout: float) -> asyncio.Task[Connection]:
+        """A connection that is being made; whoever asked for it takes it or gives it up."""
+        return self._loop.create_task(endpoint.connect(timeout), name=f"connect {endpoint.name}")
 
     def _request(self, exchange: Exchange, endpoint: Endpoint, routed: Routed) -> tuple[bytes, bytes]:
         """Head and body as they go upstream: the client's bytes, save the headers that end here and a renamed model."""
@@ -103,6 +121,12 @@ class Dispatch:
             self._metrics.open_streams.value -= 1
         if not relay.framed:
             endpoint.meter.unframed.value += 1
+
+
+def give_up(connecting: asyncio.Task[Connection]) -> None:
+    """Nobody wants it any more: no socket is left, and no exception that nobody retrieved."""
+    if not connecting.cancel() and not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().abort()
 
 
 def _renamed(exchange: Exchange, model: str) -> tuple[bytes, bytes]:

@@ -73,11 +73,6 @@ class Relay:
         self._connection = connection
 
     @property
-    def begun(self) -> bool:
-        """Whether the answer has begun, ended or failed."""
-        return self.began_at is not None or self.error is not None
-
-    @property
     def over(self) -> bool:
         """Whether the answer has ended or broken off."""
         return self.ended or self.error is not None

@@ -10,12 +10,11 @@ from typing import Any, Final
 NOT_BUILT: Final = frozenset(
     """
     server.tls server.cors
-    plans.*.priority plans.*.weight
-    pools.*.version pools.*.discover pools.*.hash_on pools.*.max_in_flight pools.*.queue pools.*.on_disconnect
+    pools.*.version pools.*.discover pools.*.hash_on pools.*.on_disconnect
     pools.*.scrape
-    pools.*.endpoints[].max_in_flight pools.*.endpoints[].tags
+    pools.*.endpoints[].tags
     pools.*.workers.warm_up pools.*.workers.restart.crash_loop pools.*.workers.stop.drain pools.*.workers.autoscale
-    routes[].match routes[].hedge routes[].cache routes[].fallback[].cache routes[].canary routes[].shadow
+    routes[].match routes[].cache routes[].fallback[].cache routes[].canary routes[].shadow
     observe.access_log.format observe.tracing
     """.split()
 )

@@ -60,16 +60,19 @@ def applies(scope: str, *, stream: bool, first_byte_plain: float | None) -> bool
     return stream or first_byte_plain is not None or scope not in GENERATIVE
 
 
-def judge(settings: Hedge, retry: Retry | None, *, attempts: int, fresh: bool, budget: HedgeBudget, now: float) -> Why:
+def judge(
+    settings: Hedge, retry: Retry | None, *, attempts: int, kept: int = 0, fresh: bool, budget: HedgeBudget, now: float
+) -> Why:
     """Whether a second attempt is made, once the first has been silent for `settings.after`.
 
     retry: the route's; its `retries` are the attempts after the first, hedges among them
     attempts: made so far
+    kept: of the route's, those that are kept back for its fallback pools
     fresh: a candidate is there that was not tried yet; a hedge never goes to one that was
     budget: the pool's; it pays only when everything else says yes
     now: monotonic seconds
     """
-    if retry is None or attempts > retry.retries:
+    if retry is None or attempts > retry.retries - kept:
         return "spent"
     if not fresh:
         return "nobody"
