@@ -1,6 +1,7 @@
 """One endpoint of the data plane: its connections, its count of attempts in flight, and what it has learnt from
 outcomes."""
 
+from math import inf
 from types import TracebackType
 
 from backends.connections import ConnectionPool
@@ -44,6 +45,7 @@ class Endpoint:
     warmth: the part of its share that it gets, 1 when it is warm
     failing: whether it has failed just now
     usual: whether nothing of its share is held back
+    most: how many attempts it takes at a time; inf without a bound of its own
     standing: what it has come to; whether it may be tried
     """
 
@@ -54,6 +56,7 @@ class Endpoint:
         "failing",
         "in_flight",
         "meter",
+        "most",
         "name",
         "origin",
         "reply_headers",
@@ -73,6 +76,7 @@ class Endpoint:
         self.failing = False
         self.usual = True
         self.in_flight = 0
+        self.most: float = inf
         self.meter = meter
         self.slot = Slot(self, meter.in_flight)
         self.standing = Standing(spec, self, state, meter)

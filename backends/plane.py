@@ -176,6 +176,8 @@ class DataPlane:
         self._states = states
         for name, spec in table.pools.items():
             states[name].install(spec, [self._endpoints[one].standing for one in spec.endpoints], now)
+            for one in spec.endpoints:
+                self._endpoints[one].most = spec.most.get(one.name, inf)
 
     def _state(self, name: str) -> PoolState:
         return PoolState(name, self._meters.pool(name), emit=self._tell, alarm=self._wake)

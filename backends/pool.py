@@ -6,6 +6,7 @@ something has changed or expired; breakers, which depend on the model, are asked
 
 from collections import Counter
 from collections.abc import Sequence
+from math import inf
 from typing import Protocol
 
 from backends.endpoint import Endpoint
@@ -29,10 +30,12 @@ class Pool:
     """One pool of one table. Every `now` is in seconds of one monotonic clock.
 
     candidates: all endpoints of the table, whatever is wrong with them
+    gated: whether a request needs leave to enter (`gateway.admission`): it is bounded, or has no endpoint yet
     """
 
     __slots__ = (
-        "_guarded", "_known", "_seen", "_state", "_usual", "candidates", "engine", "max_context", "name", "strategy"
+        "_guarded", "_known", "_seen", "_state", "_usual", "candidates", "engine", "gated", "max_context", "name",
+        "spec", "strategy",
     )  # fmt: skip
 
     def __init__(self, spec: PoolSpec, candidates: tuple[Endpoint, ...], strategy: Strategy, state: PoolState) -> None:
@@ -41,6 +44,8 @@ class Pool:
         self.max_context = spec.max_context
         self.candidates = candidates
         self.strategy = strategy
+        self.spec = spec
+        self.gated = spec.bounded or (not candidates and spec.coming and spec.queue is not None)
         self._known = spec.known
         self._state = state
         self._seen = -1
@@ -118,9 +123,27 @@ class Pool:
         soonest = min(reasons, key=lambda one: one.retry_after)
         return soonest if soonest.retry_after < float("inf") else Nobody("breaker", SOON)
 
+    @property
+    def version(self) -> int:
+        """Goes up with every change of who is a candidate."""
+        return self._state.version
+
+    def room(self, now: float) -> float:
+        """How many attempts those that may be tried take at a time: 0 while none is there yet or all are paused by
+        their own word, so that waiting helps; inf where nothing bounds them, or where only an answer at once helps."""
+        if not self.candidates:
+            return 0.0 if self.spec.coming else inf
+        usual = [one for one in self.available(now) if one.standing.breakers.worst(now) == "closed"]
+        there = usual or self._last_resorts(now, None)
+        if there:
+            return sum(one.most for one in there)
+        return 0.0 if self.nobody(now, None).reason == "paused" else inf
+
     def _let(self, usual: Sequence[Endpoint], model: str | None, now: float) -> Sequence[Endpoint]:
-        """Those that may be sent an attempt for this model now; a trial is no reason to panic."""
-        return [one for one in usual if one.standing.lets(model, now)] or self._past_trials(model, now)
+        """Those that may be sent an attempt for this model now; a trial is no reason to panic. Where all are full, one
+        of them gets more than its bound: admission counts slots, so that is a retry, or they have become fewer."""
+        let = [one for one in usual if one.standing.lets(model, now)] or self._past_trials(model, now)
+        return [one for one in let if one.in_flight < one.most] or let
 
     def _past_trials(self, model: str | None, now: float) -> Sequence[Endpoint]:
         return [one for one in self._usual if one.standing.breakers.lets(model, now)]
@@ -129,7 +152,7 @@ class Pool:
         """Work out who is a candidate."""
         self._seen = self._state.version
         self._usual = [one for one in self.candidates if one.standing.available]
-        self._guarded = any(one.standing.guarded for one in self._usual)
+        self._guarded = bool(self.spec.most) or any(one.standing.guarded for one in self._usual)
 
     def _last_resorts(self, now: float, model: str | None) -> list[Endpoint]:
         """Who may be tried at all."""

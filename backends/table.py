@@ -15,7 +15,7 @@ from policies.issuers import Issuer
 from policies.limits import Outage
 from policies.principal import Principal
 from policies.settings import Plan, Route
-from policies.settings.pools import Breaker, Ejection
+from policies.settings.pools import Breaker, Ejection, Queue
 
 Forced = Literal["open", "closed"]
 
@@ -62,6 +62,18 @@ class PoolSpec:
     """By name, the state in which the operator holds an endpoint's breakers."""
     max_context: int | None = None
     """Most tokens of a prompt."""
+    max_in_flight: int | Literal["auto"] | None = None
+    """Most requests at a time."""
+    most: Mapping[str, int] = field(default_factory=dict)
+    """By name, the most attempts at a time of the endpoints that have a bound of their own."""
+    queue: Queue | None = None
+    coming: bool = False
+    """Whether a worker that is not ready is on its way."""
+
+    @property
+    def bounded(self) -> bool:
+        """Whether more may come than it takes at a time."""
+        return self.max_in_flight is not None or bool(self.most)
 
 
 @dataclass(frozen=True, slots=True)

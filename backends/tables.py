@@ -2,9 +2,11 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
+from typing import Final
 from urllib.parse import urlsplit
 
 from backends.table import EndpointSpec, Forced, PoolSpec, Table
+from backends.workers.process import State
 from backends.workers.supervisor import WorkerView
 from policies.identity import KeyRecord
 from policies.issuers import Issuer
@@ -12,6 +14,8 @@ from policies.principal import principal_for
 from policies.settings import Endpoint, Policy, Pool
 
 _NOBODY: Mapping[str, Forced] = MappingProxyType({})
+# A worker that is asked to stop is started again, unless it leaves the table.
+_COMING: Final = frozenset({State.STARTING, State.BACKING_OFF, State.STOPPING})
 
 
 def build_table(
@@ -62,6 +66,10 @@ def _pool(
         drained=frozenset(known).intersection(drained),
         forced={one: forced[one] for one in known if one in forced},
         max_context=pool.max_context,
+        max_in_flight=pool.max_in_flight,
+        most={one.name: one.max_in_flight for one in pool.endpoints if one.max_in_flight is not None},
+        queue=pool.queue,
+        coming=any(view.state in _COMING for view in mine),
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from backends.plane import DataPlane
+from backends.plane import DataPlane, View
 from backends.probes import Prober
 from backends.store.opening import Around, make_store
 from backends.webhook import Webhooks
@@ -24,6 +24,7 @@ from gateway import __version__
 from gateway.accepting import most_clients
 from gateway.admin.guard import ASGIApp
 from gateway.admin.routes import admin_routes, client_routes
+from gateway.admission import Admission
 from gateway.attempts import Attempts
 from gateway.clocks import WireSettings
 from gateway.console import Console
@@ -95,6 +96,7 @@ class Gateway:
         self._limiting = Limiting(
             functools.partial(make_store, policy.store, around), self.metrics.limit_refused, f"{rng.getrandbits(64):x}"
         )
+        self._admission = Admission(metrics=self.metrics, wheel=self.wheel, clock=time.monotonic)
         identity = Identity(self.plane, control.issuers, Guessing(time.monotonic), self.metrics.auth_failed)
         self._status = status = GatewayStatus(
             self.plane, self.metrics, self._access, clock(), control, identity, UsageDesk(lambda: self._limiting.store)
@@ -109,8 +111,8 @@ class Gateway:
             limiting=self._limiting, metrics=self.metrics, webhooks=self._webhooks, clock=time.monotonic, wall=clock
         )
         pipeline = Pipeline(
-            identity=identity, limiting=self._limiting, attempts=attempts, fallbacks=fallbacks, settlement=settlement,
-            timed_out=self.metrics.timed_out, clock=time.monotonic,
+            identity=identity, limiting=self._limiting, admission=self._admission, attempts=attempts,
+            fallbacks=fallbacks, settlement=settlement, timed_out=self.metrics.timed_out, clock=time.monotonic,
         )  # fmt: skip
         self._edge = edge = Edge(plane=self.plane, pipeline=pipeline, rng=rng)
         server = policy.server
@@ -142,12 +144,17 @@ class Gateway:
         try:
             self._clients.bind()
             self._admin.bind()
-            await self.control.start(self.plane, self._prober, self._limiting.follow)
+            await self.control.start(self.plane, self._prober, self._follow)
         except OSError as error:
             raise StartError(error.strerror or str(error)) from None
         await self._admin.start()
         await self._limiting.started()
         await self._clients.start()
+
+    def _follow(self, view: View) -> None:
+        """A new table is in force."""
+        self._limiting.follow(view)
+        self._admission.follow(view)
 
     def _supervisor(
         self, policy: Policy, changed: Callable[[], None], report: Callable[[WorkerEvent], None]

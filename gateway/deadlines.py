@@ -1,5 +1,5 @@
 """What may run out while a request is under way, and which of it has: the total deadline, the attempt's time, the time
-to the first content, the time between two reads of a stream.
+to the first content, the time between two reads of a stream, the wait for a place.
 
 All of them share the one lazy timer of the client's connection (`gateway.clocks`): each attempt says once when it must
 be looked at first (`policies.routing.Routed.first_looks`), a stream's reads touch nothing, and only when the timer
@@ -9,7 +9,7 @@ fires is it worked out here what is over.
 import math
 from typing import TYPE_CHECKING, Final
 
-from gateway.errors import AttemptTimeout, DeadlineExceeded, FirstByteTimeout, GatewayError, IdleTimeout
+from gateway.errors import AttemptTimeout, DeadlineExceeded, FirstByteTimeout, GatewayError, IdleTimeout, QueueTimeout
 
 if TYPE_CHECKING:
     from gateway.exchange import Exchange
@@ -24,23 +24,26 @@ def overdue(exchange: "Exchange", now: float) -> float | GatewayError | None:
     total_at = exchange.started + _or_never(exchange.total)
     attempt_at = first_at = quiet_at = _NEVER
     phase, timeouts = exchange.phase, exchange.timeouts
-    if phase not in ("request", "retry"):
+    if phase not in ("request", "queue", "retry"):
         attempt_at = exchange.attempt_began + _or_never(timeouts.attempt)
     if phase == "first_byte" and exchange.dispatched is not None:
         first = timeouts.first_byte if exchange.stream else timeouts.first_byte_plain
         first_at = exchange.dispatched + _or_never(first)
     if phase == "stream":
         quiet_at = _quiet_at(exchange, now)
+    wait_until = exchange.wait_until if phase == "queue" else _NEVER
     late = now + _ROUNDING
     if total_at <= late:
         return DeadlineExceeded("The answer took longer than the request's deadline allows.")
+    if wait_until <= late:
+        return QueueTimeout("The request waited too long for a place (the pool's queue.wait). Try again later.")
     if attempt_at <= late:
         return AttemptTimeout("The engine's answer took longer than the route's attempt timeout.")
     if first_at <= late:
         return FirstByteTimeout("The engine sent no content in time.")
     if quiet_at <= late:
         return IdleTimeout("The engine's stream stood still for too long.")
-    next_at = min(total_at, attempt_at, first_at, quiet_at)
+    next_at = min(total_at, wait_until, attempt_at, first_at, quiet_at)
     return None if next_at == _NEVER else next_at - now
 
 

@@ -21,6 +21,8 @@ GatewayError
  +- RateLimited 429            rate_limit_exceeded (requests or tokens in a time; failed credentials)
  +- ConcurrencyLimited 429     concurrency_limit_exceeded
  +- QuotaExceeded 429          insufficient_quota
+ +- QueueFull 429              queue_full
+ +- QueueTimeout 504           queue_timeout
 
 The body's shape is that of the path's family: OpenAI's, Anthropic's under /v1/messages, Triton's under /v2, TGI's on
 its own paths.
@@ -152,6 +154,10 @@ class QuotaExceeded(GatewayError):
     status, code = 429, "insufficient_quota"
 
 
+class QueueFull(GatewayError):
+    status, code = 429, "queue_full"
+
+
 class InternalError(GatewayError):
     """A fault of ours: logged with its traceback, told to the client without it."""
 
@@ -212,6 +218,12 @@ class Message(GatewayError):
         """`code` is that of the error in whose place it stands."""
         super().__init__(message, retry_after=retry_after)
         self.status, self.code = status, code
+
+
+class QueueTimeout(GatewayError):
+    """It waited for too long, or would have to."""
+
+    status, code = 504, "queue_timeout"
 
 
 class DeadlineExceeded(GatewayError):

@@ -15,7 +15,10 @@ from policies.principal import Principal
 from policies.settings import Timeouts
 
 if TYPE_CHECKING:
+    from gateway.admission import Door
+    from gateway.caching import Lookup
     from gateway.degraded import Answer
+    from gateway.flights import Flight
     from gateway.limiting import Held
 
 Step = tuple[str, str, float]
@@ -29,12 +32,20 @@ class Exchange:
     # What is known late, or never, stands in the class until then: an instance attribute more costs each request 20 ns.
     client_request_id: str | None = None
     received: float
-    """When the whole request was here."""
+    """When the whole request was here, and had waited for its slot."""
     dispatched: float | None = None
     first_content: float | None = None
     released: float | None = None
     phase = "request"
     gone = False
+    gone_in: str | None = None
+    """The phase in which the client left, where the request went on without it."""
+    flight: "Flight | None" = None
+    """Its answer, for others who ask for the same meanwhile."""
+    lookup: "Lookup | None" = None
+    """What the cache has had to say."""
+    cache: str | None = None
+    """What has come of that."""
     relay: Relay | None = None
     principal: Principal | None = None
     model: str | None = None
@@ -59,6 +70,14 @@ class Exchange:
     """Whether the endpoint has been told already how the attempt under way ended."""
     held: "Held | None" = None
     """What it has taken of its plan's limits."""
+    door: "Door | None" = None
+    """Of the pool of which it holds a slot."""
+    entered = 0.0
+    """When it got that slot."""
+    wait_until = 0.0
+    """While it waits for a slot: until when."""
+    queued: float | None = None
+    """Seconds that it waited for a slot."""
     extra_headers: tuple[tuple[bytes, bytes], ...] = ()
     """What a reply says of limits."""
     strips = False
@@ -202,12 +221,13 @@ class Exchange:
             (now - self.started) * 1000,  # ms
             None if self.first_content is None else (self.first_content - self.started) * 1000,  # first_byte_ms
             overhead,  # overhead_ms
+            None if self.queued is None else self.queued * 1000,  # queued_ms
             len(self.body) if self.size_in is None else self.size_in,  # bytes_in
             self.size_out,  # bytes_out
             self.events,  # events
             prompt,  # prompt_tokens
             completion,  # completion_tokens
-            self.phase if self.gone else None,  # client_gone
+            (self.gone_in or self.phase) if self.gone else None,  # client_gone
             self.degraded,  # degraded
             self.degraded_why,  # degraded_why
         )

@@ -12,6 +12,7 @@ from typing import Final
 from backends.plane import View
 from backends.pool import Pool
 from gateway import errors
+from gateway.admission import Admission
 from gateway.attempts import Attempts
 from gateway.client import ClientGone
 from gateway.exchange import Exchange
@@ -41,6 +42,7 @@ class Pipeline:
         *,
         identity: Identity,
         limiting: Limiting,
+        admission: Admission,
         attempts: Attempts,
         fallbacks: Fallbacks,
         settlement: Settlement,
@@ -51,6 +53,7 @@ class Pipeline:
         uvloop rounds to milliseconds."""
         self._identity = identity
         self._limiting = limiting
+        self._admission = admission
         self._attempts = attempts
         self._fallbacks = fallbacks
         self._settlement = settlement
@@ -73,7 +76,6 @@ class Pipeline:
             self._times(exchange, routed)
             if view.limits and principal.plan in view.limits:
                 await self._limit(exchange, view, principal, call, routed)
-            # Limit, cache and admit will stand here.
             if not routed.route.fallback:
                 await self._attempt(exchange, view.pools[routed.route.pool], routed)
             else:
@@ -92,6 +94,8 @@ class Pipeline:
         finally:
             exchange.cycle.timekeeper = None
             self._settlement.settle(exchange)
+            if exchange.door is not None:
+                self._admission.leave(exchange)
             if exchange.held is not None:
                 self._limiting.settle(exchange)
 
@@ -189,6 +193,8 @@ class Pipeline:
 
     async def _attempt(self, exchange: Exchange, pool: Pool, routed: Routed) -> None:
         """Have a pool answer: the route's own, or one of its fallbacks."""
+        if pool.gated:
+            pool = await self._admission.enter(exchange, pool)
         pool.budget.request(exchange.received)
         wait = await self._attempts.make(exchange, pool, routed)
         while wait is not None:

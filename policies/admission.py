@@ -180,6 +180,8 @@ class AdmissionQueue:
     def offer(self, ticket: Ticket, now: float) -> Waiting | Refused:
         """Wait for a slot, or be told that it is of no use."""
         expected = self.expected(ticket, now)
+        if not self.size:
+            return Refused("full", _retry_after(expected))
         if expected is not None and (
             now + expected > ticket.wait_until or now + expected + self._held.least > ticket.deadline
         ):

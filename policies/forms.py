@@ -184,6 +184,7 @@ PATH_GLOB: Final = Kind("a path such as /predict/*", _read_path_glob, {"type": "
 URL_PATH: Final = Kind("auto or a path such as /health", _read_url_path, {"type": "string"})
 AUTO_PORT: Final = _word_or("auto", PORT)
 PROCESSES: Final = _word_or("auto", COUNT_ABOVE_0)
+IN_FLIGHT: Final = _word_or("auto", COUNT_ABOVE_0)
 PATH: Final = Kind("a file's path", _read_text, {"type": "string", "minLength": 1}, is_path=True)
 LOG_PATH: Final = replace(PATH, phrase="a file's path, -, stdout or stderr", not_paths=("-", "stdout", "stderr", *OFF))
 HEADER_NAME: Final = Kind("a header's name", _read_header_name, {"type": "string"})

@@ -56,6 +56,8 @@ class Entry(codec.Struct, gc=False):
     """To the first content of a stream, else to the first byte of the answer."""
     overhead_ms: float | None = None
     """Ours alone."""
+    queued_ms: float | None = None
+    """How long it waited for a slot of its pool."""
     bytes_in: int = 0
     bytes_out: int = 0
     events: int = 0
@@ -125,6 +127,8 @@ class LineEncoder:
             entry.first_byte_ms = int(ms * 1000) / 1000
         if (ms := entry.overhead_ms) is not None:
             entry.overhead_ms = int(ms * 1000) / 1000
+        if (ms := entry.queued_ms) is not None:
+            entry.queued_ms = int(ms * 1000) / 1000
         path = entry.path
         if "?" in path:
             path = entry.path = path.partition("?")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gateway.observe.names import (
@@ -10,6 +11,7 @@ from gateway.observe.names import (
     ENDPOINT_STATES,
     OUTCOMES,
     PROBE_RESULTS,
+    QUEUE_REASONS,
     RETRY_REASONS,
     WORKER_STATES,
 )
@@ -20,9 +22,13 @@ if TYPE_CHECKING:
 
 
 class PoolMetrics:
-    """What is counted of one pool. `budget_exhausted`, `hedges` and `panics` are counters: add to their `value`."""
+    """What is counted of one pool. `budget_exhausted`, `hedges` and `panics` are counters: add to their `value`.
+    `queue_depth` is a gauge; `queued` is told how long each request waited that had to, in seconds."""
 
-    __slots__ = ("_family", "_name", "_retries", "budget_exhausted", "hedges", "panics")
+    __slots__ = (
+        "_family", "_name", "_queue_refused", "_retries", "budget_exhausted", "hedges", "panics", "queue_depth",
+        "queued",
+    )  # fmt: skip
 
     def __init__(self, owner: Metrics, pool: str) -> None:
         self._name = pool
@@ -31,6 +37,13 @@ class PoolMetrics:
         self.budget_exhausted = owner.retry_budget_exhausted.known(pool)
         self.hedges = owner.hedges.known(pool)
         self.panics = owner.panics.known(pool)
+        self.queued: Callable[[float], None] = owner.queue_seconds.known(pool).observe
+        self.queue_depth = owner.queue_depth.known(pool)
+        self._queue_refused = {reason: owner.queue_refused.known(pool, reason) for reason in QUEUE_REASONS}
+
+    def queue_refused(self, reason: str) -> None:
+        """A request got no slot, for one of QUEUE_REASONS; KeyError for another."""
+        self._queue_refused[reason].value += 1
 
     def retried(self, reason: str) -> None:
         """One more attempt was made because of this outcome: its word (`no_answer` ...) or a status as text (`503`)."""

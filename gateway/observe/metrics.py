@@ -39,6 +39,9 @@ from gateway.observe.names import (
     POLICY_GENERATION,
     POLICY_RELOAD_FAILURES,
     PROBES,
+    QUEUE_DEPTH,
+    QUEUE_REFUSED,
+    QUEUE_SECONDS,
     REQUEST_SECONDS,
     REQUESTS,
     RETRIES,
@@ -96,6 +99,9 @@ class Metrics:
         self.hedges = self._numbers(HEDGES)
         self._fallbacks = self._numbers(FALLBACKS)
         self.panics = self._numbers(PANICS)
+        self.queue_seconds = self._histograms(QUEUE_SECONDS)
+        self.queue_depth = self._numbers(QUEUE_DEPTH)
+        self.queue_refused = self._numbers(QUEUE_REFUSED)
         self.streams_broken = self._numbers(STREAMS_BROKEN)
         self.unframed_ends = self._numbers(UNFRAMED_ENDS)
         self.worker_state = self._numbers(WORKER_STATE)

@@ -21,6 +21,8 @@ EJECTION_REASONS = ("consecutive", "error_rate", "saturated")
 PROBE_RESULTS = ("ok", "failed")
 # Outcomes that the default `retry.when` lists; others appear with their first retry.
 RETRY_REASONS = ("not_sent", "no_answer", "too_slow", "429", "502", "503", "504")
+# Why a request did not get the slot that it wanted.
+QUEUE_REASONS = ("full", "pushed_out", "late", "timeout", "nobody")
 TIMEOUT_KINDS = ("connect", "first_byte", "idle", "attempt", "total", "header", "body", "write")
 WORKER_STATES = ("starting", "ready", "backoff", "stopping", "stopped", "quarantined")
 AUTH_REASONS: tuple[str, ...] = get_args(Reason)
@@ -67,6 +69,16 @@ OUTPUT_TOKEN = Metric(
     _GAP,
 )
 OVERHEAD = Metric("overhead_seconds", "histogram", (), "What the gateway itself adds to a request.", _OVERHEAD)
+QUEUE_SECONDS = Metric(
+    "queue_seconds", "histogram", ("pool",), "How long requests waited for a slot, of those that had to wait.", _SECONDS
+)
+QUEUE_DEPTH = Metric("queue_depth", "gauge", ("pool",), "Requests that wait for a slot.")
+QUEUE_REFUSED = Metric(
+    "queue_refused_total",
+    "counter",
+    ("pool", "reason"),
+    "Requests that got no slot: " + ", ".join(QUEUE_REASONS) + ".",
+)
 OPEN_STREAMS = Metric("open_streams", "gauge", (), "Streamed answers that are being relayed now.")
 TOKENS = Metric(
     "tokens_total", "counter", ("model", "tenant", "kind"), "Tokens by the engines' own usage: prompt, completion."
@@ -184,6 +196,9 @@ METRICS: tuple[Metric, ...] = (
     GAP,
     OUTPUT_TOKEN,
     OVERHEAD,
+    QUEUE_SECONDS,
+    QUEUE_DEPTH,
+    QUEUE_REFUSED,
     OPEN_STREAMS,
     TOKENS,
     ATTEMPTS,

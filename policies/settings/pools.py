@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from policies.addresses import BASE_URL, HOST
-from policies.forms import AUTO_PORT, HASH_ON, HEADER_NAME, HEADER_VALUE, NAME, OUTCOME, PATH, TEXT, URL_PATH
+from policies.forms import AUTO_PORT, HASH_ON, HEADER_NAME, HEADER_VALUE, IN_FLIGHT, NAME, OUTCOME, PATH, TEXT, URL_PATH
 from policies.kind import UNSET
 from policies.settings.secret import Secret
 from policies.settings.workers import Workers
@@ -179,7 +179,7 @@ class Pool:
     api_key: what we send upstream; the client's own credential never goes there
     balance: how an endpoint is chosen
     hash_on: for consistent_hash: key, tenant, user, session, header:NAME or body:FIELD
-    max_in_flight: most requests at a time for the pool; beyond it they wait in the queue
+    max_in_flight: most requests at a time for the pool; beyond it they wait in the queue; auto finds it
     max_context: most tokens of a prompt; what is estimated to be longer goes to a fallback pool that takes it
     queue: {size, wait}
     keep_alive: how long an idle upstream connection is kept; 0 keeps none
@@ -199,7 +199,7 @@ class Pool:
     api_key: Secret | None = None
     balance: Balance = "least_requests"
     hash_on: Annotated[str, HASH_ON] = "tenant"
-    max_in_flight: Annotated[int, COUNT_ABOVE_0] | None = None
+    max_in_flight: Annotated[int | Literal["auto"], IN_FLIGHT] | None = None
     max_context: Annotated[int, COUNT_ABOVE_0] | None = None
     queue: Queue | None = Queue()
     keep_alive: Annotated[float, SECONDS] = 4.0

@@ -15,7 +15,6 @@ NOT_AVAILABLE = "not available in this version"
 
 # Of POLICY's own example. Every issue that builds a mechanism takes its lines out.
 TODAY = [
-    "pools.qwen-v1.endpoints[1].max_in_flight",
     "pools.qwen-v1.endpoints[1].tags",
     "pools.qwen-v1.discover",
     "pools.qwen-local.workers.autoscale",
@@ -127,7 +126,6 @@ routes:
         ("server: {processes: auto}", f"server.processes: {NOT_AVAILABLE} (available: 1)"),
         ("server: {tls: {cert: a, key: b}}", f"server.tls: {NOT_AVAILABLE}"),
         ("server: {cors: {origins: ['https://a']}}", f"server.cors: {NOT_AVAILABLE}"),
-        ("plans: {a: {priority: 1}}", f"plans.a.priority: {NOT_AVAILABLE}"),
         ("observe: {access_log: {format: text}}", f"observe.access_log.format: {NOT_AVAILABLE}"),
         ("observe: {tracing: {otlp: 'http://h'}}", f"observe.tracing: {NOT_AVAILABLE}"),
     ],
