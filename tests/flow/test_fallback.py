@@ -10,7 +10,7 @@ import anthropic
 import openai
 import pytest
 
-from tests.fakes.backend import Backend
+from tests.fakes.backend import LAST_CHUNK, STREAM_HEAD, Backend, Connection, Request, chunked
 from tests.flow.harness import CHAT, Running, eventually, gateway_with
 
 # Nobody listens there.
@@ -274,13 +274,11 @@ async def test_no_more_than_concurrency_are_at_a_fallback_pool_the_rest_goes_on(
     backend.streams("a", "b", hold=2)
     step = {"pool": "small", "concurrency": 2}
     async with gateway_with(pools={"pool": [GONE], "small": [backend]}, route=chain(step, MESSAGE)) as gw:
-        clients = [await gw.connect() for _ in range(2)]
-        for client in clients:
-            await client.send(gw.chat_request())
-            await client.until(b'"a"')
-        assert (await gw.ask()).header("x-sluice-degraded") == "message"
-        for client in clients:
-            await client.close()
+        async with await gw.connect() as one, await gw.connect() as two:
+            for client in (one, two):
+                await client.send(gw.chat_request())
+                await client.until(b'"a"')
+            assert (await gw.ask()).header("x-sluice-degraded") == "message"
         await eventually(lambda: gw.gateway.plane.in_flight == 0, "still in flight")
         backend.streams("a")
         assert (await gw.ask()).header("x-sluice-degraded") == "simplified"
@@ -298,12 +296,22 @@ async def test_a_client_that_leaves_at_a_fallback_pool_leaves_nothing(backend: B
 
 
 async def test_tokens_are_charged_by_what_the_fallback_pool_used(backend: Backend) -> None:
-    backend.streams("a", "b", usage=True)
-    policy = {"plans": {"test": {"limits": [{"tokens": "100k/minute", "per": "key"}]}}}
+
+    async def script(c: Connection, request: Request) -> None:
+        # As vLLM writes it: compact, and usage in an event of its own where it was asked for.
+        asked = json.loads(request.body).get("stream_options", {}).get("include_usage", False)
+        chunks: list[dict[str, Any]] = [{"id": "c", "choices": [{"index": 0, "delta": {"content": "ab"}}]}]
+        if asked:
+            chunks.append({"id": "c", "choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}})
+        data = b"".join(b"data: %b\n\n" % json.dumps(one, separators=(",", ":")).encode() for one in chunks)
+        await c.send(STREAM_HEAD + chunked(data + b"data: [DONE]\n\n") + LAST_CHUNK)
+
+    backend.does(script)
+    policy = {"plans": {"test": {"limits": [{"tokens": "1000/hour", "per": "key"}]}}}
     pools = {"pool": [GONE], "small": [backend]}
     async with gateway_with(pools=pools, policy=policy, route=chain({"pool": "small"}, MESSAGE)) as gw:
         answer = await gw.ask()
-        assert answer.text == "ab" and b'"usage"' not in answer.body
+        assert b'"ab"' in answer.body and b'"usage"' not in answer.body
         assert json.loads((await backend.requested()).body)["stream_options"] == {"include_usage": True}
 
         async def used() -> float:
@@ -316,9 +324,38 @@ async def test_tokens_are_charged_by_what_the_fallback_pool_used(backend: Backen
         assert await used() <= 5
 
 
-async def test_a_degraded_path_is_bounded_too(backend: Backend) -> None:
-    """A message to a path that names no model: TGI's own."""
+async def test_a_message_on_a_path_that_names_no_model_has_that_paths_shape() -> None:
     async with gateway_with(GONE, route=chain(MESSAGE)) as gw:
         answer = await gw.post("/generate", {"inputs": "hi"})
         assert (answer.status, answer.json) == (503, {"error": TEXT, "error_type": "no_endpoint_available"})
         assert (await gw.post(CHAT, {"model": "m", "messages": []})).status == 200
+
+
+async def test_the_webhook_is_told_once_an_incident_with_what_happened(backend: Backend) -> None:
+    async with Backend() as own:
+        own.answers(503)
+        backend.answers(200)
+        hook = {"url": f"{backend.url}/hook", "token": {"env": "HOOK_TOKEN"}}
+        route = chain({**MESSAGE, "webhook": hook}, retry="off")
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("HOOK_TOKEN", "t0ken")
+            async with gateway_with(own, route=route, policy={"pools": {"pool": {"breaker": "off"}}}) as gw:
+                answers = await asyncio.gather(*(gw.ask(stream=stream) for stream in (False, True) * 20))
+                assert {answer.header("x-sluice-degraded") for answer in answers} == {"message"}
+                request = await backend.requested()
+                assert request.header("authorization") == "Bearer t0ken"
+                told = json.loads(request.body)
+                assert {name: told[name] for name in ("event", "route", "pool", "degraded", "status")} == {
+                    "event": "degraded",
+                    "route": "m",
+                    "pool": "pool",
+                    "degraded": "message",
+                    "status": 200,
+                }
+                assert told["why"] in ("503", "no_endpoint_available")
+                lines = await gw.access_lines()
+                (first,) = [line for line in lines if line["request_id"] == told["request_id"]]
+                assert [one["endpoint"] for one in told["attempts"]] == [step[0] for step in first["trail"]]
+                await eventually(lambda: "webhook_told" in gw.log_text(), "the log never said so")
+                assert backend.attempts == 1
+                assert gw.key not in request.body.decode() and own.url not in request.body.decode()
