@@ -274,3 +274,5 @@ class Route:
             raise ValueError("aliases and upstream_model belong to a route with a model")
         if not self.methods:
             raise ValueError("methods is empty")
+        if self.hedge is not None and (self.retry is None or not self.retry.retries):
+            raise ValueError("hedge needs retry.retries: a hedge is an attempt after the first")

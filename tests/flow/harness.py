@@ -147,6 +147,7 @@ async def assert_quiet(gw: Running) -> None:
     ended = ("no_endpoint_available", "deadline_exceeded")
     vain = sum(line["client_gone"] == "retry" or line["code"] in ended for line in lines)
     retried = total(series, "retries_total") - sum(len(trail) - 1 for trail in trails if trail) + _falls(gw, trails)
+    retried += total(series, "hedges_total")
     assert 0 <= retried <= vain, (retried, vain)
     assert_one_state_each(series)
     gc.collect()
