@@ -18,6 +18,7 @@ from gateway.drive import Signal
 from gateway.exchange import Exchange
 from gateway.observe.members import PoolMetrics
 from gateway.observe.metrics import Metrics
+from policies.adaptive import AdaptiveLimit
 from policies.admission import LONGEST_RETRY_AFTER, AdmissionQueue, Refused, Ticket
 from policies.settings import Plan, Queue
 
@@ -79,7 +80,19 @@ class Admission:
 class Door:
     """One pool's, over tables: its slots, and who waits for one."""
 
-    __slots__ = ("_clock", "_gone", "_meter", "_seen", "_signals", "_ticking", "_wait", "_wheel", "pool", "queue")
+    __slots__ = (
+        "_clock",
+        "_gone",
+        "_limit",
+        "_meter",
+        "_seen",
+        "_signals",
+        "_ticking",
+        "_wait",
+        "_wheel",
+        "pool",
+        "queue",
+    )
 
     def __init__(self, pool: Pool, meter: PoolMetrics, wheel: TimerWheel, clock: Callable[[], float]) -> None:
         self._wheel = wheel
@@ -88,6 +101,7 @@ class Door:
         self._ticking: Timer | None = None
         self._seen = -1
         self._gone = False
+        self._limit: AdaptiveLimit | None = None
         self.queue = AdmissionQueue(size=0, slots=0.0)
         self.follow(pool, meter)
 
@@ -96,6 +110,10 @@ class Door:
         self.pool, self._meter = pool, meter
         settings = pool.spec.queue if pool.spec.queue is not None else _NO_QUEUE
         self.queue.size, self._wait = settings.size, settings.wait
+        if pool.spec.max_in_flight != "auto":
+            self._limit = None
+        elif self._limit is None:
+            self._limit = AdaptiveLimit()
         self._call(self._clock())
 
     def open(self) -> None:
@@ -115,8 +133,16 @@ class Door:
         """The request is over: its slot is the next one's."""
         now = self._clock()
         self.queue.give_back(now - exchange.entered)
+        if self._limit is not None:
+            self._learn(self._limit, exchange)
         if self.queue.waiting:
             self._call(now)
+
+    def give_back(self) -> None:
+        """A slot that was taken beside a request's own is free. For how long it was held says nothing of requests."""
+        self.queue.taken -= 1
+        if self.queue.waiting:
+            self._call(self._clock())
 
     async def wait(self, exchange: Exchange, tenant: str, plan: Plan) -> None:
         """Wait for a slot and take it. Raises GatewayError where there is none in time, ClientGone."""
@@ -179,6 +205,17 @@ class Door:
         if ticket.admitted:
             exchange.door = self
 
+    def _learn(self, limit: AdaptiveLimit, exchange: Exchange) -> None:
+        """What this answer tells of how many the engines take."""
+        taken, relay, first = self.queue.taken + 1, exchange.relay, exchange.first_content
+        before = limit.limit
+        if exchange.outcome in ("429", "503"):
+            limit.saturated(taken)
+        elif relay is not None and first is not None and exchange.dispatched is not None:
+            limit.answered("stream" if relay.stream else "plain", first - exchange.dispatched, taken)
+        if limit.limit != before:
+            self._measure(self._clock())
+
     # -- who is let in
 
     def _tick(self) -> None:
@@ -201,7 +238,10 @@ class Door:
         self._seen = pool.version
         most = pool.spec.max_in_flight
         room = pool.room(now) if pool.gated else math.inf
-        self.queue.slots = min(room, most) if isinstance(most, int) else room
+        if self._limit is not None:
+            self.queue.slots = min(room, self._limit.limit)
+        else:
+            self.queue.slots = min(room, most) if isinstance(most, int) else room
 
     # -- what a client is told
 

@@ -133,7 +133,7 @@ class Gateway:
         self._lag = loop.create_task(watch_lag(self.metrics.loop_lag, loop), name="loop lag")
 
     def _admin_app(self, policy: Policy) -> ASGIApp:
-        console = Console(Overview(self.plane, self.control, time.monotonic), self.control)
+        console = Console(Overview(self.plane, self.control, self._admission, time.monotonic), self.control)
         token = policy.server.admin_token
         return admin_routes(
             self._status, console, bound=policy.server.admin, token=None if token is None else token.value

@@ -8,7 +8,7 @@ from gateway.errors import InternalError, PathNotFound, shutting_down
 from gateway.observe.log import fields
 from gateway.observe.repeats import AUDIT
 from gateway.orders import Orders
-from gateway.overview import EndpointFacts, Overview, PoolFacts
+from gateway.overview import EndpointFacts, Overview, PoolFacts, QueueFacts
 from policies.mistakes import known, quoted
 
 log = logging.getLogger(AUDIT)
@@ -47,6 +47,10 @@ class Console:
     def pools(self) -> list[PoolFacts]:
         """Every pool."""
         return self._overview.pools()
+
+    def queues(self) -> list[QueueFacts]:
+        """Every pool's queue."""
+        return self._overview.queues()
 
     def endpoints(self) -> list[EndpointFacts]:
         """Every endpoint."""

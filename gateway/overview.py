@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 from backends.endpoint import Endpoint
@@ -10,6 +11,8 @@ from backends.events import EndpointEvent
 from backends.plane import DataPlane, View
 from backends.table import PoolSpec
 from backends.workers.supervisor import WorkerView
+from gateway.admission import Admission
+from policies.admission import Level
 from policies.health import Finding
 
 
@@ -76,6 +79,22 @@ class PoolFacts:
     in_flight: int
 
 
+@dataclass(frozen=True, slots=True)
+class QueueFacts:
+    """One pool's slots and its queue. `slots` is null while nothing bounds them; `drain_rate` is requests a second,
+    null while nobody can say; `levels` are what waits, by priority."""
+
+    name: str
+    max_in_flight: int | str | None
+    slots: float | None
+    in_use: int
+    waiting: int
+    size: int
+    wait: float
+    drain_rate: float | None
+    levels: Sequence[Level]
+
+
 class Knows(Protocol):
     """What the control side knows of endpoints (`gateway.control.Control`)."""
 
@@ -90,9 +109,10 @@ class Knows(Protocol):
 class Overview:
     """Reads; changes nothing. `clock` is the data plane's."""
 
-    def __init__(self, plane: DataPlane, control: Knows, clock: Callable[[], float]) -> None:
+    def __init__(self, plane: DataPlane, control: Knows, admission: Admission, clock: Callable[[], float]) -> None:
         self._plane = plane
         self._control = control
+        self._admission = admission
         self._clock = clock
 
     def pools(self) -> list[PoolFacts]:
@@ -106,6 +126,28 @@ class Overview:
             candidates = len(view.pools[name].available(now))
             facts.append(PoolFacts(name, spec.engine, spec.balance, spec.known, states, candidates, in_flight))
         return facts
+
+    def queues(self) -> list[QueueFacts]:
+        """Every pool's queue."""
+        return [self._queue(spec) for spec in self._view.table.pools.values()]
+
+    def _queue(self, pool: PoolSpec) -> QueueFacts:
+        door = self._admission.doors.get(pool.name)
+        size, wait = (pool.queue.size, pool.queue.wait) if pool.queue is not None else (0, 0.0)
+        if door is None:
+            return QueueFacts(pool.name, pool.max_in_flight, None, 0, 0, size, wait, None, ())
+        queue, rate = door.queue, door.queue.drain_rate
+        return QueueFacts(
+            name=pool.name,
+            max_in_flight=pool.max_in_flight,
+            slots=None if queue.slots == inf else queue.slots,
+            in_use=queue.taken,
+            waiting=queue.waiting,
+            size=size,
+            wait=wait,
+            drain_rate=None if rate is None else round(rate, 3),
+            levels=queue.levels(self._clock()),
+        )
 
     def endpoints(self) -> list[EndpointFacts]:
         """Every endpoint of the policy in force, also workers that are not ready."""

@@ -20,6 +20,7 @@ class Console(Protocol):
     """What an operator sees and orders (`gateway.console.Console`). All of it is written out as JSON."""
 
     def pools(self) -> Sequence[object]: ...
+    def queues(self) -> Sequence[object]: ...
     def endpoints(self) -> Sequence[object]: ...
     def order(self, name: str, order: Order, who: str) -> object:
         """The endpoint as it is then. Raises GatewayError."""
@@ -38,11 +39,14 @@ _NOTHINGS: Final = codec.Decoder(_Nothing)
 
 
 def api_routes(console: Console) -> list[Route]:
-    """`GET /api/pools`, `GET /api/endpoints`, and `POST /api/endpoints/{name}/breaker|drain|resume`, which answer with
-    the endpoint as it is then."""
+    """`GET /api/pools`, `GET /api/queue`, `GET /api/endpoints`, and `POST /api/endpoints/{name}/breaker|drain|resume`,
+    which answer with the endpoint as it is then."""
 
     async def pools(_: Request) -> Response:
         return told({"pools": console.pools()})
+
+    async def queue(_: Request) -> Response:
+        return told({"queues": console.queues()})
 
     async def endpoints(_: Request) -> Response:
         return told({"endpoints": console.endpoints()})
@@ -61,6 +65,7 @@ def api_routes(console: Console) -> list[Route]:
 
     return [
         get("/api/pools", pools),
+        get("/api/queue", queue),
         get("/api/endpoints", endpoints),
         post("/api/endpoints/{name}/breaker", breaker),
         post("/api/endpoints/{name}/drain", drain),
