@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from backends.endpoint import Endpoint
 from backends.pool import Pool
 from backends.upstream import UpstreamError
 from gateway import errors
@@ -140,17 +141,19 @@ class Hedging:
     def _hedge(self, race: Race) -> None:
         """A second attempt, if there may be one and somebody is there for it."""
         exchange, pool, route = race.exchange, race.pool, race.routed.route
-        now, settings = self._clock(), route.hedge
+        now, settings, door = self._clock(), route.hedge, exchange.door
         assert settings is not None, "or nobody would be here"
-        fresh = pool.fresh(now, exchange.model, exchange.tried)
+        endpoint = _other(exchange, pool, now)
+        room = endpoint is not None and (door is None or door.enter())
         why = hedging.judge(
             settings, route.retry, attempts=exchange.attempts, kept=kept_back(route.fallback, exchange.place),
-            fresh=fresh, budget=pool.hedges, now=now,
+            fresh=room, budget=pool.hedges, now=now,
         )  # fmt: skip
-        if why != "hedge":
+        if endpoint is None or why != "hedge":
+            if room and door is not None:
+                door.give_back()
             return
-        endpoint = pool.choose(now, exchange.model, exchange.tried)
-        assert endpoint is not None and endpoint not in exchange.tried, "somebody fresh is there"
+        race.door = door
         exchange.attempts += 1
         exchange.tried = (*exchange.tried, endpoint)
         self._metrics.pool(pool.name).hedges.value += 1
@@ -188,6 +191,16 @@ class Hedging:
         leg.endpoint.settle(
             outcome, now, model=exchange.model, permit=leg.permit, retry_after=failed.told, excused=failed.excused
         )
+
+
+def _other(exchange: Exchange, pool: Pool, now: float) -> Endpoint | None:
+    """Who could be asked beside the first one: a candidate that was not tried yet and has room."""
+    if not pool.fresh(now, exchange.model, exchange.tried):
+        return None
+    endpoint = pool.choose(now, exchange.model, exchange.tried)
+    if endpoint is None or endpoint in exchange.tried or endpoint.in_flight >= endpoint.most:
+        return None
+    return endpoint
 
 
 def _alarm(race: Race) -> asyncio.TimerHandle | None:

@@ -14,6 +14,7 @@ from backends.endpoint import Endpoint
 from backends.http1 import Connection
 from backends.pool import Pool
 from backends.upstream import UpstreamError
+from gateway.admission import Door
 from gateway.dispatch import Dispatch, give_up
 from gateway.drive import Signal
 from gateway.errors import GatewayError
@@ -71,6 +72,8 @@ class Race:
         self.pool = pool
         self.routed = routed
         self.legs: list[Leg] = []
+        self.door: Door | None = None
+        """Who gave the second leg a slot of the pool beside the request's own."""
         self.late = False
         """Whether a second attempt is due."""
         self._dispatch = dispatch
@@ -139,6 +142,10 @@ class Race:
             if not leg.relay.framed:
                 leg.endpoint.meter.unframed.value += 1
         leg.endpoint.slot.__exit__(None, None, None)
+        door, self.door = self.door, None
+        if door is not None:
+            # Whichever of two it is, the other needs no more than the request's own.
+            door.give_back()
         return self._clock()
 
     # -- a leg's way

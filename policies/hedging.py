@@ -68,7 +68,8 @@ def judge(
     retry: the route's; its `retries` are the attempts after the first, hedges among them
     attempts: made so far
     kept: of the route's, those that are kept back for its fallback pools
-    fresh: a candidate is there that was not tried yet; a hedge never goes to one that was
+    fresh: a candidate is there that was not tried yet and has room, and so has the pool: a hedge never goes to one that
+        was, and waits for nobody
     budget: the pool's; it pays only when everything else says yes
     now: monotonic seconds
     """

@@ -372,3 +372,27 @@ async def test_a_hedge_without_an_attempt_to_spend_is_a_mistake(backend: Backend
     with pytest.raises(StartError, match=r"hedge needs retry\.retries"):
         async with gateway_with(backend, route={"retry": retry, "hedge": HEDGE}):
             pass
+
+
+async def test_a_hedge_takes_a_slot_of_the_pool_and_waits_for_none(backend: Backend, other: Backend) -> None:
+    backend.does(silent())
+    other.streams("a", hold=0)
+    settings = in_order(backend, other, max_in_flight=3, queue={"size": 8, "wait": "10s"})
+    async with gateway_with(backend, other, policy=settings, route=hedged()) as gw:
+        asking = [asks(gw)]
+        await other.requested()
+        # Two of three slots are taken, and the next request takes the third.
+        asking.append(asks(gw))
+        await eventually(lambda: gw.total("endpoint_in_flight") == 3, "the third slot is free")
+        await asyncio.sleep(0.15)
+        assert gw.total("hedges_total") == 1
+        asking.append(asks(gw))
+        await eventually(lambda: gw.total("queue_depth") == 1, "it does not wait")
+        backend.streams("a")
+        other.release.set()
+        assert [(await one).text for one in asking[:1]] == ["a"]
+        # The loser's slot is the next one's, at once.
+        assert (await asking[2]).text == "a"
+        for connection in backend.open:
+            connection.rst()
+        assert (await asking[1]).text == "a"
