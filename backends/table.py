@@ -60,6 +60,8 @@ class PoolSpec:
     """Names of endpoints that get nothing new, by the operator's word."""
     forced: Mapping[str, Forced] = field(default_factory=dict)
     """By name, the state in which the operator holds an endpoint's breakers."""
+    version: str = "1"
+    """Of its model: answers of another version are other answers."""
     max_context: int | None = None
     """Most tokens of a prompt."""
     max_in_flight: int | Literal["auto"] | None = None

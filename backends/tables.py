@@ -65,6 +65,7 @@ def _pool(
         slow_start=pool.slow_start,
         drained=frozenset(known).intersection(drained),
         forced={one: forced[one] for one in known if one in forced},
+        version=pool.version,
         max_context=pool.max_context,
         max_in_flight=pool.max_in_flight,
         most={one.name: one.max_in_flight for one in pool.endpoints if one.max_in_flight is not None},

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from backends.cache.opening import make_cache
 from backends.plane import DataPlane, View
 from backends.probes import Prober
 from backends.store.opening import Around, make_store
@@ -26,6 +27,7 @@ from gateway.admin.guard import ASGIApp
 from gateway.admin.routes import admin_routes, client_routes
 from gateway.admission import Admission
 from gateway.attempts import Attempts
+from gateway.caching import Caching
 from gateway.clocks import WireSettings
 from gateway.console import Console
 from gateway.control import Control, StartError
@@ -96,6 +98,10 @@ class Gateway:
         self._limiting = Limiting(
             functools.partial(make_store, policy.store, around), self.metrics.limit_refused, f"{rng.getrandbits(64):x}"
         )
+        self._caching = Caching(
+            functools.partial(make_cache, policy.store, around), count=self.metrics.cached, wheel=self.wheel,
+            clock=time.monotonic, epoch=around.epoch,
+        )  # fmt: skip
         self._admission = Admission(metrics=self.metrics, wheel=self.wheel, clock=time.monotonic)
         identity = Identity(self.plane, control.issuers, Guessing(time.monotonic), self.metrics.auth_failed)
         self._status = status = GatewayStatus(
@@ -108,11 +114,13 @@ class Gateway:
         )  # fmt: skip
         self._webhooks = Webhooks(agent=f"sluice/{__version__}", say=_webhook_says)
         fallbacks = Fallbacks(
-            limiting=self._limiting, metrics=self.metrics, webhooks=self._webhooks, clock=time.monotonic, wall=clock
-        )
+            limiting=self._limiting, caching=self._caching, admission=self._admission, metrics=self.metrics,
+            webhooks=self._webhooks, clock=time.monotonic, wall=clock,
+        )  # fmt: skip
         pipeline = Pipeline(
-            identity=identity, limiting=self._limiting, admission=self._admission, attempts=attempts,
-            fallbacks=fallbacks, settlement=settlement, timed_out=self.metrics.timed_out, clock=time.monotonic,
+            identity=identity, limiting=self._limiting, caching=self._caching, admission=self._admission,
+            attempts=attempts, fallbacks=fallbacks, settlement=settlement, timed_out=self.metrics.timed_out,
+            clock=time.monotonic,
         )  # fmt: skip
         self._edge = edge = Edge(plane=self.plane, pipeline=pipeline, rng=rng)
         server = policy.server
@@ -149,11 +157,13 @@ class Gateway:
             raise StartError(error.strerror or str(error)) from None
         await self._admin.start()
         await self._limiting.started()
+        await self._caching.started()
         await self._clients.start()
 
     def _follow(self, view: View) -> None:
         """A new table is in force."""
         self._limiting.follow(view)
+        self._caching.follow(view)
         self._admission.follow(view)
 
     def _supervisor(
@@ -224,6 +234,7 @@ class Gateway:
         await self._end_workers(hurry)
         await self._admin.stop()
         await self._limiting.stop()
+        await self._caching.stop()
         await self._webhooks.stop()
         self.plane.close()
         done()
@@ -247,8 +258,8 @@ class Gateway:
 
 
 def _store_says(event: str, what: Mapping[str, object]) -> None:
-    """The store of limits is lost, or back."""
-    level = logging.WARNING if event == "store_lost" else logging.INFO
+    """The store of limits, or of cached answers, is lost or back."""
+    level = logging.WARNING if event in ("store_lost", "cache_lost") else logging.INFO
     logging.getLogger("sluice.store").log(level, event, extra=fields(**what))
 
 

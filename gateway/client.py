@@ -2,10 +2,13 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway.errors import BodyTooLarge, GatewayError
 from gateway.headers import Headers
+
+if TYPE_CHECKING:
+    from gateway.drive import Drive
 
 
 class Pump(Protocol):
@@ -21,6 +24,13 @@ class Timekeeper(Protocol):
     def overdue(self, now: float) -> float | GatewayError | None:
         """`now` is on the gateway's monotonic clock. The seconds to wait on before it is asked again, None for no
         limit, or what to throw into the request."""
+
+
+class Heirs(Protocol):
+    """Those who want a request's answer beside its client."""
+
+    def left(self, drive: "Drive") -> bool:
+        """Its client has left, and `drive` answers it. Whether that goes on, with somebody in the client's place."""
 
 
 class ClientGone(Exception):
@@ -70,6 +80,8 @@ class ClientCycle:
     """When the body must be here, by the loop's clock; None while nobody waits for it."""
     head = b""
     """The head of a chunked reply, until its first chunk takes it along."""
+    heirs: "Heirs | None" = None
+    """Asked when the client leaves: whether the request goes on without it."""
     _arrival: asyncio.Future[None] | None = None
 
     def __init__(self, wire: Wire, request: Any, headers: Headers, now: float) -> None:
@@ -178,6 +190,14 @@ class ClientCycle:
         elif not self.bodyless:
             wire.conn.send_data(data)
             wire.transport.write(wire.conn.data_to_send())
+
+    def write_all(self, chunks: list[bytes]) -> None:
+        """Send body bytes in one write, each chunk framed as `write` would."""
+        if not self.chunked:
+            self.write(b"".join(chunks))
+            return
+        head, self.head = self.head, b""
+        self.wire.transport.write(head + b"".join([b"%x\r\n%b\r\n" % (len(data), data) for data in chunks]))
 
     def finish(self, data: bytes = b"") -> None:
         """Send the last bytes and end the reply; the connection goes on to the next request if both sides want it."""

@@ -94,6 +94,8 @@ class Dispatch:
         headers, length_known = reply_headers(
             self._down, relay.status, relay.headers, endpoint.origin, stream=relay.stream
         )
+        if exchange.flight is not None:
+            exchange.flight.begin(relay, headers, length_known=length_known)
         headers.append((b"x-request-id", exchange.request_id.encode()))
         headers.append((b"x-sluice-attempts", b"%d" % exchange.attempts))
         headers += endpoint.reply_headers

@@ -230,4 +230,5 @@ class Exchange:
             (self.gone_in or self.phase) if self.gone else None,  # client_gone
             self.degraded,  # degraded
             self.degraded_why,  # degraded_why
+            self.cache,  # cache
         )

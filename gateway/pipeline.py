@@ -14,6 +14,7 @@ from backends.pool import Pool
 from gateway import errors
 from gateway.admission import Admission
 from gateway.attempts import Attempts
+from gateway.caching import Caching
 from gateway.client import ClientGone
 from gateway.exchange import Exchange
 from gateway.fallback import Asked, Fallbacks
@@ -42,6 +43,7 @@ class Pipeline:
         *,
         identity: Identity,
         limiting: Limiting,
+        caching: Caching,
         admission: Admission,
         attempts: Attempts,
         fallbacks: Fallbacks,
@@ -53,6 +55,7 @@ class Pipeline:
         uvloop rounds to milliseconds."""
         self._identity = identity
         self._limiting = limiting
+        self._caching = caching
         self._admission = admission
         self._attempts = attempts
         self._fallbacks = fallbacks
@@ -76,6 +79,8 @@ class Pipeline:
             self._times(exchange, routed)
             if view.limits and principal.plan in view.limits:
                 await self._limit(exchange, view, principal, call, routed)
+            if routed.route.cache is not None and await self._caching.answered(exchange, view, principal, routed):
+                return
             if not routed.route.fallback:
                 await self._attempt(exchange, view.pools[routed.route.pool], routed)
             else:
@@ -92,12 +97,7 @@ class Pipeline:
                 exchange, errors.InternalError("The gateway failed. The operator can find the cause by the request id.")
             )
         finally:
-            exchange.cycle.timekeeper = None
-            self._settlement.settle(exchange)
-            if exchange.door is not None:
-                self._admission.leave(exchange)
-            if exchange.held is not None:
-                self._limiting.settle(exchange)
+            self._over(exchange)
 
     async def refuse(self, exchange: Exchange, error: errors.GatewayError) -> None:
         """Answer a request that has no way through the gateway; it is counted and logged like any other."""
@@ -225,6 +225,17 @@ class Pipeline:
         exchange.first_look = left if exchange.first_look is None else min(left, exchange.first_look)
 
     # -- how it ends
+
+    def _over(self, exchange: Exchange) -> None:
+        """Whatever has become of it: others are told, it is counted, and what it holds is given back."""
+        exchange.cycle.timekeeper = None
+        if exchange.lookup is not None:
+            self._caching.landed(exchange)
+        self._settlement.settle(exchange)
+        if exchange.door is not None:
+            self._admission.leave(exchange)
+        if exchange.held is not None:
+            self._limiting.settle(exchange)
 
     def _fail(self, exchange: Exchange, error: errors.GatewayError) -> None:
         """Tell the client: as a status while nothing was sent, else by breaking the stream off honestly."""

@@ -6,7 +6,7 @@ is direct too: a client that reads slowly pauses the upstream's reading.
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from backends.http1 import Connection
 from backends.upstream import UpstreamError
@@ -25,6 +25,16 @@ HOLD_LIMIT: Final = 64 * 1024
 # So many reads, or one so large, and what has passed is looked at: a stream keeps at most 64 KiB for that.
 LOOK_EVERY: Final = 32
 LOOK_AT_ONCE: Final = 2048
+
+
+class Copy(Protocol):
+    """Who gets what goes to the client too. The pump of the client's reply, in the relay's place."""
+
+    def write(self, data: bytes) -> None: ...
+    def finish(self) -> None: ...
+    def broke(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
 
 
 class Relay:
@@ -49,6 +59,8 @@ class Relay:
     _resumed_at = 0.0
     strip: UsageStrip | None = None
     """Takes the usage that we asked for out of a stream again."""
+    copy: Copy | None = None
+    """Who gets the same (`gateway.flights`)."""
     _connection: Connection | None = None
     _first: FirstContent | None = None
     _gap: Callable[[float], None] | None = None
@@ -118,17 +130,35 @@ class Relay:
         strip = self.strip = self.strip if self.stream else None
         if strip is not None:
             data = strip.feed(data) + strip.end() if self.ended else strip.feed(data)
+        copy = self.copy
+        if copy is not None:
+            copy.write(data)
         if self.ended:
+            if copy is not None:
+                copy.finish()
             outbox.answer(cycle, data)
             return
-        cycle.fed_by(self)
+        cycle.fed_by(self if copy is None else copy)
         cycle.write(data)
         if self.error is not None:
             self._break()
         else:
             self._gap = gap
-            self._write = cycle.writer() if strip is None else _stripped(cycle, strip)
+            self._write = self._writer(cycle)
             self._passing = True
+
+    def turn_to(self, cycle: ClientCycle) -> None:
+        """Another one takes the client's place."""
+        self._cycle = cycle
+        if self._passing:
+            self._write = self._writer(cycle)
+
+    def _writer(self, cycle: ClientCycle) -> Callable[[bytes], None]:
+        """What takes the rest of the body."""
+        write, copy, strip = cycle.writer(), self.copy, self.strip
+        if copy is not None:
+            write = _copied(write, copy)
+        return write if strip is None else _stripped(write, strip)
 
     def close(self) -> None:
         """Leave the upstream: a connection still in use is closed at once, which aborts the request in the engine."""
@@ -210,7 +240,11 @@ class Relay:
         if self._connection is not None:
             self.framed = self._connection.framed
         if self._passing:
-            self._cycle.finish(self.strip.end() if self.strip is not None else b"")
+            last = self.strip.end() if self.strip is not None else b""
+            self._cycle.finish(last)
+            if self.copy is not None:
+                self.copy.write(last)
+                self.copy.finish()
             self._wake()
         elif self.began_at is None:
             self._begin()
@@ -242,6 +276,9 @@ class Relay:
         held = self.strip.end() if self.strip is not None else b""
         if held:
             self._cycle.write(held)
+        if self.copy is not None:
+            self.copy.write(held)
+            self.copy.broke()
         if event:
             between = self.tap is None or self.tap.between_events
             self._cycle.write(event if between else b"\n\n" + event)
@@ -261,9 +298,18 @@ class Relay:
             self._connection.resume()
 
 
-def _stripped(cycle: ClientCycle, strip: UsageStrip) -> Callable[[bytes], None]:
+def _copied(write: Callable[[bytes], None], copy: Copy) -> Callable[[bytes], None]:
+    """What writes the rest of an answer that others get too."""
+
+    def write_both(data: bytes) -> None:
+        write(data)
+        copy.write(data)
+
+    return write_both
+
+
+def _stripped(write: Callable[[bytes], None], strip: UsageStrip) -> Callable[[bytes], None]:
     """What writes the rest of a stream that usage is taken out of."""
-    write = cycle.writer()
 
     def write_left(data: bytes) -> None:
         left = strip.feed(data)

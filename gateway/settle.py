@@ -25,7 +25,7 @@ class Settlement:
             self._answer(exchange, relay, relay.tap)
         tenant = exchange.principal.tenant if exchange.principal is not None else None
         if exchange.gone:
-            self._metrics.client_gone(exchange.phase)
+            self._metrics.client_gone(exchange.gone_in or exchange.phase)
             exchange.status, exchange.error = 499, "client_gone"
         # A name that no route has may be anything; the log has it, the metrics do not.
         model = exchange.model if exchange.route is not None else None

@@ -86,7 +86,7 @@ class RequestUnderWay(ClientConnection):
             return
         cycle.disconnected = True
         cycle.arrived()
-        if self.drive is not None:
+        if self.drive is not None and (cycle.heirs is None or not cycle.heirs.left(self.drive)):
             self.drive.throw(ClientGone())
         if self.write_paused:
             self.transport.abort()

@@ -10,11 +10,11 @@ from typing import Any, Final
 NOT_BUILT: Final = frozenset(
     """
     server.tls server.cors
-    pools.*.version pools.*.discover pools.*.hash_on pools.*.on_disconnect
+    pools.*.discover pools.*.hash_on pools.*.on_disconnect
     pools.*.scrape
     pools.*.endpoints[].tags
     pools.*.workers.warm_up pools.*.workers.restart.crash_loop pools.*.workers.stop.drain pools.*.workers.autoscale
-    routes[].match routes[].cache routes[].fallback[].cache routes[].canary routes[].shadow
+    routes[].match routes[].canary routes[].shadow
     observe.access_log.format observe.tracing
     """.split()
 )

@@ -13,6 +13,7 @@ score, classify, tokens). Only `always` takes the rest, such as a `path` route's
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -39,8 +40,8 @@ _SAMPLED: Final[Mapping[str, Sequence[str]]] = {
     "/generate": ("parameters", "sampling_params"),
     "/generate_stream": ("parameters", "sampling_params"),
 }
-# How an engine ends an answer that it was stopped in, or failed in.
-_UNFINISHED: Final = (b'"finish_reason":"abort"', b'"finish_reason":"error"')
+# How an engine ends an answer that it was stopped in, or failed in. Inside of a JSON string the quotes are escaped.
+_UNFINISHED: Final = re.compile(rb'"finish_reason"\s*:\s*"(?:abort|error)"|"response\.failed"')
 
 Age = Literal["fresh", "stale"]
 Headers = Iterable[tuple[bytes, bytes]]
@@ -125,9 +126,14 @@ def shareable(status: int, headers: Headers) -> bool:
     )
 
 
+def says_its_end(kind: PathKind) -> bool:
+    """Whether a stream of this path that is over has said so in its own words, such as `[DONE]`."""
+    return _SAMPLED.get(kind.path) == ()
+
+
 def whole(body: bytes, *, stream: bool) -> bool:
     """Whether an answer that ended in order is one: an engine may say an error with 200, and stop in the middle."""
-    if any(mark in body for mark in _UNFINISHED):
+    if _UNFINISHED.search(body):
         return False
     if stream or b'"error"' not in body:
         return True

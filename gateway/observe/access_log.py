@@ -70,6 +70,9 @@ class Entry(codec.Struct, gc=False):
     """What was given in the place of the route's own answer: `cache`, `message`, or the label of a fallback's pool."""
     degraded_why: str | None = None
     """Why the route's own pool could not answer: an error's code, or an engine's status."""
+    cache: str | None = None
+    """What came of asking the cache: hit, stale, miss, bypass, store_error, shared (the answer of one who asked for the
+    same); None on a route without one."""
 
 
 class AccessLog:

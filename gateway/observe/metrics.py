@@ -17,6 +17,8 @@ from gateway.observe.names import (
     AUTH_REASONS,
     BREAKER_STATE,
     BUILD_INFO,
+    CACHE,
+    CACHE_RESULTS,
     CLIENT_GONE,
     CLIENT_GONE_PHASES,
     EJECTIONS,
@@ -119,6 +121,8 @@ class Metrics:
         self._limit_refused = self._numbers(LIMIT_REFUSED)
         limit_mode = self._numbers(LIMIT_MODE)
         self._limit_mode = {state: limit_mode.known(state) for state in LIMIT_MODES}
+        cache = self._numbers(CACHE)
+        self._cache = {result: cache.known(result) for result in CACHE_RESULTS}
         self.overhead: Observe = self._histograms(OVERHEAD).known().observe
         self.loop_lag: Observe = self._histograms(LOOP_LAG).known().observe
         self.open_streams = self._numbers(OPEN_STREAMS).known()
@@ -189,6 +193,10 @@ class Metrics:
         """By whom limits are decided now, one of LIMIT_MODES; KeyError for another."""
         for known, number in self._limit_mode.items():
             number.value = known == state
+
+    def cached(self, result: str) -> None:
+        """What came of asking a route's cache, one of CACHE_RESULTS; KeyError for another."""
+        self._cache[result].value += 1
 
     def policy_loaded(self, generation: int) -> None:
         """This generation of the policy is in force."""

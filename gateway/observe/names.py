@@ -23,6 +23,8 @@ PROBE_RESULTS = ("ok", "failed")
 RETRY_REASONS = ("not_sent", "no_answer", "too_slow", "429", "502", "503", "504")
 # Why a request did not get the slot that it wanted.
 QUEUE_REASONS = ("full", "pushed_out", "late", "timeout", "nobody")
+# What came of asking a route's cache.
+CACHE_RESULTS = ("hit", "stale", "miss", "bypass", "store_error", "shared")
 TIMEOUT_KINDS = ("connect", "first_byte", "idle", "attempt", "total", "header", "body", "write")
 WORKER_STATES = ("starting", "ready", "backoff", "stopping", "stopped", "quarantined")
 AUTH_REASONS: tuple[str, ...] = get_args(Reason)
@@ -187,6 +189,12 @@ LIMIT_MODE = Metric(
 LIMIT_REFUSED = Metric(
     "limit_refused_total", "counter", ("rule",), "Requests that a limit refused, by the rule (`PLAN.N`, from 0)."
 )
+CACHE = Metric(
+    "cache_total",
+    "counter",
+    ("result",),
+    "Requests of routes with a cache, by what came of it: " + ", ".join(CACHE_RESULTS) + ".",
+)
 BUILD_INFO = Metric("build_info", "info", ("version",), "The gateway's version.")
 
 METRICS: tuple[Metric, ...] = (
@@ -228,5 +236,6 @@ METRICS: tuple[Metric, ...] = (
     STORE_ERRORS,
     LIMIT_MODE,
     LIMIT_REFUSED,
+    CACHE,
     BUILD_INFO,
 )

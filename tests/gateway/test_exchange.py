@@ -5,7 +5,7 @@ from gateway.observe.access_log import Entry
 FIELDS = """
 time request_id client_request_id client key tenant plan method path model route pool endpoint status code stream
 attempts outcome trail ms first_byte_ms overhead_ms queued_ms bytes_in bytes_out events prompt_tokens
-completion_tokens client_gone
+completion_tokens client_gone degraded degraded_why cache
 """
 
 

@@ -1,0 +1,299 @@
+"""Single flight: one answer on its way to all who ask for the same meanwhile (POLICY: `routes[].cache`).
+
+Who asked first leads: its own attempts bring the answer, and what goes to its client is handed to the others as it
+comes, the same bytes in the same chunks. Its client's leaving ends nothing while somebody follows (`gateway.absent`
+takes the client's place); only once nobody is left is the engine left too. Nobody waits for the slowest: what a
+follower has not read yet is held for it; at most `most` bytes once the answer is too long to be kept, then all wait.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from gateway.absent import AbsentClient
+from gateway.client import ClientCycle, ClientGone
+from gateway.drive import Drive, Signal
+from gateway.exchange import Exchange
+from gateway.headers import Headers
+from gateway.relay import Relay
+from policies.caching import shareable
+
+log = logging.getLogger("sluice.cache")
+
+_BATCH: Final = 64 * 1024
+
+State = Literal["waiting", "live", "landed", "failed"]
+"""No answer yet; it comes; it has wholly come; there is none, or no more of it."""
+Inherit = Callable[[Exchange, Drive], AbsentClient]
+"""Takes the client's place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """How a reply begins, without the headers that are ours."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    stream: bool
+    length_known: bool
+
+
+class Chunks:
+    """A body as far as it is here. `begin` is the number of the first chunk that still is, `end` that of the next."""
+
+    __slots__ = ("begin", "parts", "size")
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.begin = 0
+        self.size = 0
+
+    @property
+    def end(self) -> int:
+        return self.begin + len(self.parts)
+
+    def add(self, data: bytes) -> None:
+        self.parts.append(data)
+        self.size += len(data)
+
+    def batch(self, at: int) -> list[bytes]:
+        """Chunks from one on, as many as one write should have."""
+        found, size = list[bytes](), 0
+        for number in range(at - self.begin, len(self.parts)):
+            found.append(self.parts[number])
+            size += len(self.parts[number])
+            if size >= _BATCH:
+                break
+        return found
+
+    def drop(self, before: int) -> None:
+        """Forget those before one."""
+        gone = before - self.begin
+        if gone > 0:
+            self.size -= sum(map(len, self.parts[:gone]))
+            del self.parts[:gone]
+            self.begin = before
+
+
+class Follower:
+    """One client that is given a body as it comes, no faster than it reads: the pump of its reply."""
+
+    def __init__(self, cycle: ClientCycle, chunks: Chunks, taken: Callable[[], None]) -> None:
+        """`taken` is called when a client that had read too slowly has read on."""
+        self.begun = Signal()
+        """Set when there is a head, or will be none."""
+        self.done = Signal()
+        """Set when it has all that there will be."""
+        self.at = chunks.begin
+        self.size = 0
+        self.whole: bool | None = None
+        """Once no more will come: whether that was all of it."""
+        self._cycle = cycle
+        self._chunks = chunks
+        self._taken = taken
+        self._paused = False
+        self._open = False
+
+    def open(self) -> None:
+        """The head has gone."""
+        self._open = True
+        self._cycle.fed_by(self)
+        self.push()
+
+    def push(self) -> None:
+        """Give what is here. Never raises: somebody else's answer must not end with this one."""
+        if not self._open:
+            return
+        try:
+            while not self._paused and self.at < self._chunks.end:
+                batch = self._chunks.batch(self.at)
+                self.at += len(batch)
+                self.size += sum(map(len, batch))
+                self._cycle.write_all(batch)
+        except Exception:
+            log.exception("an answer could not be written")
+            self._open = False
+            self._cycle.wire.transport.abort()
+        if self.whole is not None and self.at >= self._chunks.end:
+            self.done.set()
+
+    @property
+    def between_events(self) -> bool:
+        """Whether the last bytes of a stream ended an event."""
+        parts = self._chunks.parts
+        return not parts or parts[-1].endswith((b"\n\n", b"\r\n\r\n"))
+
+    def close(self) -> None:
+        """Its client has left, or has all."""
+        self._open = False
+        self._cycle.pump = None
+
+    # -- Pump
+
+    def pause(self) -> None:
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+        self.push()
+        self._taken()
+
+
+class Flight:
+    """One answer that is asked for. `begin`, `write`, `finish` and `broke` are the relay's word of it."""
+
+    def __init__(
+        self, key: bytes, exchange: Exchange, most: int, inherit: Inherit, full: Callable[["Flight"], None]
+    ) -> None:
+        """
+        exchange: who leads
+        most: bytes of an answer that is kept
+        full: told when it has become longer than that: nobody may follow any more
+        """
+        self.key = key
+        self.state: State = "waiting"
+        self.head: Head | None = None
+        self.chunks = Chunks()
+        self.sizes: list[int] = []
+        self.whole = True
+        """Whether all of it is still here."""
+        self.relay: Relay | None = None
+        self.orphaned: Drive | None = None
+        """Who goes on though its client has left."""
+        self._exchange = exchange
+        self._most = most
+        self._inherit = inherit
+        self._full = full
+        self._followers: list[Follower] = []
+        self._leader_slow = False
+
+    # -- those who follow
+
+    def join(self, cycle: ClientCycle) -> Follower:
+        """One more. Whoever joins parts again."""
+        follower = Follower(cycle, self.chunks, self._read_on)
+        self._followers.append(follower)
+        if self.state != "waiting":
+            follower.begun.set()
+            if self._leader_slow:
+                self._read_on()
+        return follower
+
+    def part(self, follower: Follower) -> None:
+        """One less."""
+        follower.close()
+        self._followers.remove(follower)
+        if self._followers or self.state in ("landed", "failed"):
+            self._read_on()
+        elif self.orphaned is not None:
+            self.orphaned.throw(ClientGone())
+
+    def left(self, drive: Drive) -> bool:
+        """The leader's client has left. Whether its request goes on for the others."""
+        if not self._followers or self.state not in ("waiting", "live"):
+            return False
+        exchange = self._exchange
+        exchange.cycle.heirs = None
+        exchange.gone, exchange.gone_in = True, exchange.phase
+        self.orphaned, self._leader_slow = drive, False
+        exchange.cycle = self._inherit(exchange, drive)
+        if self.relay is not None:
+            self.relay.turn_to(exchange.cycle)
+            self._read_on()
+        return True
+
+    def over(self) -> None:
+        """The leader's request has ended: what has not landed by now has failed, and nothing holds anybody."""
+        self.fail()
+        if self.relay is not None:
+            self.relay.copy = None
+            self.relay = None
+        if self.orphaned is not None:
+            self._exchange.cycle.wire.limit(None)
+            self.orphaned = None
+        self._exchange.flight = self._exchange.cycle.heirs = None
+
+    # -- the relay's side
+
+    def begin(self, relay: Relay, headers: Headers, *, length_known: bool) -> None:
+        """An answer goes to the leader's client now. Not every one is for others."""
+        relay.turn_to(self._exchange.cycle)
+        if self._exchange.place >= 0 or relay.first_event_error or not shareable(relay.status, headers):
+            self.fail()
+            return
+        self.relay, relay.copy = relay, self
+        kept = tuple(pair for pair in headers if pair[0] != b"age")
+        self.head = Head(relay.status, kept, relay.stream, length_known)
+        self.state = "live"
+        for follower in self._followers:
+            follower.begun.set()
+
+    def write(self, data: bytes) -> None:
+        """Body bytes, as they went to the leader's client."""
+        if not data:
+            return
+        self.chunks.add(data)
+        if self.whole:
+            self.sizes.append(len(data))
+            if self.chunks.size > self._most:
+                self.whole = False
+                self._full(self)
+        for follower in self._followers:
+            follower.push()
+        if not self.whole or self._leader_slow:
+            self._hold_back()
+
+    def finish(self) -> None:
+        """That was all of it."""
+        self._end("landed")
+
+    def broke(self) -> None:
+        """It has broken off."""
+        self._end("failed")
+
+    def fail(self) -> None:
+        """There is no answer for others, or no more of one. Nothing once it has ended."""
+        if self.state in ("waiting", "live"):
+            self._end("failed")
+
+    def _end(self, state: State) -> None:
+        self.state = state
+        for follower in self._followers:
+            follower.whole = state == "landed"
+            follower.begun.set()
+            follower.push()
+
+    # -- back-pressure (Pump of the leader's reply)
+
+    def pause(self) -> None:
+        self._leader_slow = True
+        self._hold_back()
+
+    def resume(self) -> None:
+        self._leader_slow = False
+        self._read_on()
+
+    def _hold_back(self) -> None:
+        """Stop the engine where what is held for somebody has become too much."""
+        if not self.whole:
+            self.chunks.drop(min((one.at for one in self._followers), default=self.chunks.end))
+        if self.relay is not None and self._too_much():
+            self.relay.pause()
+
+    def _read_on(self) -> None:
+        relay = self.relay
+        if relay is not None and relay.held_up:
+            if not self.whole:
+                self.chunks.drop(min((one.at for one in self._followers), default=self.chunks.end))
+            if not self._too_much():
+                relay.resume()
+
+    def _too_much(self) -> bool:
+        if not self.whole and self.chunks.size > self._most:
+            return True
+        if not self._leader_slow:
+            return False
+        # While nobody follows, what its client reads is all that counts.
+        unsent: int = self._exchange.cycle.wire.transport.get_write_buffer_size()
+        return not self._followers or unsent > self._most
