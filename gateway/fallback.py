@@ -15,6 +15,8 @@ from backends.plane import View
 from backends.pool import Pool
 from backends.webhook import Webhooks
 from gateway import errors
+from gateway.admission import Admission
+from gateway.caching import Caching
 from gateway.degraded import Said, answer
 from gateway.exchange import Exchange
 from gateway.limiting import Limiting
@@ -56,10 +58,12 @@ class Fallbacks:
     """The fallbacks of one process. `clock` is monotonic, `wall` since the epoch, both in seconds."""
 
     def __init__(
-        self, *, limiting: Limiting, metrics: Metrics, webhooks: Webhooks, clock: Callable[[], float],
-        wall: Callable[[], float],
+        self, *, limiting: Limiting, caching: Caching, admission: Admission, metrics: Metrics, webhooks: Webhooks,
+        clock: Callable[[], float], wall: Callable[[], float],
     ) -> None:  # fmt: skip
         self._limiting = limiting
+        self._caching = caching
+        self._admission = admission
         self._metrics = metrics
         self._webhooks = webhooks
         self._clock = clock
@@ -135,6 +139,8 @@ class Fallbacks:
         """What the attempts before came to is told; what follows is another's."""
         if len(exchange.trail) < exchange.attempts:
             exchange.trail = (*exchange.trail, exchange.step())
+        if exchange.door is not None:
+            self._admission.leave(exchange)
         exchange.relay, exchange.settled, exchange.phase = None, False, "retry"
         exchange.place, exchange.spent = place, False
 
@@ -144,9 +150,15 @@ class Fallbacks:
         """Have one step answer; raises GatewayError where it cannot."""
         if member.pool is not None:
             await self._other_pool(exchange, view, asked, member)
-        else:
-            exchange.pool = asked.routed.route.pool
+            return
+        exchange.pool = asked.routed.route.pool
+        if member.message is not None:
             self._say(exchange, asked.call, member, error)
+        else:
+            kept = self._caching.stale_for(exchange)
+            if kept is None:
+                raise error
+            await self._caching.replay(exchange, kept)
 
     # -- the steps
 

@@ -61,13 +61,15 @@ def _unknown_pools(root: Cursor) -> _Found:
 def _unreached_fallbacks(root: Cursor) -> _Found:
     """Steps of a fallback that would only do again what has failed, or that come after one that always answers."""
     for route in root.listed("routes"):
-        own = route.get("pool")
+        own, cache = route.get("pool"), route.get("cache")
         tried = {} if own is None or own.text is None else {own.text: "the route's own pool"}
         last: str | None = None
         for step in route.listed("fallback"):
             if last is not None:
                 yield step, f"can never be reached: {last} always answers"
-            pool, message = step.get("pool"), step.get("message")
+            pool, message, stale = step.get("pool"), step.get("message"), step.get("cache")
+            if stale is not None and not is_off(stale.node) and (cache is None or is_off(cache.node)):
+                yield stale, "needs the route's cache: without it no answer is kept"
             if pool is not None and pool.text is not None:
                 if pool.text in tried:
                     yield pool, f"is {tried[pool.text]} {quoted(pool.text)}"
