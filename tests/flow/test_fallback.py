@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from tests.fakes.backend import LAST_CHUNK, STREAM_HEAD, Backend, Connection, Request, chunked
-from tests.flow.harness import CHAT, Running, eventually, gateway_with
+from tests.flow.harness import CHAT, Pools, Running, eventually, gateway_with
 
 # Nobody listens there.
 GONE = "http://127.0.0.1:1"
@@ -308,7 +308,7 @@ async def test_tokens_are_charged_by_what_the_fallback_pool_used(backend: Backen
 
     backend.does(script)
     policy = {"plans": {"test": {"limits": [{"tokens": "1000/hour", "per": "key"}]}}}
-    pools = {"pool": [GONE], "small": [backend]}
+    pools: Pools = {"pool": [GONE], "small": [backend]}
     async with gateway_with(pools=pools, policy=policy, route=chain({"pool": "small"}, MESSAGE)) as gw:
         answer = await gw.ask()
         assert b'"ab"' in answer.body and b'"usage"' not in answer.body
@@ -359,3 +359,19 @@ async def test_the_webhook_is_told_once_an_incident_with_what_happened(backend: 
                 await eventually(lambda: "webhook_told" in gw.log_text(), "the log never said so")
                 assert backend.attempts == 1
                 assert gw.key not in request.body.decode() and own.url not in request.body.decode()
+
+
+async def test_a_stale_answer_is_given_again_byte_for_byte_and_labelled(backend: Backend) -> None:
+    backend.streams("a", "b", "c")
+    cache = {"mode": "always", "ttl": "1ms", "stale": "1d"}
+    async with gateway_with(backend, route=chain({"cache": "stale"}, MESSAGE, cache=cache, retry="off")) as gw:
+        fresh = await gw.ask()
+        assert (fresh.text, fresh.header("x-sluice-degraded")) == ("abc", None)
+        await asyncio.sleep(0.01)
+        backend.answers(503)
+        stale = await gw.ask()
+        assert stale.body == fresh.body
+        assert (stale.header("x-sluice-degraded"), stale.header("x-sluice-cache")) == ("cache", "stale")
+        # What was not asked before has no such answer, and the next step is taken.
+        assert (await gw.ask("something else")).header("x-sluice-degraded") == "message"
+        assert gw.total("fallbacks_total", kind="cache") == gw.total("fallbacks_total", kind="message") == 1

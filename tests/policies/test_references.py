@@ -137,3 +137,50 @@ def test_keys_are_not_kept_in_memory(tmp_path: Path, store: str) -> None:
     assert "auth.api_keys.store: keys need a store.url of Redis" in found
     redis = "store: {url: 'redis://h'}\nauth: {api_keys: {store: true}}\n"
     assert loaded(tmp_path, f"{redis}{POOLS}routes: [{{model: m, pool: p}}]\n").store.url == "redis://h"
+
+
+def fallback(steps: str, more: str = "") -> str:
+    pools = POOLS + '  q:\n    endpoints: [{url: "http://h"}]\n'
+    return f"{pools}routes:\n- {{model: m, pool: p, {more}fallback: [{steps}]}}\n"
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ("{pool: z}", 'routes[0].fallback[0].pool: no pool "z" (known: p, q)'),
+        ("{pool: p}", 'routes[0].fallback[0].pool: is the route\'s own pool "p"'),
+        ("{pool: q}, {pool: q}", 'routes[0].fallback[1].pool: is an earlier step\'s pool "q"'),
+        (
+            "{message: a}, {pool: q}",
+            "routes[0].fallback[1]: can never be reached: routes[0].fallback[0] always answers",
+        ),
+        ("{cache: stale}", "routes[0].fallback[0].cache: needs the route's cache: without it no answer is kept"),
+        ("{}", "routes[0].fallback[0]: a step of fallback has exactly one of pool, cache and message"),
+        (
+            "{pool: q, message: a}",
+            "routes[0].fallback[0]: a step of fallback has exactly one of pool, cache and message",
+        ),
+        (
+            "{message: a, max_tokens: 5}",
+            "routes[0].fallback[0]: upstream_model, max_tokens and label belong to a step with a pool",
+        ),
+        ("{pool: q, status: 503}", "routes[0].fallback[0]: status belongs to a step with a message"),
+        ("{message: a, status: 302}", "routes[0].fallback[0]: a message has a status of 200 to 299, or from 400 on"),
+    ],
+)
+def test_steps_of_a_fallback_that_lead_nowhere_are_mistakes(tmp_path: Path, steps: str, message: str) -> None:
+    found = mistakes(tmp_path, fallback(steps))
+    assert [line.split(" ", 1)[1] for line in found] == [message]
+
+
+def test_a_whole_chain_is_accepted(tmp_path: Path) -> None:
+    steps = (
+        "{pool: q, upstream_model: x, max_tokens: 256, label: small, concurrency: off}, {cache: stale}, {message: a}"
+    )
+    (route,) = loaded(tmp_path, fallback(steps, "cache: {ttl: 1m}, ")).routes
+    assert [(step.pool, step.cache, step.message) for step in route.fallback] == [
+        ("q", None, None),
+        (None, "stale", None),
+        (None, None, "a"),
+    ]
+    assert route.fallback[0].concurrency is None and route.fallback[1].concurrency == 64
