@@ -375,3 +375,79 @@ async def test_a_stale_answer_is_given_again_byte_for_byte_and_labelled(backend:
         # What was not asked before has no such answer, and the next step is taken.
         assert (await gw.ask("something else")).header("x-sluice-degraded") == "message"
         assert gw.total("fallbacks_total", kind="cache") == gw.total("fallbacks_total", kind="message") == 1
+
+
+async def test_a_degraded_answer_is_never_kept(backend: Backend) -> None:
+    async with Backend() as own:
+        own.answers(503).then.streams("own")
+        backend.streams("small")
+        route = chain({"pool": "small"}, MESSAGE, cache={"mode": "always"}, retry="off")
+        policy = {"pools": {"pool": {"breaker": "off"}}}
+        async with gateway_with(pools={"pool": [own], "small": [backend]}, route=route, policy=policy) as gw:
+            assert (await gw.ask()).header("x-sluice-degraded") == "simplified"
+
+            async def own_again() -> bool:
+                answer = await gw.ask()
+                assert answer.header("x-sluice-cache") is None
+                return answer.text == "own"
+
+            for _ in range(200):
+                if await own_again():
+                    break
+                await asyncio.sleep(0.05)
+            assert (await gw.ask()).header("x-sluice-cache") == "hit"
+
+
+async def test_a_full_queue_falls_and_its_own_pool_loses_no_slot(backend: Backend) -> None:
+    async with Backend() as small:
+        backend.streams("a", "b", hold=2)
+        small.streams("s")
+        policy = {"pools": {"pool": {"max_in_flight": 1, "queue": {"size": 0}}, "small": {"max_in_flight": 1}}}
+        pools: Pools = {"pool": [backend], "small": [small]}
+        async with gateway_with(pools=pools, route=chain({"pool": "small"}, MESSAGE), policy=policy) as gw:
+            async with await gw.connect() as client:
+                await client.send(gw.chat_request())
+                await client.until(b'"a"')
+                for _ in range(5):
+                    answer = await gw.ask()
+                    assert (answer.text, answer.header("x-sluice-degraded")) == ("s", "simplified")
+            backend.streams("o")
+            await eventually(lambda: gw.gateway.plane.in_flight == 0, "still in flight")
+            answer = await gw.ask()
+            assert (answer.text, answer.header("x-sluice-degraded")) == ("o", None)
+            lines = await gw.access_lines()
+            assert {line["degraded_why"] for line in lines if line["degraded"]} == {"queue_full"}
+
+
+async def test_a_slow_engine_falls_once_its_attempts_are_spent(backend: Backend) -> None:
+    backend.raw(b"", stall=True)
+    route = chain(MESSAGE, retry="off", timeouts={"first_byte": "100ms"})
+    async with gateway_with(backend, route=route) as gw:
+        assert (await gw.ask()).header("x-sluice-degraded") == "message"
+        (line,) = await gw.access_lines()
+        assert line["degraded_why"] == "first_byte_timeout"
+
+
+async def test_an_old_client_reads_a_message_too() -> None:
+    async with gateway_with(GONE, route=chain(MESSAGE)) as gw:
+        for stream in (False, True):
+            data = gw.chat_request(stream=stream).replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", 1)
+            answer = await gw.send(data)
+            assert answer.status == 200 and answer.body.count(b"data: ") == (4 if stream else 0)
+            assert b"\\u201eA person" in answer.body or "„A person“".encode() in answer.body
+
+
+async def test_an_exhausted_chain_tells_of_its_last_failure_and_not_to_try_again() -> None:
+    async with Backend() as own, Backend() as small:
+        own.raw(b"", rst=True)
+        small.raw(b"", rst=True)
+        route = chain({"pool": "small"}, retry={"retries": 2, "backoff": "10ms"})
+        async with gateway_with(pools={"pool": [own], "small": [small]}, route=route) as gw:
+            answer = await gw.ask()
+            assert (answer.status, answer.error["code"]) == (502, "upstream_error")
+            assert answer.header("x-sluice-degraded") is None
+            assert answer.header("x-should-retry") == "false"
+            assert (own.attempts, small.attempts) == (2, 1)
+            (line,) = await gw.access_lines()
+            assert (line["degraded"], line["degraded_why"]) == (None, None)
+            assert gw.total("fallbacks_total") == 0
