@@ -209,7 +209,10 @@ class Caching:
     async def _give(self, exchange: Exchange, head: Head, follower: Follower) -> None:
         """The head, and all that comes, to its end."""
         now, cycle = self._clock(), exchange.cycle
-        exchange.status, exchange.phase, exchange.pool = head.status, "stream", None
+        exchange.status, exchange.phase = head.status, "stream"
+        if exchange.cache != "stale":
+            # No pool has been asked; for a stale one they have been, in vain.
+            exchange.pool = None
         exchange.first_content = exchange.attempt_began = now
         word = b"stale" if exchange.cache == "stale" else b"hit"
         ours = [(b"x-request-id", exchange.request_id.encode()), (b"x-sluice-cache", word), *exchange.extra_headers]

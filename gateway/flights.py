@@ -80,7 +80,7 @@ class Follower:
     """One client that is given a body as it comes, no faster than it reads: the pump of its reply."""
 
     def __init__(self, cycle: ClientCycle, chunks: Chunks, taken: Callable[[], None]) -> None:
-        """`taken` is called when a client that had read too slowly has read on."""
+        """`taken` is called when what others may have been held back for has been given."""
         self.begun = Signal()
         """Set when there is a head, or will be none."""
         self.done = Signal()
@@ -100,6 +100,7 @@ class Follower:
         self._open = True
         self._cycle.fed_by(self)
         self.push()
+        self._taken()
 
     def push(self) -> None:
         """Give what is here. Never raises: somebody else's answer must not end with this one."""
