@@ -3,7 +3,8 @@
 
 Priorities are strict, save that one turn in `PATIENCE` + 1 goes to a lower one: to that which has waited for its turn
 the longest. So with L priorities waiting, the lowest is served at least once in (L - 1) * (PATIENCE + 1) turns. Within
-a priority tenants are served by `policies.fair_queue`.
+a priority tenants are served by `policies.fair_queue`. A full queue keeps as large a part of its places for each
+priority.
 
 How long a place takes is told by what slots were held for lately (Little's law: places / slots * mean), and, for a
 priority that others overtake, by how fast it itself has moved.
@@ -268,18 +269,22 @@ class AdmissionQueue:
             self._levels.remove(level)
 
     def _weaker(self, ticket: Ticket) -> Ticket | None:
-        """Whose place it may have: the newest of the tenant with the most for its weight, of the lowest priority; of
-        the same priority only if its own tenant would still have less for its weight."""
-        if not self._levels:
-            return None
-        lowest = self._levels[-1]
-        tenant, share = lowest.queue.longest()
-        if ticket.priority < lowest.priority:
-            return None
-        own = (lowest.queue.count(ticket.tenant) + 1) / ticket.weight
-        if ticket.priority == lowest.priority and own >= share:
-            return None
-        return lowest.queue.newest(tenant)
+        """Whose place it may have: the newest of the tenant with the most for its weight, of the lowest priority. Of
+        the same priority only if its own tenant would still have less for its weight, of a higher one never; save that
+        each priority keeps as many places as it has turns, or who is never in the queue could never have one."""
+        kept = self.size // (PATIENCE + 1)
+        mine = next((len(one.queue) for one in self._levels if one.priority == ticket.priority), 0)
+        for level in reversed(self._levels):
+            if level.priority > ticket.priority and mine >= kept:
+                return None
+            tenant, share = level.queue.longest()
+            if level.priority == ticket.priority:
+                own = (level.queue.count(ticket.tenant) + 1) / ticket.weight
+                if own < share:
+                    return level.queue.newest(tenant)
+            elif len(level.queue) > kept:
+                return level.queue.newest(tenant)
+        return None
 
 
 def _retry_after(expected: float | None) -> int:

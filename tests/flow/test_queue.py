@@ -21,6 +21,7 @@ from tests.fakes.client import Answer
 from tests.flow.harness import Running, eventually, gateway_with
 from tests.flow.test_admin_api import ask as admin
 from tests.pace import slowdown
+from tests.soak.leaving import leave
 
 
 class Held:
@@ -182,16 +183,7 @@ async def test_of_many_clients_that_leave_while_they_wait_nothing_is_left(backen
     async with gateway_with(backend, policy=pool(1, size=1000)) as gw:
         async with asyncio.TaskGroup() as group:
             await filled(gw, group, held)
-            for wave in range(2):
-                clients = [await gw.connect() for _ in range(250)]
-                for client in clients:
-                    await client.send(gw.chat_request("gone"))
-                await eventually(lambda: depth(gw) == 250, lambda: f"{depth(gw)} wait", timeout=20)
-                for number, client in enumerate(clients):
-                    client.reset() if number % 2 else client.writer.close()
-                await eventually(lambda: depth(gw) == 0, lambda: f"{depth(gw)} wait still", timeout=20)
-                gone = 250 * (wave + 1)
-                await eventually(lambda n=gone: gw.total("client_gone_total", phase="queue") == n, "not counted")  # type: ignore[misc]
+            await leave(gw, waves=2, clients=250)
             held.let_go()
         held.let_go()
         assert await gw.chat() == "done"

@@ -94,6 +94,20 @@ def test_higher_priority_pushes_the_newest_of_the_lowest_out() -> None:
     assert queue.waiting == 3
 
 
+def test_full_of_one_priority_every_other_one_has_a_tenth_of_the_places() -> None:
+    queue = busy(size=40)
+    for _ in range(40):
+        queue.offer(ticket(priority=5), 0.0)
+    for priority in (0, 9):
+        answers = [queue.offer(ticket(priority=priority), 0.0) for _ in range(6)]
+        taken = [one.pushed_out.priority for one in answers if isinstance(one, Waiting) and one.pushed_out]
+        assert taken == [5] * (4 if priority == 0 else 6)
+    assert [(one.priority, one.waiting) for one in queue.levels(0.0)] == [(9, 6), (5, 30), (0, 4)]
+    for _ in range(40):
+        queue.offer(ticket(priority=9), 0.0)
+    assert [(one.priority, one.waiting) for one in queue.levels(0.0)] == [(9, 32), (5, 4), (0, 4)]
+
+
 def test_what_cannot_be_served_in_time_is_refused_at_once() -> None:
     queue = busy(slots=1, held=2.0)
     for _ in range(4):
