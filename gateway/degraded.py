@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from gateway.errors import GatewayError
 from policies import codec
 
 JSON: Final = b"application/json"
@@ -47,6 +48,15 @@ class Answer:
     content_type: bytes
     body: bytes
     events: int = 0
+
+
+class Message(GatewayError):
+    """The same where it can only be an error."""
+
+    def __init__(self, message: str, *, status: int, code: str, retry_after: int | None = None) -> None:
+        """`code` is that of the error in whose place it stands."""
+        super().__init__(message, retry_after=retry_after)
+        self.status, self.code = status, code
 
 
 def answer(path: str, said: Said) -> Answer | None:

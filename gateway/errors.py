@@ -211,15 +211,6 @@ class IdleTimeout(AttemptTimeout):
     code = "idle_timeout"
 
 
-class Message(GatewayError):
-    """What the operator says in the place of an answer (`routes[].fallback`), where that can only be an error."""
-
-    def __init__(self, message: str, *, status: int, code: str, retry_after: int | None = None) -> None:
-        """`code` is that of the error in whose place it stands."""
-        super().__init__(message, retry_after=retry_after)
-        self.status, self.code = status, code
-
-
 class QueueTimeout(GatewayError):
     """It waited for too long, or would have to."""
 

@@ -17,7 +17,7 @@ from backends.webhook import Webhooks
 from gateway import errors
 from gateway.admission import Admission
 from gateway.caching import Caching
-from gateway.degraded import Said, answer
+from gateway.degraded import Message, Said, answer
 from gateway.exchange import Exchange
 from gateway.limiting import Limiting
 from gateway.observe.metrics import Metrics
@@ -210,7 +210,7 @@ class Fallbacks:
             return
         status = member.status if member.status >= 400 else 503
         exchange.refuse(
-            errors.Message(member.message, status=status, code=error.code, retry_after=error.retry_after)
+            Message(member.message, status=status, code=error.code, retry_after=error.retry_after)
         )  # fmt: skip
 
     # -- what is told of it
