@@ -172,8 +172,15 @@ class Fallback:
             raise ValueError("upstream_model, max_tokens and label belong to a step with a pool")
         if self.message is None and self.status != 200:
             raise ValueError("status belongs to a step with a message")
+        if self.message is not None and not _is_text(self.message):
+            raise ValueError("a message has text in it, and nothing that is no Unicode")
         if 300 <= self.status < 400:
             raise ValueError("a message has a status of 200 to 299, or from 400 on")
+
+
+def _is_text(message: str) -> bool:
+    """YAML can say half a surrogate pair, which nobody could be sent."""
+    return bool(message.strip()) and not any("\ud800" <= one <= "\udfff" for one in message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -164,6 +164,8 @@ def fallback(steps: str, more: str = "") -> str:
             "{message: a, max_tokens: 5}",
             "routes[0].fallback[0]: upstream_model, max_tokens and label belong to a step with a pool",
         ),
+        ('{message: " "}', "routes[0].fallback[0]: a message has text in it, and nothing that is no Unicode"),
+        ('{message: "\\uD800"}', "routes[0].fallback[0]: a message has text in it, and nothing that is no Unicode"),
         ("{pool: q, status: 503}", "routes[0].fallback[0]: status belongs to a step with a message"),
         ("{message: a, status: 302}", "routes[0].fallback[0]: a message has a status of 200 to 299, or from 400 on"),
     ],
