@@ -1,4 +1,4 @@
-"""One answer and those who follow it: whatever comes in whatever order, who stays gets all of it, in the same chunks."""
+"""One answer and those who follow it: whatever comes in whatever order, who stays gets all of it in the same chunks."""
 
 from __future__ import annotations
 
