@@ -184,6 +184,12 @@ class Caching:
         if left is not None and (exchange.first_look is None or left < exchange.first_look):
             exchange.first_look = max(left, 0.0)
 
+    def fell(self, exchange: Exchange) -> None:
+        """The route's own pool can't answer: what comes now is for its own client alone. Others go on by themselves."""
+        if exchange.flight is not None:
+            self._forget(exchange.flight)
+            exchange.flight.fail()
+
     def stale_for(self, exchange: Exchange) -> Kept | None:
         """An answer past its time, for a route's fallback: found when the request came, and not asked for again."""
         return None if exchange.lookup is None else exchange.lookup.stale

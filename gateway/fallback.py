@@ -17,6 +17,7 @@ from backends.webhook import Webhooks
 from gateway import errors
 from gateway.admission import Admission
 from gateway.caching import Caching
+from gateway.client import ClientGone
 from gateway.degraded import Message, Said, answer
 from gateway.exchange import Exchange
 from gateway.limiting import Limiting
@@ -95,6 +96,10 @@ class Fallbacks:
 
     async def _fall(self, exchange: Exchange, view: View, asked: Asked, error: errors.GatewayError) -> None:
         """One step after the other, until one has answered."""
+        self._caching.fell(exchange)
+        if exchange.gone:
+            # Its client had left, and it went on for others that have been let go.
+            raise ClientGone from None
         if exchange.original is None:
             exchange.original = exchange.body
         plain, why, spent = exchange.extra_headers, None, False

@@ -10,7 +10,7 @@ import anthropic
 import openai
 import pytest
 
-from tests.fakes.backend import LAST_CHUNK, STREAM_HEAD, Backend, Connection, Request, chunked
+from tests.fakes.backend import LAST_CHUNK, STREAM_HEAD, Backend, Connection, Request, chunked, plain
 from tests.flow.harness import CHAT, Pools, Running, eventually, gateway_with
 
 # Nobody listens there.
@@ -451,3 +451,28 @@ async def test_an_exhausted_chain_tells_of_its_last_failure_and_not_to_try_again
             (line,) = await gw.access_lines()
             assert (line["degraded"], line["degraded_why"]) == (None, None)
             assert gw.total("fallbacks_total") == 0
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_who_follows_an_answer_that_falls_goes_on_alone(backend: Backend, leaves: bool) -> None:
+    async def slow_503(c: Connection, request: Request) -> None:
+        await asyncio.sleep(0.3)
+        await c.send(plain(503, b"{}"))
+
+    async with Backend() as own:
+        own.does(slow_503)
+        backend.streams("s")
+        route = chain({"pool": "small"}, MESSAGE, cache={"mode": "always"}, retry="off")
+        async with gateway_with(pools={"pool": [own], "small": [backend]}, route=route) as gw:
+            async with asyncio.TaskGroup() as group:
+                async with await gw.connect() as leader:
+                    await leader.send(gw.chat_request())
+                    await own.requested()
+                    following = [group.create_task(gw.ask()) for _ in range(3)]
+                    await asyncio.sleep(0.1)
+                    if not leaves:
+                        first = await leader.answer()
+                        assert (first.text, first.header("x-sluice-degraded")) == ("s", "simplified")
+            answers = [task.result() for task in following]
+            assert {(one.text, one.header("x-sluice-degraded")) for one in answers} == {("s", "simplified")}
+            assert all(one.header("x-sluice-cache") is None for one in answers)
