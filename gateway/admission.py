@@ -198,10 +198,7 @@ class Door:
         self._meter.queued(now - ticket.since)
         exchange.queued = (exchange.queued or 0.0) + now - ticket.since
         exchange.received = exchange.entered = now
-        left = exchange.left(now)
-        if left is not None and (exchange.first_look is None or left < exchange.first_look):
-            # Each attempt is looked at so long after it was sent, and the deadline is nearer now.
-            exchange.first_look = left
+        exchange.hasten(now)
         if ticket.admitted:
             exchange.door = self
 

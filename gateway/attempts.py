@@ -120,6 +120,7 @@ class Attempts:
         exchange.relay, exchange.settled = None, False
         exchange.phase = "retry"
         if not seconds:
+            exchange.hasten(self._clock())
             return
         exchange.cycle.wire.limit(exchange.left(self._clock()))
         waited = Signal()
@@ -128,6 +129,7 @@ class Attempts:
             await waited
         finally:
             self._wheel.cancel(timer)
+        exchange.hasten(self._clock())
 
     def choose(self, exchange: Exchange, pool: Pool) -> Endpoint:
         if exchange.attempts:

@@ -135,6 +135,13 @@ class Exchange:
         """Seconds to the total deadline; None without one."""
         return None if self.total is None else self.started + self.total - now
 
+    def hasten(self, now: float) -> None:
+        """Time has passed before an attempt: it is looked at so long after it was sent as the first one would have
+        been, and the deadline is nearer now."""
+        left = self.left(now)
+        if left is not None and (self.first_look is None or left < self.first_look):
+            self.first_look = max(0.0, left)
+
     def overdue(self, now: float) -> float | GatewayError | None:
         """Asked by the connection's timer: what is over, or the seconds to the next look; None for no limit."""
         return overdue(self, now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from contextlib import AsyncExitStack
 
@@ -11,6 +12,7 @@ import pytest
 from tests.fakes.backend import Backend, Connection, Request, Script, plain
 from tests.faults.scenes import dies, pool, route, state
 from tests.flow.harness import Running, gateway_with
+from tests.pace import slowdown
 
 ERROR = b'{"error":{"message":"failed","type":"InternalServerError","param":null,"code":500}}'
 
@@ -163,3 +165,24 @@ async def test_the_answer_that_opens_the_last_breaker_is_passed_on_when_nobody_i
         assert (answer.status, answer.body, answer.header("x-engine")) == (502, ERROR, "vllm")
         assert (answer.header("x-sluice-attempts"), backend.attempts) == ("2", 2)
         assert gw.total("retries_total") == 1
+
+
+async def test_the_deadline_holds_in_the_second_attempt_too(backend: Backend, other: Backend) -> None:
+    async def late(c: Connection, request: Request) -> None:
+        await asyncio.sleep(0.6)
+        await c.send(plain(502, b"no"))
+
+    async def silent(c: Connection, request: Request) -> None:
+        await c.stall()
+
+    backend.does(late)
+    other.does(silent)
+    async with gateway_with(backend, other, policy=pool(balance="round_robin")) as gw:
+        took = []
+        for _ in range(2):
+            began = time.monotonic()
+            answer = await gw.send(gw.chat_request(headers=[("x-sluice-deadline", "1s")]))
+            took.append(time.monotonic() - began)
+            assert (answer.status, answer.error["code"]) == (504, "deadline_exceeded")
+        # Not a second after the second attempt was sent.
+        assert max(took) < 1 + 0.4 * slowdown()
