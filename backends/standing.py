@@ -158,6 +158,10 @@ class Standing:
         faulty = label in self._members.breaker_when
         if excused or outcome.word == "client_gone":
             self._tell_breaker(model, permit, None, now, label)
+        elif outcome.word == "outrun":
+            # No failure; but hedges must not hide one that hangs and says 200 to a health check.
+            self._doubt(now, label)
+            self._tell_breaker(model, permit, None, now, label)
         elif outcome.word == "ok":
             self._succeeded(model, permit, now)
         elif outcome.status in (429, 503):

@@ -163,9 +163,14 @@ class Hedging:
 
     def _win(self, race: Race, winner: Leg) -> None:
         """Leave the others, at once."""
+        settings, now = race.routed.route.hedge, self._clock()
+        assert settings is not None, "or nobody would be here"
         others = [leg for leg in race.legs if leg is not winner]
         for leg in others:
-            if leg.outcome is None or (leg.outcome is outcomes.OK and leg.relay is not None and not leg.relay.over):
+            if leg.outcome is None:
+                busy = now - leg.began < settings.after or leg.endpoint.yielded_since(leg.began)
+                self._drop(race, leg, _failed(leg, outcomes.OUTRUN, excused=busy))
+            elif leg.outcome is outcomes.OK and leg.relay is not None and not leg.relay.over:
                 self._drop(race, leg, _failed(leg, outcomes.OUTRUN, excused=True))
             else:
                 self._fail(race, leg, leg.outcome)

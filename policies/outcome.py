@@ -28,7 +28,8 @@ BROKEN_OFF: Final = Outcome("broken_off")
 """Ended before its end, after the first byte."""
 CLIENT_GONE: Final = Outcome("client_gone")
 OUTRUN: Final = Outcome("outrun")
-"""Given up unfinished, because another attempt of the same request was first (POLICY: `hedge`). Nobody's fault."""
+"""Given up unfinished, because another attempt of the same request was first (POLICY: `hedge`). Nobody's fault,
+and a reason to look after an endpoint that has not yielded to anybody meanwhile."""
 
 _STATUSES: Final = {code: Outcome("status", code) for code in range(100, 600)}
 

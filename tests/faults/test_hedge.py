@@ -396,3 +396,46 @@ async def test_a_hedge_takes_a_slot_of_the_pool_and_waits_for_none(backend: Back
         for connection in backend.open:
             connection.rst()
         assert (await asking[1]).text == "a"
+
+
+async def test_hedges_do_not_hide_an_engine_that_hangs(backend: Backend, other: Backend) -> None:
+    """`/health` says 200 and no request of this route ever waits for its timeout: a probe asks for a token."""
+    backend.does(silent())
+    backend.token.does(silent())
+    other.streams("a")
+    settings = in_order(backend, other, health={"every": "200ms", "timeout": "200ms", "suspect_every": "50ms"})
+    async with gateway_with(backend, other, policy=settings, route=hedged()) as gw:
+        assert (await gw.ask()).text == "a"
+        assert gw.total("endpoint_state", endpoint="pool-0", state="suspect") == 1
+        await eventually(
+            lambda: gw.total("endpoint_state", endpoint="pool-0", state="down") == 1, "nobody found out", 10
+        )
+        assert (await gw.ask()).header("x-sluice-attempts") == "1"
+        assert gw.total("ejections_total") == 0
+
+
+async def test_who_yields_to_others_or_had_no_time_is_not_doubted(backend: Backend, other: Backend) -> None:
+    go = asyncio.Event()
+
+    async def once_slow(c: Connection, request: Request) -> None:
+        await c.send(STREAM_HEAD + chunked(b'data: {"said":"a"}\n\n'))
+        for _ in range(100):
+            if go.is_set():
+                break
+            await asyncio.sleep(0.01)
+            await c.send(chunked(b'data: {"said":"a"}\n\n'))
+        await c.send(LAST_CHUNK)
+
+    backend.does(once_slow).then.does(silent())
+    other.streams("a")
+    settings = pool(balance="round_robin")
+    async with gateway_with(backend, other, policy=settings, route=hedged(hedge={"after": "100ms"})) as gw:
+        asking = []
+        while backend.attempts < 2:
+            asking.append(asks(gw))
+            await asyncio.sleep(0.01)
+        await asyncio.wait(asking[-1:], timeout=5)
+        go.set()
+        assert {(await one).status for one in asking} == {200}
+        assert gw.total("attempts_total", outcome="outrun", endpoint="pool-0") == 1
+        assert gw.total("endpoint_state", state="suspect") == 0
