@@ -22,12 +22,12 @@ def open_redis_cache(settings: Settings, around: Around) -> Cache:
 
     target = read_target(settings.url)
     password = None if settings.password is None else settings.password.value
+    names = [part_name(settings.prefix, number) for number in range(PARTS if target.form == "cluster" else 1)]
     stopwatch = Stopwatch(around.clock, around.meter.store_seconds)
     parts = [
         CachePart(
-            RedisClient(target, password, part_name(settings.prefix, number)), settings.timeout, stopwatch,
-            around.meter, around.say,
+            RedisClient(target, password, name), name, settings.timeout, stopwatch, around.meter, around.say
         )
-        for number in range(PARTS if target.form == "cluster" else 1)
+        for name in names
     ]  # fmt: skip
     return RedisCache(parts, settings.prefix)

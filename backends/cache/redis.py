@@ -72,14 +72,18 @@ def part_name(prefix: str, number: int) -> str:
 class CachePart:
     """One connection, and whether anybody answers there."""
 
-    def __init__(self, opens: Opens, timeout: float, stopwatch: Stopwatch, meter: Failures, say: Say) -> None:
+    def __init__(
+        self, opens: Opens, name: str, timeout: float, stopwatch: Stopwatch, meter: Failures, say: Say
+    ) -> None:
         """
+        name: what its keys begin with (`part_name`)
         timeout: seconds that a question may take
         say: told when it is lost and when it is back
         """
         self.lost: StoreLostError | None = None
         """Why nobody is asked now."""
         self._channel = Channel(opens, timeout, _greet, lambda: (), stopwatch)
+        self._probe = packed(("SET", f"{name}probe", "", "PX", 1000))
         self._clock = stopwatch.clock
         self._meter = meter
         self._say = say
@@ -115,6 +119,13 @@ class CachePart:
             await asyncio.gather(self._probing, return_exceptions=True)
         await self._channel.close()
 
+    def refused(self, kind: Kind, reason: str) -> None:
+        """An answer was not taken. One that is full can still be asked."""
+        if kind == "oom":
+            self._meter.store_error(kind)
+        else:
+            self.failed(kind, reason)
+
     def failed(self, kind: Kind, reason: str) -> None:
         """A question was not answered."""
         if self._stopped:
@@ -133,10 +144,13 @@ class CachePart:
             await asyncio.sleep(PROBE)
             try:
                 await self._channel.connected()
-                ping = Asked(lambda _: _PING)
-                self._channel.send(ping)
-                await ping.answer()
+                # Written and not only read: a replica answers every PING.
+                probe = Asked(lambda _: self._probe)
+                self._channel.send(probe)
+                await probe.answer()
             except StoreLostError as error:
+                if error.kind == "oom":
+                    break
                 self._channel.drop(error.kind, str(error))
             else:
                 break
@@ -195,11 +209,12 @@ class Putting:
         return packed(("SET", self._name, pack(self._answer), "PX", max(1, round(self._lifetime * 1000))))
 
     def replied(self, reply: Any) -> None:
+        over, self._over = self._over, True
         if isinstance(reply, ReplyError):
-            self.lost(reply.kind, str(reply))
+            if not over:
+                self._part.refused(reply.kind, str(reply))
         elif reply != b"OK":
             raise DesyncError("it answers no SET")
-        self._over = True
 
     def lost(self, kind: Kind, reason: str) -> None:
         if not self._over:

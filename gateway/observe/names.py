@@ -172,7 +172,7 @@ AUTH_FAILURES = Metric(
     "Requests without a good credential: " + ", ".join(AUTH_REASONS) + ".",
 )
 STORE_SECONDS = Metric(
-    "store_seconds", "histogram", (), "From a question to the store of limits to its answer.", _STORE
+    "store_seconds", "histogram", (), "From a question to the store (limits, kept answers) to its answer.", _STORE
 )
 STORE_ERRORS = Metric(
     "store_errors_total",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
 
 import anthropic
 import openai
@@ -16,7 +16,7 @@ from backends.simulator.settings import Settings
 from tests.fakes.backend import Backend
 from tests.flow.harness import Running, eventually, gateway_with
 
-ROUTE = {"cache": {}}
+ROUTE: Final[dict[str, Any]] = {"cache": {}}
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 from backends.cache.base import Absent, Cache, Found, Kept
 from backends.cache.opening import open_redis_cache
 from backends.cache.packing import pack, unpack
+from backends.cache.redis import PROBE
 from backends.store.opening import Around
 from policies.settings.server import Store as Settings
 from tests.fakes.redis_servers import Server, server
@@ -104,15 +105,30 @@ async def test_nobody_there_is_down_and_later_there(redis: Server) -> None:
             away.stop()
 
 
-async def test_a_full_server_is_down_for_what_is_put(redis: Server) -> None:
+async def test_a_full_server_takes_nothing_and_can_still_be_asked(redis: Server) -> None:
     async with opened(redis.url, "full") as one:
         await one.kept()
         redis.ask("CONFIG", "SET", "maxmemory", 1)
         try:
             one.cache.put(kept(), 60)
             await eventually(lambda: one.meter.errors == {"oom": 1}, "it refused")
+            assert isinstance(await one.look(), Kept)
+            assert one.said == []
         finally:
             redis.ask("CONFIG", "SET", "maxmemory", 0)
+
+
+async def test_a_replica_is_away_until_it_can_be_written_to(redis: Server) -> None:
+    async with opened(redis.url, "replica") as one:
+        await one.kept()
+        redis.ask("REPLICAOF", "127.0.0.1", 1)
+        try:
+            one.cache.put(kept(), 60)
+            await eventually(lambda: one.said == ["cache_lost"], "it refused")
+            await asyncio.sleep(3 * PROBE)
+            assert one.cache.get(KEY) is Absent.DOWN
+        finally:
+            redis.ask("REPLICAOF", "NO", "ONE")
         await eventually(lambda: one.said == ["cache_lost", "cache_back"], "it came back", 10.0)
 
 
