@@ -6,6 +6,7 @@ import random
 import sys
 import time
 from collections import Counter
+from math import inf
 
 import pytest
 from hypothesis import settings
@@ -14,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from backends.events import EndpointEvent
 from policies.outcome import BROKEN_OFF, CLIENT_GONE, NO_ANSWER, NOT_SENT, OK, TOO_SLOW, of_status
-from policies.settings.pools import Breaker, Ejection
+from policies.settings.pools import Breaker, Ejection, Queue
 from tests.backends.rig import MODEL, Rig
 
 
@@ -44,6 +45,60 @@ def test_the_budget_is_the_pools_over_tables() -> None:
     before = rig.pool.budget
     rig.install("b")
     assert rig.pool.budget is before
+
+
+# -- how many it takes
+
+
+def test_an_endpoint_that_has_as_many_as_it_takes_is_not_chosen() -> None:
+    rig = Rig("a", "b", most={"a": 1})
+    assert rig.chosen() == {"a", "b"}
+    rig["a"].in_flight = 1
+    rig["b"].in_flight = 5
+    assert rig.chosen() == {"b"}
+    # A retry of a request that has its slot goes past a bound sooner than to the one that has failed it.
+    assert rig.chosen(tried=["b"]) == {"a"}
+
+
+def test_the_room_is_what_those_take_that_may_be_tried() -> None:
+    rig = Rig("a", "b", "c", most={"a": 2, "b": 3, "c": 4})
+    assert (rig.pool.gated, rig.pool.room(rig.now)) == (True, 9)
+    rig.install("a", "b", "c", drained=frozenset({"b"}))
+    assert rig.pool.room(rig.now) == 6
+    broken(rig, "c")
+    assert rig.pool.room(rig.now) == 2
+    broken(rig, "a")
+    # Which model a request is for is not asked here: they are let in, and told that nobody is there.
+    assert rig.pool.room(rig.now) == 6
+
+
+def test_one_without_a_bound_bounds_nothing() -> None:
+    rig = Rig("a", "b", most={"a": 2})
+    assert rig.pool.room(rig.now) == inf
+
+
+def test_while_all_are_paused_by_their_own_word_there_is_no_room() -> None:
+    rig = Rig("a", "b", max_in_flight=5)
+    for name in "ab":
+        rig.ends(name, of_status(503), retry_after=3.0)
+    assert rig.pool.room(rig.now) == 0
+    rig.passes(3.1)
+    assert rig.pool.room(rig.now) == inf
+
+
+@pytest.mark.parametrize(("coming", "queue", "gated"), [
+    (True, Queue(), True), (True, None, False), (False, Queue(), False),
+])  # fmt: skip
+def test_nobody_yet_is_waited_for_where_somebody_comes(coming: bool, queue: Queue | None, gated: bool) -> None:
+    rig = Rig(coming=coming, queue=queue)
+    assert rig.pool.gated is gated
+    assert rig.pool.room(rig.now) == (0 if coming else inf)
+
+
+def test_a_new_table_has_its_own_bounds() -> None:
+    rig = Rig("a", most={"a": 2})
+    rig.install("a", most={})
+    assert (rig["a"].most, rig.pool.gated) == (inf, False)
 
 
 # -- who was tried already

@@ -97,6 +97,14 @@ def test_a_worker_is_a_candidate_while_it_is_ready_and_known_before_and_after(po
     assert there.known == ("mixed-0", "mixed-w0", "mixed-w1")
 
 
+@pytest.mark.parametrize(
+    ("state", "coming"),
+    [("starting", True), ("backing_off", True), ("stopping", True), ("stopped", False), ("ready", False)],
+)
+def test_a_worker_is_coming_until_it_is_ready_or_stopped(policy: Policy, state: str, coming: bool) -> None:
+    assert table(policy, view("mixed-w0"), view("mixed-w1", state)).pools["mixed"].coming is coming
+
+
 def test_a_worker_that_is_ready_has_its_address_and_no_other_pools(policy: Policy) -> None:
     other = view("elsewhere-w0", pool="elsewhere")
     spec = endpoints(policy, "mixed", view("mixed-w0", url="http://127.0.0.1:9123"), other)["mixed-w0"]

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from backends.keyfile import change_keys
+from backends.simulator.server import Simulator
+from backends.simulator.settings import Settings
 from policies.api_keys import KeyEntry, digest, new_key
 from tests.fakes.backend import LAST_CHUNK, STREAM_HEAD, Backend, Connection, Request, Said, chunked
 from tests.fakes.client import Answer
@@ -298,6 +300,28 @@ async def test_a_bound_that_a_reload_sets_holds_from_then_on(backend: Backend) -
             async with asking(gw, "a"):
                 held.let_go(3)
         assert held.most == 2
+
+
+@pytest.mark.timeout(60)
+async def test_auto_finds_what_the_engine_takes() -> None:
+    settings = Settings(models=("m",), first_byte=0.02, tokens=2, gap=0.02, max_num_seqs=4)
+    async with Simulator(settings, record=False) as engine:
+        async with gateway_with(engine.url, policy=pool("auto", size=1000)) as gw:
+
+            async def one() -> None:
+                async with await gw.connect() as client:
+                    for _ in range(20):
+                        await client.send(gw.chat_request())
+                        assert (await client.answer(timeout=30)).status == 200
+
+            async with asyncio.TaskGroup() as group:
+                for _ in range(40):
+                    group.create_task(one())
+                await asyncio.sleep(1.0)
+                (told,) = (await admin(gw, "GET", "/api/queue")).json["queues"]
+            assert told["max_in_flight"] == "auto"
+            assert 1 <= told["slots"] <= 30
+            assert told["waiting"] > 0
 
 
 # -- priorities and tenants
