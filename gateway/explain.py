@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from gateway.limit_errors import told
 from gateway.words import ROUTE_REFUSALS
 from policies.api_keys import KeyEntry
+from policies.fallback import kept_back
 from policies.globs import is_glob, matches_any
 from policies.limits import Subject, demands, rules_of
 from policies.paths import CONTROL, MethodRefused, PathKind, classify
 from policies.principal import Principal, principal_for
 from policies.routing import Routed, RouteRefused, Routes
-from policies.settings import Plan, Policy, Pool, Route
+from policies.settings import Fallback, Plan, Policy, Pool, Route
 from policies.units import write_seconds
 
 ANONYMOUS = "anonymous"
@@ -177,7 +178,15 @@ def _times(route: Route, told_so: Explanation) -> None:
              "total": times.total}  # fmt: skip
     limits = [f"{name} {write_seconds(seconds)}" for name, seconds in named.items() if seconds is not None]
     retries = 0 if route.retry is None else route.retry.retries
-    told_so.tell("attempts", f"{retries + 1} at most", ", ".join(limits))
+    # Each pool of the chain has one, whatever `retries` says.
+    most = max(retries, kept_back(route.fallback, -1)) + 1
+    told_so.tell("attempts", f"{most} at most", ", ".join(limits))
+    if route.fallback:
+        told_so.tell("fallback", ", ".join(map(_step, route.fallback)), "once the pool can't answer, in this order")
+
+
+def _step(member: Fallback) -> str:
+    return f"pool {member.pool}" if member.pool is not None else "a stale answer" if member.cache else "a message"
 
 
 def _limits(policy: Policy, principal: Principal, model: str | None, told_so: Explanation) -> None:

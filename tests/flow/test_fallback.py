@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
+import sys
 from typing import Any
 
 import anthropic
@@ -476,3 +478,34 @@ async def test_who_follows_an_answer_that_falls_goes_on_alone(backend: Backend, 
             answers = [task.result() for task in following]
             assert {(one.text, one.header("x-sluice-degraded")) for one in answers} == {("s", "simplified")}
             assert all(one.header("x-sluice-cache") is None for one in answers)
+
+
+async def test_clients_that_leave_anywhere_on_the_chain_leave_nothing(backend: Backend) -> None:
+    seed = random.randrange(1 << 32)
+    sys.stdout.write(f"seed {seed}\n")
+    rng = random.Random(seed)
+
+    async def slow_503(c: Connection, request: Request) -> None:
+        await asyncio.sleep(0.02)
+        await c.send(plain(503, b"{}"))
+
+    async with Backend() as own:
+        own.does(slow_503)
+        backend.streams("a", "b", "c", gap=0.02)
+        route = chain({"pool": "small", "concurrency": 8}, MESSAGE, retry="off")
+        policy = {"pools": {"pool": {"breaker": "off", "ejection": "off"}}}
+        async with gateway_with(pools={"pool": [own], "small": [backend]}, route=route, policy=policy) as gw:
+
+            async def leave(after: float) -> None:
+                async with await gw.connect() as client:
+                    await client.send(gw.chat_request())
+                    await asyncio.sleep(after)
+
+            async with asyncio.TaskGroup() as group:
+                for _ in range(60):
+                    group.create_task(leave(rng.uniform(0, 0.2)))
+            await eventually(lambda: gw.gateway.client_requests == 0, "a request is still being answered")
+            assert not gw.gateway._edge._pipeline._fallbacks._open, f"seed {seed}"
+            lines = await gw.access_lines()
+            for kind in ("simplified", "message"):
+                assert gw.total("fallbacks_total", kind=kind) == sum(line["degraded"] == kind for line in lines)

@@ -144,3 +144,11 @@ def test_what_cannot_be_told_is_said(policy: Policy, key: str, model: str | None
 def test_anonymous_off_is_401(tmp_path: Path) -> None:
     policy = loaded(tmp_path, TEXT.replace("anonymous: free", "anonymous: off"))
     assert asked(policy, "anonymous", "llama").refusal == "401 invalid_api_key: auth.anonymous is off"
+
+
+def test_a_fallback_is_told_in_its_order(tmp_path: Path) -> None:
+    chain = "cache: {ttl: 1m}, retry: off, fallback: [{pool: q}, {cache: stale}, {message: busy}]"
+    policy = loaded(tmp_path, TEXT.replace("{model: llama, pool: q}", f"{{model: llama, pool: p, {chain}}}"))
+    found = told(asked(policy, "k3", "llama"))
+    assert found["fallback"] == ("pool q, a stale answer, a message", "once the pool can't answer, in this order")
+    assert found["attempts"][0] == "2 at most"
