@@ -34,8 +34,8 @@ class Pool:
     """
 
     __slots__ = (
-        "_guarded", "_known", "_seen", "_state", "_usual", "candidates", "engine", "gated", "max_context", "name",
-        "spec", "strategy",
+        "_doubtful", "_guarded", "_known", "_seen", "_state", "_usual", "candidates", "engine", "gated", "max_context",
+        "name", "spec", "strategy",
     )  # fmt: skip
 
     def __init__(self, spec: PoolSpec, candidates: tuple[Endpoint, ...], strategy: Strategy, state: PoolState) -> None:
@@ -49,7 +49,7 @@ class Pool:
         self._known = spec.known
         self._state = state
         self._seen = -1
-        self._guarded = False
+        self._doubtful = self._guarded = False
         self._usual: Sequence[Endpoint] = ()
 
     @property
@@ -142,7 +142,9 @@ class Pool:
     def _let(self, usual: Sequence[Endpoint], model: str | None, now: float) -> Sequence[Endpoint]:
         """Those that may be sent an attempt for this model now; a trial is no reason to panic. Where all are full, one
         of them gets more than its bound: admission counts slots, so that is a retry, or they have become fewer."""
-        let = [one for one in usual if one.standing.lets(model, now)] or self._past_trials(model, now)
+        let = usual
+        if self._doubtful:
+            let = [one for one in usual if one.standing.lets(model, now)] or self._past_trials(model, now)
         return [one for one in let if one.in_flight < one.most] or let
 
     def _past_trials(self, model: str | None, now: float) -> Sequence[Endpoint]:
@@ -152,7 +154,8 @@ class Pool:
         """Work out who is a candidate."""
         self._seen = self._state.version
         self._usual = [one for one in self.candidates if one.standing.available]
-        self._guarded = bool(self.spec.most) or any(one.standing.guarded for one in self._usual)
+        self._doubtful = any(one.standing.guarded for one in self._usual)
+        self._guarded = self._doubtful or bool(self.spec.most)
 
     def _last_resorts(self, now: float, model: str | None) -> list[Endpoint]:
         """Who may be tried at all."""

@@ -15,9 +15,9 @@ from policies.principal import Principal
 from policies.settings import Timeouts
 
 if TYPE_CHECKING:
-    from gateway.admission import Door
     from gateway.caching import Lookup
     from gateway.degraded import Answer
+    from gateway.door import Door
     from gateway.flights import Flight
     from gateway.limiting import Held
 

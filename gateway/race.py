@@ -14,8 +14,8 @@ from backends.endpoint import Endpoint
 from backends.http1 import Connection
 from backends.pool import Pool
 from backends.upstream import UpstreamError
-from gateway.admission import Door
 from gateway.dispatch import Dispatch, give_up
+from gateway.door import Door
 from gateway.drive import Signal
 from gateway.errors import GatewayError
 from gateway.exchange import Exchange
