@@ -46,6 +46,7 @@ from gateway.server import Listener
 from gateway.settle import Settlement
 from gateway.shutdown import Shutdown
 from gateway.status import GatewayStatus
+from gateway.telling import Telling
 from gateway.usage import UsageDesk
 from policies.guessing import Guessing
 from policies.settings import Policy
@@ -114,8 +115,8 @@ class Gateway:
         )  # fmt: skip
         self._webhooks = Webhooks(agent=f"sluice/{__version__}", say=_webhook_says)
         fallbacks = Fallbacks(
-            limiting=self._limiting, caching=self._caching, admission=self._admission, metrics=self.metrics,
-            webhooks=self._webhooks, clock=time.monotonic, wall=clock,
+            limiting=self._limiting, caching=self._caching, admission=self._admission, wall=clock,
+            telling=Telling(metrics=self.metrics, webhooks=self._webhooks, clock=time.monotonic, wall=clock),
         )  # fmt: skip
         pipeline = Pipeline(
             identity=identity, limiting=self._limiting, caching=self._caching, admission=self._admission,

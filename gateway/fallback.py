@@ -8,12 +8,10 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from backends.plane import View
 from backends.pool import Pool
-from backends.webhook import Webhooks
 from gateway import errors
 from gateway.admission import Admission
 from gateway.caching import Caching
@@ -21,10 +19,10 @@ from gateway.client import ClientGone
 from gateway.degraded import Message, Said, answer
 from gateway.exchange import Exchange
 from gateway.limiting import Limiting
-from gateway.observe.metrics import Metrics
+from gateway.telling import Telling
 from gateway.words import REFUSALS
 from policies.describe import Call, Refused
-from policies.fallback import TOO_LONG, Failure, Incidents, failure_of, fits, label_of, longer, next_member
+from policies.fallback import TOO_LONG, Failure, failure_of, fits, label_of, longer, next_member
 from policies.json_object import members
 from policies.principal import Principal
 from policies.routing import Routed
@@ -56,20 +54,16 @@ class Asked:
 
 
 class Fallbacks:
-    """The fallbacks of one process. `clock` is monotonic, `wall` since the epoch, both in seconds."""
+    """The fallbacks of one process. `wall` is in seconds since the epoch."""
 
     def __init__(
-        self, *, limiting: Limiting, caching: Caching, admission: Admission, metrics: Metrics, webhooks: Webhooks,
-        clock: Callable[[], float], wall: Callable[[], float],
+        self, *, limiting: Limiting, caching: Caching, admission: Admission, telling: Telling, wall: Callable[[], float]
     ) -> None:  # fmt: skip
         self._limiting = limiting
         self._caching = caching
         self._admission = admission
-        self._metrics = metrics
-        self._webhooks = webhooks
-        self._clock = clock
+        self._telling = telling
         self._wall = wall
-        self._incidents = Incidents()
         # (route, pool) -> requests that are there because they fell: bounded, or one pool's end would be the other's.
         self._open: Counter[tuple[str, str]] = Counter()
 
@@ -90,7 +84,7 @@ class Fallbacks:
             await self._fall(exchange, view, asked, error)
         else:
             if exchange.status < 500:
-                self._incidents.well(routed.label)
+                self._telling.well(routed.label)
 
     # -- from one step to the next
 
@@ -126,7 +120,7 @@ class Fallbacks:
             # Its traceback holds this frame: a cycle that only the garbage collector would find.
             del error
             if exchange.cycle.begun and place is not None:
-                self._answered(exchange, asked.routed, place, why or "")
+                self._telling.answered(exchange, asked.routed, place, why or "")
 
     def _next(self, exchange: Exchange, view: View, asked: Asked, failure: Failure) -> int | None:
         """The place of the step that is next."""
@@ -217,34 +211,6 @@ class Fallbacks:
         exchange.refuse(
             Message(member.message, status=status, code=error.code, retry_after=error.retry_after)
         )  # fmt: skip
-
-    # -- what is told of it
-
-    def _answered(self, exchange: Exchange, routed: Routed, place: int, why: str) -> None:
-        """Count it, and tell a person where the operator wants one told."""
-        member = routed.route.fallback[place]
-        label = exchange.degraded = label_of(member)
-        exchange.degraded_why = why
-        self._metrics.fallback(routed.label, label).value += 1
-        hook = member.webhook
-        if hook is None or not self._incidents.degraded(routed.label, place, self._clock()):
-            return
-        token = hook.token.value if hook.token is not None else None
-        self._webhooks.tell(hook.url, token, routed.label, self._what(exchange, routed, label, why))
-
-    def _what(self, exchange: Exchange, routed: Routed, label: str, why: str) -> dict[str, Any]:
-        """What happened, in names."""
-        return {
-            "event": "degraded",
-            "time": datetime.fromtimestamp(self._wall(), UTC).isoformat(timespec="seconds"),
-            "route": routed.label,
-            "pool": routed.route.pool,
-            "why": why,
-            "degraded": label,
-            "status": exchange.status,
-            "request_id": exchange.request_id,
-            "attempts": [{"endpoint": name, "outcome": outcome, "ms": took} for name, outcome, took in exchange.trail],
-        }
 
     # -- how long it is
 
