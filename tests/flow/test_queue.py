@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -18,7 +19,7 @@ from backends.keyfile import change_keys
 from backends.simulator.server import Simulator
 from backends.simulator.settings import Settings
 from policies.api_keys import KeyEntry, digest, new_key
-from tests.fakes.backend import LAST_CHUNK, STREAM_HEAD, Backend, Connection, Request, Said, chunked
+from tests.fakes.backend import LAST_CHUNK, STREAM_HEAD, Backend, Connection, Request, Said, chunked, plain
 from tests.fakes.client import Answer
 from tests.flow.harness import Running, eventually, gateway_with
 from tests.flow.test_admin_api import ask as admin
@@ -395,3 +396,78 @@ async def test_requests_wait_for_the_first_worker_and_for_one_that_is_started_ag
         lines = await gw.access_lines()
         assert all(line["queued_ms"] is not None for line in lines)
         assert depth(gw) == 0
+
+
+# -- everything at once
+
+
+async def test_the_gateways_end_tells_those_that_wait(backend: Backend) -> None:
+    held = Held(backend)
+    tasks: list[asyncio.Task[Answer]] = []
+    async with asyncio.TaskGroup() as group:
+        async with gateway_with(backend, policy=pool(1), quiet=False) as gw:
+            first = group.create_task(gw.ask("first"))
+            await eventually(lambda: held.inside == 1, "the slot was never taken")
+            tasks += [group.create_task(gw.ask("waits")) for _ in range(3)]
+            await eventually(lambda: depth(gw) == 3, "they never waited")
+        held.let_go(4)
+    assert [(one.result().status, one.result().error["code"]) for one in (first, *tasks)] == [
+        (503, "shutting_down")
+    ] * 4
+    assert held.texts == ["first"]
+
+
+@pytest.mark.timeout(120)
+async def test_whatever_happens_to_requests_that_wait_every_slot_comes_back(
+    backend: Backend, other: Backend, tmp_path: Path
+) -> None:
+    seed = random.SystemRandom().randrange(1 << 31)
+    rng = random.Random(seed)
+
+    async def engine(c: Connection, request: Request) -> None:
+        await asyncio.sleep(rng.random() * 0.05)
+        kind = rng.random()
+        if kind < 0.1:
+            c.fin()
+        elif kind < 0.2:
+            await c.send(plain(503, b"busy"))
+        else:
+            await c.send(STREAM_HEAD + b"".join(chunked(one) for one in Said(("done",)).events()) + LAST_CHUNK)
+
+    backend.does(engine)
+    other.does(engine)
+    made = keys(tmp_path, gold="gold", light="light", heavy="heavy")
+    policy = {
+        **pool(3, size=5, wait="300ms", ejection="off", breaker="off"),
+        "auth": {"api_keys": {"file": str(tmp_path / "keys.yaml")}},
+        "plans": {"gold": {"priority": 10}, "light": {"weight": 1}, "heavy": {"weight": 3}},
+    }
+    statuses: set[int] = set()
+    async with gateway_with(backend, other, policy=policy, endpoint={"max_in_flight": 2}) as gw:
+
+        async def one() -> None:
+            await asyncio.sleep(rng.random() * 3)
+            headers = by(made[rng.choice(list(made))])
+            if rng.random() < 0.3:
+                headers.append(("x-sluice-deadline", f"{rng.randrange(1, 300)}ms"))
+            async with await gw.connect() as client:
+                await client.send(gw.chat_request("hi", headers=headers, stream=rng.random() < 0.5))
+                if rng.random() < 0.3:
+                    await asyncio.sleep(rng.random() * 0.2)
+                    rng.choice((client.reset, client.half_close))()
+                    return
+                statuses.add((await client.answer()).status)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(500):
+                group.create_task(one())
+            path = gw.folder / "policy.yaml"
+            for bound in (1, "off", 5, "auto", 2):
+                await asyncio.sleep(0.6)
+                document = json.loads(path.read_text())
+                document["pools"]["pool"]["max_in_flight"] = bound
+                path.write_text(json.dumps(document))
+                await gw.gateway.reload()
+        queue = gw.gateway._admission.doors["pool"].queue
+        await eventually(lambda: (queue.taken, queue.waiting) == (0, 0), f"seed {seed}: {queue.taken}, {queue.waiting}")
+    assert statuses >= {200, 429, 504}, f"seed {seed}"
