@@ -319,6 +319,38 @@ async def test_a_second_attempt_that_is_refused_hurts_nobody(backend: Backend) -
             assert steps(line) == [("pool-1", "not_sent"), ("pool-0", "ok")]
 
 
+async def test_a_second_attempt_that_is_too_slow_to_connect_hurts_nobody(backend: Backend) -> None:
+    backend.streams("a", hold=0)
+    with full_backlog() as port:
+        url = f"http://127.0.0.1:{port}"
+        async with gateway_with(backend, url, policy=in_order(backend, url), route=hedged(connect="100ms")) as gw:
+            asking = asks(gw)
+            await eventually(lambda: gw.total("timeouts_total", kind="connect") == 1, "it was never given up")
+            backend.release.set()
+            assert (await asking).text == "a"
+            (line,) = await gw.access_lines()
+            assert steps(line) == [("pool-1", "not_sent"), ("pool-0", "ok")]
+
+
+@pytest.mark.parametrize("why", ["budget", "room", "slots"])
+async def test_a_hedge_that_may_not_be_holds_nothing(backend: Backend, other: Backend, why: str) -> None:
+    backend.streams("a", gap=0.3)
+    other.does(silent())
+    settings = in_order(backend, other, max_in_flight=1 if why == "slots" else 2)
+    if why == "room":
+        settings["pools"]["pool"]["endpoints"][1]["max_in_flight"] = 1
+    budget = 0.01 if why == "budget" else 1
+    async with gateway_with(backend, other, policy=settings, route=hedged(hedge={"budget": budget})) as gw:
+        if why == "room":
+            (endpoint,) = gw.gateway.plane.named("pool", "pool-1")
+            endpoint.in_flight += 1
+        assert await hedges(gw, 1) == 0
+        if why == "room":
+            endpoint.in_flight -= 1
+        (door,) = gw.gateway._admission.doors.values()
+        assert (door.queue.taken, other.attempts) == (0, 0)
+
+
 async def test_a_kept_connection_that_died_is_replaced_once(backend: Backend, other: Backend) -> None:
     """FAULTS row 3 holds for a route with hedges."""
     backend.streams("a").then.does(dies("rst")).then.streams("b")
@@ -344,9 +376,9 @@ async def test_hedges_have_a_budget(backend: Backend, other: Backend) -> None:
 
 @pytest.mark.parametrize("alone", [True, False], ids=["nobody else is there", "attempts are spent"])
 async def test_a_hedge_needs_somebody_else_and_an_attempt(backend: Backend, other: Backend, alone: bool) -> None:
-    backend.streams("a", gap=0.02)
+    backend.streams("a", gap=0.4)
     other.does(dies("rst"))
-    route_ = hedged(retry={"retries": 1}, hedge={"after": "5ms"})
+    route_ = hedged(retry={"retries": 1}, hedge={"after": "200ms"})
     backends = [backend] if alone else [other, backend]
     async with gateway_with(*backends, policy=in_order(*backends), route=route_) as gw:
         assert await hedges(gw, 1) == 0
