@@ -471,3 +471,50 @@ async def test_who_yields_to_others_or_had_no_time_is_not_doubted(backend: Backe
         assert {(await one).status for one in asking} == {200}
         assert gw.total("attempts_total", outcome="outrun", endpoint="pool-0") == 1
         assert gw.total("endpoint_state", state="suspect") == 0
+
+
+@pytest.mark.parametrize("winner", [0, 1], ids=["the first wins", "the second wins"])
+async def test_a_leader_that_leaves_while_two_race_hurts_no_follower(
+    backend: Backend, other: Backend, winner: int
+) -> None:
+    """With a cache several clients wait for one answer, whose first asker may leave (issue 5, point 3)."""
+    good, bad = (backend, other) if winner == 0 else (other, backend)
+    good.streams("a", "b", hold=0)
+    bad.does(silent())
+    route_ = {**hedged(), "cache": {"mode": "always", "ttl": "10s"}}
+    async with gateway_with(backend, other, policy=in_order(backend, other), route=route_) as gw:
+        async with await gw.connect() as leader:
+            await leader.send(gw.chat_request())
+            await backend.requested()
+            following = asks(gw)
+            await other.requested()
+        await eventually(lambda: gw.total("endpoint_in_flight") == 2, "they were left")
+        await asyncio.sleep(0.05)
+        assert gw.total("endpoint_in_flight") == 2
+        good.release.set()
+        answer = await following
+        await closed_soon(bad)
+        assert (answer.status, answer.end, answer.text) == (200, "complete", "ab")
+        line = next(line for line in await gw.access_lines() if line["trail"])
+        assert steps(line) == [(f"pool-{1 - winner}", "outrun"), (f"pool-{winner}", "ok")]
+        assert (await gw.ask()).header("x-sluice-cache") == "hit"
+
+
+async def test_where_both_fail_the_fallback_answers(backend: Backend, other: Backend) -> None:
+    together = asyncio.Event()
+
+    async def dies_later(c: Connection, request: Request) -> None:
+        await together.wait()
+        c.rst()
+
+    for one in (backend, other):
+        one.does(dies_later).then.does(dies("rst"))
+    route_ = {**hedged(), "fallback": [{"message": "busy"}]}
+    async with gateway_with(backend, other, policy=in_order(backend, other), route=route_) as gw:
+        asking = asks(gw)
+        await other.requested()
+        together.set()
+        answer = await asking
+        assert (answer.status, answer.text, answer.header("x-sluice-degraded")) == (200, "busy", "message")
+        (line,) = await gw.access_lines()
+        assert {outcome for _, outcome in steps(line)} == {"no_answer"}
