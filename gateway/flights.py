@@ -185,10 +185,10 @@ class Flight:
         """One less."""
         follower.close()
         self._followers.remove(follower)
-        if self._followers or self.state in ("landed", "failed"):
-            self._read_on()
-        elif self.orphaned is not None:
+        if not self._followers and self.orphaned is not None and self.state in ("waiting", "live"):
             self.orphaned.throw(ClientGone())
+        else:
+            self._read_on()
 
     def left(self, drive: Drive) -> bool:
         """The leader's client has left. Whether its request goes on for the others."""
@@ -206,7 +206,8 @@ class Flight:
 
     def over(self) -> None:
         """The leader's request has ended: what has not landed by now has failed, and nothing holds anybody."""
-        self.fail()
+        if self.state in ("waiting", "live"):
+            self._end("failed")
         if self.relay is not None:
             self.relay.copy = None
             self.relay = None
@@ -254,9 +255,11 @@ class Flight:
         self._end("failed")
 
     def fail(self) -> None:
-        """There is no answer for others, or no more of one. Nothing once it has ended."""
+        """There is no answer for others. Nothing once it has ended; who goes on only for others ends too."""
         if self.state in ("waiting", "live"):
             self._end("failed")
+            if self.orphaned is not None:
+                self.orphaned.throw(ClientGone())
 
     def _end(self, state: State) -> None:
         self.state = state

@@ -256,6 +256,27 @@ async def test_once_nobody_is_left_the_engine_is_left_too(backend: Backend) -> N
         assert [line["client_gone"] for line in await gw.access_lines()] == ["stream", "stream"]
 
 
+async def test_a_leader_that_left_does_not_go_on_for_an_answer_that_is_not_for_others(backend: Backend) -> None:
+    async def encoded(c: Connection, _: Request) -> None:
+        await backend.release.wait()
+        await c.send(STREAM_HEAD[:-2] + b"content-encoding: gzip\r\n\r\n" + chunked(b"x" * 100))
+        await c.stall()
+
+    backend.does(encoded).then.streams("a")
+    async with gateway_with(backend, route=ROUTE) as gw:
+        async with await gw.connect() as follower:
+            async with await gw.connect() as leader:
+                await leader.send(request(gw))
+                await backend.requested()
+                await follower.send(request(gw))
+                await eventually(lambda: gw.gateway.client_requests == 2, "it follows")
+            await asyncio.sleep(0.05)
+            backend.release.set()
+            assert (await follower.answer()).text == "a"
+        await eventually(lambda: gw.gateway.client_requests == 0, "the leader is over")
+        assert backend.attempts == 2
+
+
 async def test_a_leader_that_fails_lets_the_next_one_lead(backend: Backend) -> None:
     async def fails(c: Connection, _: Request) -> None:
         await backend.release.wait()
