@@ -67,6 +67,7 @@ def explain(
     if routed is None:
         return told_so
     _pool(routed.route.pool, policy.pools[routed.route.pool], told_so)
+    _queue(policy.pools[routed.route.pool], policy.plans[principal.plan], told_so)
     _times(routed.route, told_so)
     _limits(policy, principal, model, told_so)
     return told_so
@@ -170,6 +171,19 @@ def _pool(name: str, pool: Pool, told_so: Explanation) -> None:
         told_so.tell("endpoint", f"{endpoint.name} {endpoint.url}", "listed")
     if pool.workers is not None:
         told_so.tell("workers", str(pool.workers.count), "started and watched by the gateway")
+
+
+def _queue(pool: Pool, plan: Plan, told_so: Explanation) -> None:
+    """Where the pool is bounded: by what, and how its requests wait."""
+    bounds = [] if pool.max_in_flight is None else [str(pool.max_in_flight)]
+    bounds += [f"{one.max_in_flight} at {one.name}" for one in pool.endpoints if one.max_in_flight is not None]
+    if not bounds:
+        return
+    queue = pool.queue
+    rest = "no queue" if queue is None else f"{queue.size} more wait, {write_seconds(queue.wait)} at most"
+    told_so.tell(
+        "at a time", f"{', '.join(bounds)}; {rest}", f"the plan's priority {plan.priority}, weight {plan.weight:g}"
+    )
 
 
 def _times(route: Route, told_so: Explanation) -> None:

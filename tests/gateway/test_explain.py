@@ -82,6 +82,16 @@ def test_it_tells_why_a_route_is_the_one(policy: Policy, model: str, route: str,
     assert found.refusal is None and told(found)["route"] == (route, why)
 
 
+def test_it_tells_how_requests_wait(policy: Policy) -> None:
+    pool, plan = policy.pools["p"], replace(policy.plans["free"], priority=3, weight=2.5)
+    bounded = replace(pool, max_in_flight=8, endpoints=(replace(pool.endpoints[0], max_in_flight=4),))
+    found = told(asked(replace(policy, pools={**policy.pools, "p": bounded}, plans={"free": plan}), "k1", "qwen2-7b"))
+    assert found["at a time"] == ("8, 4 at a; 512 more wait, 30s at most", "the plan's priority 3, weight 2.5")
+    bounded = replace(pool, max_in_flight="auto", queue=None)
+    found = told(asked(replace(policy, pools={**policy.pools, "p": bounded}), "k1", "qwen2-7b"))
+    assert found["at a time"][0] == "auto; no queue"
+
+
 def test_it_tells_every_limit_and_the_bucket_that_counts(policy: Policy) -> None:
     limits = (Limit(requests=Rate(60, 60)), Limit(tokens=Rate(5, 86400), per="tenant+model", strategy="fixed_window"))
     plan = Plan(limits=limits, max_input_tokens=7, max_output_tokens=9)
