@@ -26,7 +26,7 @@ from gateway.admin.routes import admin_routes, client_routes
 from gateway.attempts import Attempts
 from gateway.clocks import WireSettings
 from gateway.console import Console
-from gateway.control import Control, StartError
+from gateway.control import Control
 from gateway.dispatch import Dispatch
 from gateway.edge import Edge
 from gateway.identify import Identity
@@ -37,6 +37,7 @@ from gateway.observe.log import Log, fields
 from gateway.observe.metrics import Metrics
 from gateway.overview import Overview
 from gateway.pipeline import Pipeline
+from gateway.reading import StartError
 from gateway.server import Listener
 from gateway.settle import Settlement
 from gateway.shutdown import Shutdown

@@ -15,8 +15,8 @@ from pathlib import Path
 from gateway.accepting import raise_descriptor_limit
 from gateway.app import Gateway
 from gateway.banner import banner
-from gateway.control import StartError
 from gateway.observe.log import fields
+from gateway.reading import StartError
 from gateway.server import run
 
 log = logging.getLogger("sluice.shutdown")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from gateway.control import StartError
+from gateway.reading import StartError
 from tests.fakes.backend import Backend, Connection, Request, plain
 from tests.fakes.client import Answer
 from tests.fakes.tokens import AUDIENCE, ISSUER, Signer, hmac_token, jwk_set, shared_jwk
