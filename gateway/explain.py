@@ -67,7 +67,7 @@ def explain(
         return told_so
     _pool(routed.route.pool, policy.pools[routed.route.pool], told_so)
     _times(routed.route, told_so)
-    _limits(policy, principal, model, told_so)
+    _limits(policy, principal, routed.counted_as, told_so)
     return told_so
 
 
@@ -180,14 +180,14 @@ def _times(route: Route, told_so: Explanation) -> None:
     told_so.tell("attempts", f"{retries + 1} at most", ", ".join(limits))
 
 
-def _limits(policy: Policy, principal: Principal, model: str | None, told_so: Explanation) -> None:
+def _limits(policy: Policy, principal: Principal, model: str, told_so: Explanation) -> None:
     plan = policy.plans[principal.plan]
     if plan.max_input_tokens is not None:
         told_so.tell("max_input_tokens", str(plan.max_input_tokens), "a longer prompt is 400 context_length_exceeded")
     if plan.max_output_tokens is not None:
         told_so.tell("max_output_tokens", str(plan.max_output_tokens), "max_tokens is capped")
     rules = rules_of(principal.plan, plan.limits, policy.store.on_outage)
-    subject = Subject(principal.key, principal.tenant, principal.user_of(None), "ADDRESS", model or "")
+    subject = Subject(principal.key, principal.tenant, principal.user_of(None), "ADDRESS", model)
     for demand in demands(rules, subject, tokens=1, output_tokens=1):
         rule = demand.rule
         outage = f"while the store is away: {rule.on_outage}"

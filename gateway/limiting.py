@@ -34,10 +34,12 @@ class LimitStore(Store, Protocol):
 class Held:
     """What a request has taken, until it is settled.
 
+    model: what it is counted under
     reserved: tokens of the prompt and of the answer
     """
 
     call: Call
+    model: str
     dialect: Dialect | None
     reserved: tuple[int, int]
     granted: Granted | None
@@ -81,11 +83,10 @@ class Limiting:
 
     # -- before the engine is asked
 
-    async def take(self, exchange: Exchange, limits: PlanLimits, principal: Principal, call: Call) -> None:
+    async def take(self, exchange: Exchange, limits: PlanLimits, principal: Principal, call: Call, model: str) -> None:
         """Take what the request may use of every rule, or raise the error that refuses it; `policies.json_object`'s
-        Refused where its prompt is longer than the plan allows."""
+        Refused where its prompt is longer than the plan allows. `model` is what the model is counted under."""
         dialect = DIALECTS.get(exchange.kind.path) if limits.counts else None
-        model = call.model or ""
         reserved = self._estimates.reserve(call, limits.plan, model, limits.room) if dialect is not None else (0, 0)
         subject = Subject(principal.key, principal.tenant, principal.user_of(call.user), exchange.client, model)
         asked = demands(limits.rules, subject, tokens=sum(reserved), output_tokens=reserved[1])
@@ -99,7 +100,7 @@ class Limiting:
                 raise limit_error(answer, asked)
             granted = answer
             exchange.extra_headers = tuple(limit_headers(granted.levels))
-        exchange.held = Held(call, dialect, reserved, granted, asked)
+        exchange.held = Held(call, model, dialect, reserved, granted, asked)
 
     async def _waited(self, answer: "asyncio.Future[Answer]", asked: tuple[Demand, ...]) -> Answer:
         """The store's answer. Who stops waiting leaves it to the store to give back what it takes, or gives it back
@@ -157,5 +158,5 @@ class Limiting:
         )  # fmt: skip
         usage = exchange.usage
         if usage[0] is not None:
-            self._estimates.learn(held.call.model or "", held.call.prompt_bytes, usage[0])
+            self._estimates.learn(held.model, held.call.prompt_bytes, usage[0])
         return real(usage, found, held.reserved, whole=whole)

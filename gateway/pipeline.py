@@ -175,7 +175,7 @@ class Pipeline:
         """Take of the plan's limits; what the body must say for it is written into it."""
         limits, engine = view.limits[principal.plan], view.pools[routed.route.pool].engine
         try:
-            await self._limiting.take(exchange, limits, principal, call)
+            await self._limiting.take(exchange, limits, principal, call, routed.counted_as)
             if len(exchange.body) <= SCAN_ON_LOOP:
                 self._limiting.edit(exchange, limits, call, engine)
             else:

@@ -69,7 +69,8 @@ class UsageDesk:
         plan = view.table.plans[principal.plan]
         # Names and buckets are the same whatever holds while the store is away.
         rules = rules_of(principal.plan, plan.limits, "local")
-        subject = Subject(principal.key, principal.tenant, principal.user_of(None), address, model or "")
+        counted_as = view.routes.counted_as(model) if model else ""
+        subject = Subject(principal.key, principal.tenant, principal.user_of(None), address, counted_as)
         asked = [rule for rule in rules if model is not None or "model" not in rule.per]
         wanted = demands(asked, subject, tokens=1, output_tokens=1)
         levels = {level.rule.name: level for level in await self._levels(wanted)}

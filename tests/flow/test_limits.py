@@ -62,6 +62,17 @@ async def test_a_refused_request_takes_nothing_of_the_other_rules(backend: Backe
         assert [limit["used"] for limit in usage["limits"]] == [1, 1]
 
 
+async def test_a_limit_per_model_holds_for_all_of_its_names_together(backend: Backend) -> None:
+    backend.answers(200, b"{}")
+    limits = plan({"requests": "2/minute", "per": "tenant+model"})
+    async with gateway_with(backend, policy=limits, route={"aliases": ["other", "any-*"]}) as gw:
+        statuses = [(await gw.ask(stream=False, model=name)).status for name in ("m", "other", "any-1", "any-2")]
+        assert statuses == [200, 200, 429, 429]
+        for name in ("m", "any-3"):
+            usage = (await gw.send(gw.request("GET", f"/v1/usage?model={name}"), method="GET")).json
+            assert usage["limits"][0]["used"] == 2
+
+
 async def test_concurrency_is_given_back_whether_the_client_stays_or_leaves(backend: Backend) -> None:
     backend.streams("a", "b", hold=2)
     async with gateway_with(backend, policy=plan({"concurrency": 1})) as gw:
