@@ -193,7 +193,7 @@ class ClientProtocol(RequestUnderWay):
             return
         address = self.transport.get_extra_info("sockname")
         server = address[:2] if isinstance(address, tuple) else ("unix", 0)
-        answer = AsgiCycle(cycle).answer(self._app, (self.address, 0), server)
+        answer = AsgiCycle(cycle).answer(self._app, (cycle.client or self.address, 0), server)
         task = self.loop.create_task(answer, name=f"{cycle.method} {cycle.raw_path[:64]!r}")
         self._state.tasks.add(task)
         task.add_done_callback(self._state.tasks.discard)
