@@ -16,7 +16,6 @@ class Opens(Protocol):
     """Makes connections. `open` raises StoreLostError."""
 
     async def open(self) -> Opened: ...
-    async def close(self) -> None: ...
 
 
 class Channel:
@@ -95,7 +94,6 @@ class Channel:
         self.drop("connection", "the gateway ends")
         if self._links:
             await asyncio.wait(self._links, timeout=1.0)
-        await self._opens.close()
 
     def _flush(self) -> None:
         self._flushing, self._hurried = None, False
