@@ -10,6 +10,7 @@ from gateway import errors
 from gateway.limit_headers import whole_seconds
 from policies.guessing import HOLD, Guessing
 from policies.principal import AuthenticationError, KeysWanted, Principal, Reason
+from policies.token_form import NOT_SIGNED, refused
 
 _REASONS: Final[dict[Reason, type[errors.GatewayError]]] = {
     "token_expired": errors.TokenExpired,
@@ -67,7 +68,7 @@ class Identity:
             except KeysWanted as again:
                 wanted = again
         if said == "newest":
-            raise AuthenticationError("token_invalid", "The token was not accepted: its issuer has no such key.")
+            raise refused(NOT_SIGNED)
         raise errors.IdentityUnavailable(
             "The keys of the token's issuer cannot be fetched now. Try again shortly.", retry_after=2
         )

@@ -162,10 +162,10 @@ class Authenticator:
         if stripped != token:
             # A second space after the scheme is allowed (RFC 9110, 11.4), and header values may end in white space.
             return self.authenticate(None, stripped)
-        if len(stripped) > MAX_TOKEN or not _PRINTABLE.fullmatch(stripped):
-            raise AuthenticationError(
-                "malformed", f"The API key is not one: at most {MAX_TOKEN} printable ASCII characters, sent once."
-            )
+        if len(stripped) > MAX_TOKEN:
+            raise AuthenticationError("malformed", f"The API key or token is over the limit of {MAX_TOKEN} bytes.")
+        if not _PRINTABLE.fullmatch(stripped):
+            raise AuthenticationError("malformed", _INCORRECT)
         text = stripped.decode("ascii")
         if looks_like_ours(text):
             raise AuthenticationError("unknown", _INCORRECT)
