@@ -108,10 +108,14 @@ class RedisStore:
         """Say that this process lives, and renew its leases. Raises StoreLostError."""
         await self._beat(LIFETIME)
 
+    async def connect(self) -> None:
+        """Return when there is a connection over which the store works. Raises StoreLostError."""
+        await self.channel.connected()
+
     async def probe(self) -> None:
         """Whether the store works, over a new connection that then serves all. Raises StoreLostError."""
         self.abandon("asked anew")
-        await self.channel.connected()
+        await self.connect()
 
     def abandon(self, reason: str) -> None:
         """Give up the connection: whoever waits is answered by the outage."""
