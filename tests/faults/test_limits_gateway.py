@@ -517,7 +517,7 @@ async def test_slots_of_a_gateway_that_was_killed_come_back(
                 assert leases(redis, bucket) == moved, "nobody renews what a dead gateway held"
             # ... and none is let in before.
             assert clock(redis) > end
-            await eventually(lambda: clock(redis) > max(moved.values()), "its clock stands still")
+            await eventually(lambda: clock(redis) > max(moved.values()), "its clock stands still", timeout=20)
             statuses = await asyncio.gather(*(status(second) for _ in range(3)))
             assert statuses == [200] * 3
             # Nothing stays for ever.

@@ -23,6 +23,7 @@ async def test_a_plan_without_limits_asks_no_store(backend: Backend) -> None:
         assert answer.status == 200
         assert answer.header("x-ratelimit-limit-requests") is None
         assert gw.gateway._limiting.store is None
+        assert gw.total("limit_mode") == 0
 
 
 async def test_requests_beyond_the_burst_are_429_and_reach_no_engine(backend: Backend) -> None:
@@ -40,6 +41,8 @@ async def test_requests_beyond_the_burst_are_429_and_reach_no_engine(backend: Ba
         assert 29 <= int(refused.header("retry-after") or 0) <= 30
         assert backend.attempts == 2
         assert gw.total("limit_refused_total", rule="test.0") == 1
+        # Memory is a store as any other: whoever watches this sees a 1 wherever there are limits.
+        assert (gw.total("limit_mode", state="store"), gw.total("limit_mode")) == (1, 1)
         lines = await gw.access_lines()
         assert [line["code"] for line in lines] == [None, None, "rate_limit_exceeded"]
 
