@@ -113,9 +113,10 @@ class StoreOutage:
             self._local.settle(granted, [(one, much - one.amount) for one, much in zip(shared, used, strict=True)])
 
     async def seen(self, demands: Sequence[Demand]) -> tuple[Level, ...]:
-        """Where this process's shares stand."""
-        levels = await self._local.seen(self._shared(demands))
-        return tuple([replace(level, rule=demand.rule) for level, demand in zip(levels, demands, strict=True)])
+        """Where this process's shares stand; of rules that it does not count (open, closed) nothing is known."""
+        counted = [demand for demand in demands if demand.rule.on_outage == "local"]
+        levels = await self._local.seen(self._shared(counted))
+        return tuple([replace(level, rule=demand.rule) for level, demand in zip(levels, counted, strict=True)])
 
     def _shared(self, demands: Sequence[Demand]) -> list[Demand]:
         """The same, of this process's shares. Who asks for more than the share holds, yet not more than the limit, gets
