@@ -1,5 +1,5 @@
-"""`sluice check POLICY`: every mistake in a policy file, or one line that says what it holds. It needs no secrets, and notes
-which are not there."""
+"""`sluice check POLICY`: every mistake in a policy file, or one line that says what it holds. It needs no secrets,
+and notes which are not there."""
 
 import sys
 from pathlib import Path
