@@ -4,11 +4,11 @@ change of the keys holds."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 
@@ -127,19 +127,16 @@ async def test_no_bad_credential_is_ever_told_on(backend: Backend, anonymous: st
         change_keys(gw.folder / "keys.yaml", lambda entries: revoked(entries, "k2", now=0.0))
         await until_it_is(gw, mine, 401)
         ours = f"sk-sluice-{MARK}{'A' * 30}"
+        addresses = itertools.count(1)
         near = gw.key[:-1] + ("A" if gw.key[-1] != "A" else "B")
         for token in (ours, near, gw.key + MARK, f"{MARK}ü", f"sk-sluice-{MARK}\x80", f"{ours} {MARK}", MARK * 1500):
             for name in ("authorization", "x-api-key"):
-                data = gw.chat_request(headers=[("authorization", f"Bearer {token}")], stream=False)
+                # Of an address of its own each: who fails often from one is held up.
+                who = [("authorization", f"Bearer {token}"), ("x-forwarded-for", f"198.18.0.{next(addresses)}")]
+                data = gw.chat_request(headers=who, stream=False)
                 if name == "x-api-key":
                     data = data.replace(b"authorization: Bearer ", b"x-api-key: ")
-                assert (await gw.send(data)).status in (401, 429), (name, token[:80])
-        huge = await gw.send(gw.chat_request(headers=[("authorization", f"Bearer {MARK}{'x' * (1 << 20)}")]))
-        assert huge.status == 431
-        bare = gw.request(
-            "POST", f"/v1/chat/completions?api_key={quote(ours)}&key={mine}", b"{}", [("authorization", "")]
-        )
-        assert (await gw.send(bare)).status in (401, 429, 400)
+                assert (await gw.send(data)).status == 401, (name, token[:80])
         lines = await gw.access_lines()
         seen = [str(lines), gw.log_text(), str(gw.series())]
         for secret in (MARK, mine, gw.key, near, digest(mine).hex(), digest(gw.key).hex()):

@@ -202,7 +202,8 @@ async def flood(c: Connection, request: Request) -> None:
 
 STRANGE: dict[str, Any] = {
     "500": plain(500, b"{}"),
-    "a redirect": plain(302, SET, [("location", "http://127.0.0.1:1/")]),
+    "a redirect": "302",
+    "down": "down",
     "HTML": plain(200, b"<!doctype html>", [("content-type", "text/html")]),
     "10 MB": flood,
     "no keys": plain(200, jwk_set()),
@@ -213,23 +214,34 @@ STRANGE: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", STRANGE)
 async def test_last_keys_serve_for_stale_and_then_it_is_503_and_never_401(
-    sso: Backend, backend: Backend, name: str
+    sso: Backend, backend: Backend, other: Backend, name: str
 ) -> None:
     strange = STRANGE[name]
+    if strange == "302":
+        # To where the keys really are: who follows it has them, and whoever can redirect us has our trust.
+        other.answers(200, SET)
+        strange = plain(302, SET, [("location", f"{other.url}/certs")])
     async with issuing(sso, backend, refresh="200ms", stale="700ms") as gw:
         token = RSA.token(now())
-        sso.raw(strange, rst=not strange) if isinstance(strange, bytes) else sso.does(strange)
-        await sso.requested(2)
+        if strange == "down":
+            await sso.__aexit__()
+            await eventually(lambda: "issuer_lost" in gw.log_text(), "never asked again")
+        else:
+            sso.raw(strange, rst=not strange) if isinstance(strange, bytes) else sso.does(strange)
+            await sso.requested(2)
         assert code(await ask(gw, token)) == (200, None)
         await eventually(lambda: keys(gw) is None, "kept for ever", timeout=8)
         answer = await ask(gw, token)
         assert code(answer) == (503, "identity_unavailable") and answer.header("retry-after") is not None
         assert (await gw.ask()).status == 200, "a key of ours needs no issuer"
         sso.answers(200, SET)
+        if strange == "down":
+            await sso.__aenter__()
         await eventually(lambda: keys(gw) is not None, "never asked again", timeout=8)
         assert code(await ask(gw, token)) == (200, None)
         text = gw.log_text()
         assert [text.count(event) for event in ("issuer_lost", "issuer_forgotten", "issuer_back")] == [1, 1, 1], text
+        assert other.accepted == []
 
 
 async def test_a_key_that_nobody_has_while_the_issuer_is_down_is_503(sso: Backend, backend: Backend) -> None:
