@@ -121,7 +121,10 @@ class Pipeline:
     def _entitle(self, exchange: Exchange, principal: Principal) -> Principal:
         exchange.principal = principal
         if exchange.kind.scope not in principal.scopes:
-            raise errors.ScopeNotAllowed(f"This key may not use {exchange.kind.scope}; its plan must list that scope.")
+            scopes = ", ".join(sorted(principal.scopes)) or "nothing"
+            raise errors.ScopeNotAllowed(
+                f"This key may not use {exchange.kind.scope}, but {scopes}: its plan says so, or the key itself."
+            )
         return principal
 
     def _whole_body(self, exchange: Exchange, view: View) -> None:

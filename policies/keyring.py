@@ -64,6 +64,8 @@ def created(entries: Sequence[KeyEntry], entry: KeyEntry) -> list[KeyEntry]:
     """The entries with a new key among them, whose id must be free."""
     check_names(entry)
     check_rights(entry)
+    if entry.expires is not None and entry.expires <= entry.created:
+        raise KeyringError("a key that has expired when it is made is of no use: give it a longer lifetime")
     if any(other.id == entry.id for other in entries):
         raise KeyringError(f"there is a key {entry.id} already: choose another id, or rotate it")
     return [*entries, entry]

@@ -81,6 +81,8 @@ def create(
 ) -> None:
     """Make a key; it is the last line of stdout, and shown only now."""
     place = _place(file, policy, store, prefix)
+    if place.plans is not None and plan not in place.plans:
+        raise _failed(PlaceError(f'no plan "{plan}" in {policy} (known: {", ".join(place.plans) or "none"})'))
     now, key = _now(), new_key()
     entry = KeyEntry(
         id=f"key-{secrets.token_hex(4)}" if id is None else id,

@@ -74,14 +74,22 @@ def test_create_takes_rights_and_labels_and_list_shows_them(path: Path) -> None:
 
 
 def test_a_policy_says_where_the_keys_are(path: Path, tmp_path: Path) -> None:
-    policy = write(tmp_path, SMALL + "auth: {api_keys: {file: sub/mine.yaml}}\n")
+    policy = write(tmp_path, SMALL + "auth: {api_keys: {file: sub/mine.yaml}}\nplans: {p: {}}\n")
     (tmp_path / "sub").mkdir()
+    refused = sluice_keys(path, "create", "--tenant", "t", "--plan", "q", "--policy", str(policy), code=1)
+    assert refused.stderr == f'no plan "q" in {policy} (known: p)\n' and not refused.stdout
     sluice_keys(path, "create", "--tenant", "t", "--plan", "p", "--id", "k1", "--policy", str(policy))
     assert [entry.id for entry in load_keys(tmp_path / "sub" / "mine.yaml")] == ["k1"]
     assert "k1" in sluice_keys(path, "list", "--policy", str(policy)).output
     sluice_keys(path, "revoke", "k1", "--policy", str(policy))
     off = write(tmp_path, SMALL + "auth: {api_keys: off, anonymous: free}\nplans: {free: {}}\n")
     assert "off" in sluice_keys(path, "list", "--policy", str(off), code=1).stderr
+
+
+def test_a_key_must_live(path: Path) -> None:
+    assert "longer lifetime" in sluice_keys(
+        path, "create", "--tenant", "t", "--plan", "p", "--expires", "0", code=1
+    ).stderr  # fmt: skip
 
 
 def test_keys_are_not_in_memory(path: Path) -> None:
@@ -93,7 +101,7 @@ def test_keys_are_not_in_memory(path: Path) -> None:
 
 def test_list_shows_ids_and_states_and_never_a_hash_or_a_key(path: Path) -> None:
     keys = [create(path, "--id", name).strip() for name in ("k1", "k2")]
-    create(path, "--id", "k3", "--expires", "0")
+    create(path, "--id", "k3", "--expires", "1ms")
     sluice_keys(path, "revoke", "k2")
     out = sluice_keys(path, "list").output
     rows = [line.split() for line in out.splitlines()]
