@@ -9,6 +9,7 @@ from gateway.words import ROUTE_REFUSALS
 from policies.api_keys import KeyEntry
 from policies.globs import is_glob, matches_any
 from policies.limits import Subject, demands, rules_of
+from policies.mistakes import known
 from policies.paths import CONTROL, MethodRefused, PathKind, classify
 from policies.principal import Principal, principal_for
 from policies.routing import Routed, RouteRefused, Routes
@@ -104,9 +105,7 @@ def _entry(entries: Sequence[KeyEntry], key: str, now: float) -> KeyEntry:
     """The secret of an id that counts: the newest that is good, else the newest."""
     mine = [entry for entry in entries if entry.id == key]
     if not mine:
-        known = list(dict.fromkeys(entry.id for entry in entries))
-        more = f" and {len(known) - 20} more" if len(known) > 20 else ""
-        raise ExplainError(f'no key "{key}" (known: {", ".join([ANONYMOUS, *known[:20]])}{more})')
+        raise ExplainError(f'no key "{key}" {known([ANONYMOUS, *(entry.id for entry in entries)], 21)}')
     return next((entry for entry in reversed(mine) if entry.state(now) == "active"), mine[-1])
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from policies.api_keys import KeyEntry, looks_like_ours
+from policies.mistakes import known
 from policies.principal import AuthenticationError, PlanRights, Principal, principal_for
 from policies.token_form import looks_like_jwt
 
@@ -63,7 +64,7 @@ def records(entries: Iterable[KeyEntry], plans: Mapping[str, PlanRights]) -> tup
     for entry in entries:
         plan = plans.get(entry.plan)
         if plan is None:
-            problems.append(f'key {entry.id}: no plan "{entry.plan}" (known: {", ".join(plans) or "none"})')
+            problems.append(f'key {entry.id}: no plan "{entry.plan}" {known(plans)}')
             continue
         principal = principal_for(plan, key=entry.id, tenant=entry.tenant, plan_name=entry.plan, entry=entry)
         found[entry.sha256] = KeyRecord(entry.sha256, principal, entry.expires, entry.revoked is not None)

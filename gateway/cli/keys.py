@@ -15,6 +15,7 @@ from gateway.cli.key_place import Change, Place, PlaceError, place_of
 from policies.api_keys import KeyEntry, digest, new_key
 from policies.codec import JSONError
 from policies.keyring import KeyringError, created, revoked, rotated
+from policies.mistakes import known
 from policies.units import read_seconds
 
 app = typer.Typer(
@@ -82,7 +83,7 @@ def create(
     """Make a key; it is the last line of stdout, and shown only now."""
     place = _place(file, policy, store, prefix)
     if place.plans is not None and plan not in place.plans:
-        raise _failed(PlaceError(f'no plan "{plan}" in {policy} (known: {", ".join(place.plans) or "none"})'))
+        raise _failed(PlaceError(f'no plan "{plan}" in {policy} {known(place.plans)}'))
     now, key = _now(), new_key()
     entry = KeyEntry(
         id=f"key-{secrets.token_hex(4)}" if id is None else id,
