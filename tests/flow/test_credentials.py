@@ -16,7 +16,8 @@ from backends.keyfile import change_keys, load_keys
 from policies.api_keys import KeyEntry, digest, new_key
 from policies.keyring import created, revoked, rotated
 from tests.fakes.backend import Backend
-from tests.flow.harness import Running, gateway_with
+from tests.flow.harness import Running, eventually, gateway_with
+from tests.pace import cpu, slowdown
 
 ENTRY = KeyEntry(id="k2", sha256=b"", tenant="acme", plan="test", created=1_763_650_057.0)
 
@@ -144,26 +145,24 @@ async def test_no_bad_credential_is_ever_told_on(backend: Backend, anonymous: st
 
 
 def test_ten_thousand_keys_load_in_no_time(tmp_path: Path) -> None:
-    """10,000 take 70 ms on the machine of tests/bench/RESULTS.md; the bound is for one that is busy."""
+    """60 ms on the machine of tests/bench/RESULTS.md."""
     path = tmp_path / "keys.yaml"
     entries = [
         replace(ENTRY, id=f"k{n}", sha256=digest(str(n)), expires=2e9, models=("a-*",), labels={"team": f"t{n}"})
         for n in range(10_000)
     ]
     change_keys(path, lambda _: entries)
-    began = time.perf_counter()
     assert load_keys(path) == entries
-    took = time.perf_counter() - began
-    assert took < 0.8, took
+    took = cpu(lambda: load_keys(path))
+    assert took < 0.2 * slowdown(), took
 
 
 async def test_ten_thousand_keys_are_read_off_the_loop(backend: Backend) -> None:
     async with gateway_with(backend) as gw:
         keys = [replace(ENTRY, id=f"k{n}", sha256=digest(str(n))) for n in range(10_000)]
+        began = time.thread_time()
         await asyncio.to_thread(change_keys, gw.folder / "keys.yaml", lambda entries: [*entries, *keys])
-        longest, last = 0.0, time.perf_counter()
-        while len(gw.gateway.plane.view.table.keys) < 10_000:  # type: ignore[union-attr]
-            await asyncio.sleep(0.001)
-            now = time.perf_counter()
-            longest, last = max(longest, now - last), now
-        assert longest < 0.2, longest
+        await eventually(lambda: len(gw.gateway.plane.view.table.keys) > 10_000, "never read", timeout=20)  # type: ignore[union-attr]
+        # What the loop's thread did itself: how long it waited for the processor is the machine's business.
+        took = time.thread_time() - began
+        assert took < 0.1 * slowdown(), took
