@@ -27,6 +27,8 @@ def notes_of(path: Path, policy: Policy) -> Iterator[str]:
     yield from (f"{ca} is not there (tls.ca)" for ca in authorities if ca is not None and not Path(ca).exists())
     for name, plan in policy.plans.items():
         yield from _plan(name, plan)
+    if policy.auth.anonymous is not None:
+        yield from _strangers(policy.auth.anonymous, policy.plans[policy.auth.anonymous])
 
 
 def _secrets(path: Path) -> Iterator[str]:
@@ -90,3 +92,13 @@ def _plan(name: str, plan: Plan) -> Iterator[str]:
             if most is not None and most > rule.burst > 0:
                 limit = f"limits[{rule.name.rpartition('.')[2]}] lets {rule.burst} through at once"
                 yield f"plans.{name}.{key} is {most}, and {limit}: more is always refused"
+
+
+def _strangers(name: str, plan: Plan) -> Iterator[str]:
+    """Limits that all who ask without a credential would share."""
+    for number, limit in enumerate(plan.limits):
+        if limit.per in ("key", "tenant", "user"):
+            yield (
+                f"plans.{name}.limits[{number}] is per {limit.per}, and all anonymous clients are one: "
+                "per: ip counts each address"
+            )

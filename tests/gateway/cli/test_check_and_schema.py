@@ -67,12 +67,17 @@ def issuer_of(jwks: str) -> str:
         ),
         (
             "{anonymous: p}",
-            "{max_output_tokens: 2k, limits: [{requests: 9/minute}, {output_tokens: 1k/minute}]}",
+            "{limits: [{requests: 9/minute, per: ip}, {requests: 99/minute, per: all}, {concurrency: 4}]}",
+            "plans.p.limits[2] is per key, and all anonymous clients are one: per: ip counts each address",
+        ),
+        (
+            "{anonymous: p}",
+            "{max_output_tokens: 2k, limits: [{requests: 9/minute, per: ip}, {output_tokens: 1k/minute, per: ip}]}",
             "plans.p.max_output_tokens is 2000, and limits[1] lets 1000 through at once: more is always refused",
         ),
         (
             "{anonymous: p}",
-            "{max_input_tokens: 2k, limits: [{tokens: 9k/minute, burst: 1k}, {output_tokens: 1k/minute}]}",
+            "{max_input_tokens: 2k, limits: [{tokens: 9k/day, burst: 1k, per: ip}, {output_tokens: 9/day, per: all}]}",
             "plans.p.max_input_tokens is 2000, and limits[0] lets 1000 through at once: more is always refused",
         ),
     ],
