@@ -20,7 +20,7 @@ from tests.fakes.backend import Backend
 from tests.fakes.client import Answer, Client
 from tests.fakes.hostile import EC, OTHER, RSA, Making, hostile
 from tests.fakes.sealed import sealed
-from tests.fakes.tokens import AUDIENCE, ISSUER, jwk_set
+from tests.fakes.tokens import issuer_entry, jwk_set
 from tests.flow.harness import Running, eventually, gateway_with
 
 # A line of a head is so long at most (the parser's own limit): what is longer is refused before anybody reads it.
@@ -45,10 +45,7 @@ async def trap() -> AsyncIterator[Backend]:
 @asynccontextmanager
 async def issuing(sso: Backend, backend: Backend, server: Mapping[str, Any] | None = None) -> AsyncIterator[Running]:
     """A gateway with that issuer, whose keys it has."""
-    issuer = {
-        "name": "corp", "issuer": ISSUER, "audience": AUDIENCE, "jwks": {"url": f"{sso.url}/certs"},
-        "claims": {"tenant": "org_id", "plan": "tier"},
-    }  # fmt: skip
+    issuer = issuer_entry({"url": f"{sso.url}/certs"})
     auth = {"jwt": [issuer], "anonymous": "free"}
     policy = {"auth": auth, "plans": {"free": {}}, "server": dict(server or {})}
     async with gateway_with(backend, policy=policy) as gw:

@@ -24,7 +24,7 @@ from policies.principal import AuthenticationError
 from policies.settings import Plan
 from tests.fakes.backend import Backend
 from tests.fakes.client import Answer
-from tests.fakes.tokens import AUDIENCE, ISSUER, Signer, jwk_set
+from tests.fakes.tokens import Signer, issuer_entry, jwk_set, valid_now
 from tests.flow.harness import Running, gateway_with
 from tests.pace import cpu, slowdown
 
@@ -153,22 +153,16 @@ RSA, FORGER = Signer(), Signer(name="forger")
 def issuer(folder: Path) -> dict[str, Any]:
     file = folder / "jwks.json"
     file.write_bytes(jwk_set(RSA.jwk()))
-    return {
-        "name": "corp", "issuer": ISSUER, "audience": AUDIENCE, "jwks": {"file": str(file)},
-        "claims": {"tenant": "org_id", "plan": "tier"},
-    }  # fmt: skip
-
-
-def now(**over: Any) -> dict[str, Any]:
-    wall = time.time()  # noqa: TID251  a token's times are on the wall clock
-    return {"iat": wall - 10, "exp": wall + 600, **over}
+    return issuer_entry({"file": str(file)})
 
 
 @asynccontextmanager
 async def with_issuer(backend: Backend, folder: Path) -> AsyncIterator[Running]:
     policy = {"auth": {"jwt": [issuer(folder)]}, "plans": {"free": {}}}
     async with gateway_with(backend, policy=policy) as gw:
-        good = await gw.send(gw.chat_request(headers=[("authorization", f"Bearer {RSA.token(now())}")], stream=False))
+        good = await gw.send(
+            gw.chat_request(headers=[("authorization", f"Bearer {RSA.token(valid_now())}")], stream=False)
+        )
         assert good.status == 200
         yield gw
 
@@ -190,7 +184,7 @@ def forged(over: Mapping[str, Any]) -> dict[str, str]:
 async def test_forged_tokens_are_refused_alike_on_every_kind_of_route(
     backend: Backend, tmp_path: Path, over: bool
 ) -> None:
-    claims = now(exp=1, iat=...) if over else now()
+    claims = valid_now(exp=1, iat=...) if over else valid_now()
     async with with_issuer(backend, tmp_path) as gw:
         tokens = forged(claims)
         if over:

@@ -16,6 +16,7 @@ from backends.keyfile import change_keys, load_keys
 from policies.api_keys import KeyEntry, digest, new_key
 from policies.keyring import created, revoked, rotated
 from tests.fakes.backend import Backend
+from tests.flow.asking import status, until_it_is
 from tests.flow.harness import Running, eventually, gateway_with
 from tests.pace import cpu, slowdown
 
@@ -34,22 +35,6 @@ def add(gw: Running, **over: object) -> str:
     entry = replace(ENTRY, sha256=digest(key), **over)  # type: ignore[arg-type]
     change_keys(gw.folder / "keys.yaml", lambda entries: created(entries, entry))
     return key
-
-
-async def status(gw: Running, credential: str, name: str = "authorization") -> int:
-    value = f"Bearer {credential}" if name == "authorization" else credential
-    pairs = [(name, value)] if name == "authorization" else [(name, value), ("authorization", "")]
-    return (await gw.send(gw.chat_request(headers=pairs, stream=False))).status
-
-
-async def until_it_is(gw: Running, credential: str, wanted: int) -> float:
-    """Seconds until a credential is answered so; each question has a good answer of its own, so none counts as a guess
-    for long."""
-    began = time.monotonic()
-    while await status(gw, credential) != wanted:
-        assert time.monotonic() - began < 10, f"never {wanted}"
-        await asyncio.sleep(0.1)
-    return time.monotonic() - began
 
 
 async def test_a_created_a_rotated_and_a_revoked_key_hold_within_two_seconds(backend: Backend) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,7 +13,8 @@ from policies.api_keys import KeyEntry, digest, new_key
 from policies.keyring import created, revoked
 from tests.fakes import redis_servers
 from tests.fakes.backend import Backend
-from tests.flow.harness import Running, eventually, gateway_with
+from tests.flow.asking import status, until_it_is
+from tests.flow.harness import eventually, gateway_with
 
 Change = Callable[[Sequence[KeyEntry]], Sequence[KeyEntry]]
 
@@ -46,18 +46,6 @@ async def add(server: redis_servers.Server) -> str:
     entry = KeyEntry(id="k2", sha256=digest(key), tenant="acme", plan="test", created=1_763_650_057.0)
     await change(server, lambda entries: created(entries, entry))
     return key
-
-
-async def status(gw: Running, key: str) -> int:
-    return (await gw.send(gw.chat_request(headers=[("authorization", f"Bearer {key}")], stream=False))).status
-
-
-async def until_it_is(gw: Running, key: str, wanted: int) -> float:
-    began = time.monotonic()
-    while await status(gw, key) != wanted:
-        assert time.monotonic() - began < 10, f"never {wanted}"
-        await asyncio.sleep(0.1)
-    return time.monotonic() - began
 
 
 async def test_a_created_and_a_revoked_key_hold_within_two_seconds_everywhere(
