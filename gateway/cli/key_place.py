@@ -44,6 +44,9 @@ class FilePlace:
         return str(self._path)
 
     def load(self) -> list[KeyEntry]:
+        if not self._path.exists():
+            make = f"sluice keys create --file {self._path} --tenant T --plan P"
+            raise PlaceError(f"{self._path} is not there; make it: {make}")
         try:
             return load_keys(self._path)
         except KeyFileError as error:

@@ -146,7 +146,7 @@ def test_an_unknown_id_exits_1_with_the_known_ones(path: Path, verb: str) -> Non
 
 @pytest.mark.parametrize("words", [("list",), ("rotate", "k1"), ("revoke", "k1")])
 def test_a_missing_file_exits_1_and_is_not_made(path: Path, words: tuple[str, ...]) -> None:
-    assert "No such file" in sluice_keys(path, *words, code=1).stderr
+    assert "is not there; make it: sluice keys create" in sluice_keys(path, *words, code=1).stderr
     assert not path.exists()
 
 
