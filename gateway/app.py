@@ -30,6 +30,7 @@ from gateway.control import Control
 from gateway.dispatch import Dispatch
 from gateway.edge import Edge
 from gateway.identify import Identity
+from gateway.limit_store import LimitStores, Voice
 from gateway.limiting import Limiting
 from gateway.observe.access_log import AccessLog
 from gateway.observe.lag import watch_lag
@@ -88,12 +89,13 @@ class Gateway:
             plane=self.plane, tell=self.plane.tell, meters=self.metrics, wheel=self.wheel, clock=time.monotonic,
             rng=random.Random(), agent=f"sluice-probe/{__version__}",
         )  # fmt: skip
-        around = Around(
-            clock=time.monotonic, epoch=clock() - time.monotonic(), rng=rng, meter=self.metrics, say=_store_says
+        epoch = clock() - time.monotonic()
+        self._stores = LimitStores(
+            lambda: control.policy.store,
+            lambda store, voice: make_store(store, Around(time.monotonic, epoch, rng, voice, voice.say)),
+            lambda: Voice(self.metrics, _store_says),
         )
-        self._limiting = Limiting(
-            functools.partial(make_store, policy.store, around), self.metrics.limit_refused, f"{rng.getrandbits(64):x}"
-        )
+        self._limiting = Limiting(self._stores, self.metrics.limit_refused, f"{rng.getrandbits(64):x}")
         identity = Identity(self.plane, control.issuers, Guessing(time.monotonic), self.metrics.auth_failed)
         self._status = status = GatewayStatus(
             self.plane, self.metrics, self._access, clock(), control, identity, UsageDesk(lambda: self._limiting.store)
@@ -141,7 +143,7 @@ class Gateway:
         except OSError as error:
             raise StartError(error.strerror or str(error)) from None
         await self._admin.start()
-        await self._limiting.started()
+        await self._stores.started()
         await self._clients.start()
 
     def _supervisor(
@@ -211,7 +213,7 @@ class Gateway:
         await self._clients.stop()
         await self._end_workers(hurry)
         await self._admin.stop()
-        await self._limiting.stop()
+        await self._stores.stop()
         self.plane.close()
         done()
         if self._access is not None:

@@ -161,8 +161,9 @@ LIMIT_MODE = Metric(
     "limit_mode",
     "gauge",
     ("state",),
-    "1 for who decides on limits: store (`memory://` as well), or while it is away what `store.on_outage` says (a limit "
-    "may say its own). Of the states one is 1 as soon as a plan has limits; before that all are 0, as no store is used.",
+    "1 for who decides on limits: store (`memory://` as well), or while it is away what `store.on_outage` says (a "
+    "limit may say its own). Of the states one is 1 as soon as a plan has limits; before that all are 0, as no store "
+    "is used.",
 )
 LIMIT_REFUSED = Metric(
     "limit_refused_total", "counter", ("rule",), "Requests that a limit refused, by the rule (`PLAN.N`, from 0)."
