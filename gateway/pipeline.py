@@ -69,7 +69,7 @@ class Pipeline:
             self._times(exchange, routed)
             if view.limits and principal.plan in view.limits:
                 await self._limit(exchange, view, principal, call, routed)
-            # Limit, cache and admit will stand here.
+            # Cache and admit will stand here.
             pool = view.pools[routed.route.pool]
             pool.budget.request(exchange.received)
             wait = await self._attempts.make(exchange, pool, routed)
