@@ -58,7 +58,7 @@ class Control:
         self._prober: Prober | None = None
         self._installed: Callable[[View], None]
         self._supervisor: Supervisor | None = None
-        self._stored = KeysInStore(self._take_stored)
+        self._stored = KeysInStore(self._take_stored, metrics.store_error)
         self.issuers = KeySources(
             clock=time.monotonic, rng=random.Random(), changed=self._changed, say=issuers.tell
         )  # fmt: skip

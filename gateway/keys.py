@@ -60,10 +60,12 @@ def _keys(entries: Sequence[KeyEntry], policy: Policy) -> Keys:
 
 
 class KeysInStore:
-    """Keys in the store, of whichever policy is in force. `taken` is called when there are others."""
+    """Keys in the store, of whichever policy is in force. `taken` is called when there are others, `failed` with the
+    kind of each error of the store."""
 
-    def __init__(self, taken: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, taken: Callable[[], Awaitable[None]], failed: Callable[[str], None]) -> None:
         self._taken = taken
+        self._failed = failed
         self._followed: StoredKeys | None = None
 
     @property
@@ -81,7 +83,7 @@ class KeysInStore:
         from gateway.stored_keys import StoredKeys
 
         try:
-            self._followed = StoredKeys(policy.store, self._taken)
+            self._followed = StoredKeys(policy.store, self._taken, self._failed)
         except ValueError as error:
             raise OSError(EINVAL, f"store.url: {error}") from None
         await self._followed.start()

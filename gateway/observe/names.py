@@ -155,7 +155,9 @@ STORE_ERRORS = Metric(
     "store_errors_total",
     "counter",
     ("kind",),
-    "Questions that the store did not answer, or with an error: " + ", ".join(STORE_ERROR_KINDS) + ".",
+    "Questions of limits and of keys that the store did not answer, or with an error: "
+    + ", ".join(STORE_ERROR_KINDS)
+    + ".",
 )
 LIMIT_MODE = Metric(
     "limit_mode",

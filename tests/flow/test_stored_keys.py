@@ -78,6 +78,7 @@ async def test_while_the_store_is_away_the_last_keys_hold(backend: Backend, serv
         assert await until_it_is(gw, fresh, 200) < 2
         assert await status(gw, key) == 401
         assert gw.log_text().count("keys_back") == 1
+        assert gw.total("store_errors_total") > 0
 
 
 async def test_a_gateway_starts_without_the_store_and_says_503_until_it_knows(
@@ -103,6 +104,7 @@ async def test_what_is_odd_in_the_store_changes_nothing(backend: Backend, server
     async with gateway_with(backend, policy=stored(server)) as gw:
         server.ask("HSET", "sluice:keys:v1", "version", "odd", "0" * 64, "{}")
         await eventually(lambda: "keys_refused" in gw.log_text(), "nobody noticed", timeout=5)
+        assert gw.total("store_errors_total", kind="other") > 0
         assert await status(gw, key) == 200
         server.ask("HSET", "sluice:keys:v1", "version", "even")
         server.ask("HDEL", "sluice:keys:v1", "0" * 64)
