@@ -34,8 +34,9 @@ def check_names(entry: KeyEntry) -> None:
     for what, name in (("id", entry.id), ("tenant", entry.tenant), ("plan", entry.plan)):
         if not _NAME.fullmatch(name):
             raise KeyringError(f"{what} must be 1 to 63 letters, digits, . _ - and begin with a letter or digit")
-    if entry.id == _RESERVED:
-        raise KeyringError(f'id "{_RESERVED}" means a client without a key: choose another')
+    for what, name in (("id", entry.id), ("tenant", entry.tenant)):
+        if name == _RESERVED:
+            raise KeyringError(f'{what} "{_RESERVED}" means a client without a key: choose another')
 
 
 def check_rights(entry: KeyEntry) -> None:

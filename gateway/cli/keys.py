@@ -125,9 +125,10 @@ def rotate(
     """Make a new key for an id; it is the last line of stdout. The old one serves until the overlap is over."""
     place = _place(file, policy, store, prefix)
     now, key = _now(), new_key()
-    _load(place)
+    ends = [entry.expires for entry in _load(place) if entry.id == id][-1:]
     _change(place, lambda entries: rotated(entries, id, digest(key), now=now, overlap=overlap))
-    _tell(f"key {id} has a new secret; the old one ends {_date(now + overlap)}:")
+    end = min([now + overlap, *(end for end in ends if end is not None)])
+    _tell(f"key {id} has a new secret; the old one {'ends' if end > now else 'ended'} {_date(end)}:")
     typer.echo(key)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,14 @@ def test_rotate_gives_a_new_key_and_lets_the_old_one_overlap(path: Path) -> None
     assert works(path, new, second.created + 1e9)
     assert works(path, old, second.created + 3599) and not works(path, old, second.created + 3600)
     assert first.id == second.id == "k1"
+
+
+def test_rotate_tells_when_the_old_key_ends_also_where_it_would_have_anyway(path: Path) -> None:
+    create(path, "--id", "k1", "--expires", "1h")
+    told = sluice_keys(path, "rotate", "k1", "--overlap", "9d").stderr
+    (old, _) = load_keys(path)
+    assert old.expires is not None
+    assert f"the old one ends {datetime.fromtimestamp(old.expires, UTC):%Y-%m-%d %H:%M}Z" in told
 
 
 def test_rotate_overlaps_a_day_unless_told(path: Path) -> None:
