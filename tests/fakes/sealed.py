@@ -25,12 +25,14 @@ sys.addaudithook(_hook)
 
 
 @contextmanager
-def sealed() -> Iterator[None]:
-    """Fails where anything is opened, connected to or started by this thread meanwhile."""
+def sealed(*, sockets: bool = True) -> Iterator[None]:
+    """Fails where anything is opened, connected to or started by this thread meanwhile; new sockets are left to others
+    to count unless `sockets`, for a whole gateway has probes to make."""
     _events.clear()
     _watched.add(threading.get_ident())
     try:
         yield
     finally:
         _watched.discard(threading.get_ident())
-    assert _events == []
+    found = [event for event in _events if sockets or not event.startswith("socket.__new__")]
+    assert found == [], found

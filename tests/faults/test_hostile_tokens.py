@@ -84,7 +84,7 @@ async def test_every_hostile_token_is_401_and_nothing_is_fetched_or_opened(
     async with issuing(sso, backend) as gw, await gw.connect() as client:
         good = Making(time.time()).good  # noqa: TID251
         assert (await tell(client, gw, good, header)).status == 200
-        with sealed():
+        with sealed(sockets=False):
             for name, token in tokens.items():
                 answer = await tell(client, gw, token, header)
                 over = name in ("time: expired", "time: expired long ago")
@@ -118,7 +118,7 @@ async def test_nobody_goes_where_a_token_points(sso: Backend, backend: Backend, 
         *({"kid": kid} for kid in ("' OR '1'='1", "k1' UNION SELECT 'k1' --", "k1; DROP TABLE keys", "k" * 10_000)),
     ]  # fmt: skip
     async with issuing(sso, backend) as gw, await gw.connect() as client:
-        with sealed():
+        with sealed(sockets=False):
             for header in headers:
                 for name in ("authorization", "x-api-key"):
                     answer = await tell(client, gw, made.token(header=header, by=OTHER), name)
@@ -156,7 +156,7 @@ async def test_a_credential_that_fits_into_a_head_and_is_too_long_is_401(
 ) -> None:
     good = Making(time.time()).good  # noqa: TID251
     async with issuing(sso, backend) as gw, await gw.connect() as client:
-        with sealed():
+        with sealed(sockets=False):
             for begin in (good, gw.key, "dummy"):
                 answer = await tell(client, gw, begin + "A" * (size - len(begin)), header)
                 assert (answer.status, answer.error["code"]) == (401, "invalid_api_key"), answer

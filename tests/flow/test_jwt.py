@@ -209,7 +209,7 @@ async def test_last_keys_serve_for_stale_and_then_it_is_503_and_never_401(
         # To where the keys really are: who follows it has them, and whoever can redirect us has our trust.
         other.answers(200, SET)
         strange = plain(302, SET, [("location", f"{other.url}/certs")])
-    async with issuing(sso, backend, refresh="200ms", stale="700ms") as gw:
+    async with issuing(sso, backend, refresh="200ms", stale="1500ms") as gw:
         token = RSA.token(valid_now())
         if strange == "down":
             await sso.__aexit__()
