@@ -122,6 +122,17 @@ class RedisStore:
         was sent is still heard of, and given back."""
         self.channel.retire("connection", reason)
 
+    @property
+    def knows_time(self) -> bool:
+        """Whether the server has ever said what time it is."""
+        return self._offset is not None
+
+    def time(self) -> float:
+        """Unix seconds by the server's clock, as its last reply has it: within the time that this took, and however the
+        wall clock here jumps."""
+        assert self._offset is not None
+        return (self._clock() * 1e6 + self._offset) / 1e6
+
     async def stop(self, patience: float) -> None:
         """Carry out what is left to settle, for so many seconds at most, and end."""
         try:
