@@ -6,8 +6,7 @@ Awaits are counted over the work and all tasks that it starts, since what is ope
 from __future__ import annotations
 
 import asyncio
-import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Coroutine, Generator
 from contextvars import ContextVar
 from typing import Any, Literal
 
@@ -48,34 +47,40 @@ class Cut:
         finally:
             loop.set_task_factory(before)
 
-    async def counted(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return await self._stepped(work)
-
-    @types.coroutine
-    def _stepped(self, work: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        go: Callable[[], Any] = lambda: work.send(None)  # noqa: E731
-        while True:
-            try:
-                waits = go()
-            except StopIteration as ended:
-                return ended.value
-            self.awaits += 1
-            if self.awaits == self._at:
-                assert self._victim is not None
-                if self._when == "answered" and isinstance(waits, asyncio.Future):
-                    waits.add_done_callback(self._cancel)
-                else:
-                    self._victim.cancel()
-            try:
-                yield waits
-                go = lambda: work.send(None)  # noqa: E731
-            except BaseException as error:
-                thrown = error
-                go = lambda: work.throw(thrown)  # noqa: B023, E731  # called before the next one is caught
+    def waits(self, what: Any) -> Any:
+        """The work awaits this now."""
+        self.awaits += 1
+        if self.awaits == self._at:
+            assert self._victim is not None
+            if self._when == "answered" and isinstance(what, asyncio.Future):
+                what.add_done_callback(self._cancel)
+            else:
+                self._victim.cancel()
+        return what
 
     def _cancel(self, _: asyncio.Future[Any]) -> None:
         assert self._victim is not None
         self._victim.cancel()
+
+
+class _Counted(Coroutine[Any, Any, Any]):
+    """A coroutine whose awaits a Cut is told of. A task that ends before its first step throws into it as well."""
+
+    def __init__(self, work: Coroutine[Any, Any, Any], cut: Cut) -> None:
+        self._work = work
+        self._cut = cut
+
+    def send(self, value: Any) -> Any:
+        return self._cut.waits(self._work.send(value))
+
+    def throw(self, *error: Any) -> Any:
+        return self._cut.waits(self._work.throw(*error))
+
+    def close(self) -> None:
+        self._work.close()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._work.__await__()
 
 
 def _counting(
@@ -83,4 +88,4 @@ def _counting(
 ) -> asyncio.Task[Any]:
     cut = _INSIDE.get()
     assert isinstance(work, Coroutine)
-    return asyncio.Task(work if cut is None else cut.counted(work), loop=loop, **more)
+    return asyncio.Task(work if cut is None else _Counted(work, cut), loop=loop, **more)
