@@ -10,8 +10,9 @@ from collections.abc import Coroutine, Generator
 from contextvars import ContextVar
 from typing import Any, Literal
 
-When = Literal["waits", "answered"]
-"""waits: what is awaited has not come. answered: in the turn in which it comes, before whoever waits is told."""
+When = Literal["waits", "under way", "answered"]
+"""waits: what is awaited has not even been asked for. under way: two turns of the loop later, when it was sent.
+answered: in the turn in which it comes, before whoever waits is told."""
 
 _INSIDE: ContextVar[Cut | None] = ContextVar("inside", default=None)
 
@@ -54,11 +55,14 @@ class Cut:
             assert self._victim is not None
             if self._when == "answered" and isinstance(what, asyncio.Future):
                 what.add_done_callback(self._cancel)
+            elif self._when == "under way":
+                loop = asyncio.get_running_loop()
+                loop.call_soon(lambda: loop.call_soon(self._cancel, None))
             else:
                 self._victim.cancel()
         return what
 
-    def _cancel(self, _: asyncio.Future[Any]) -> None:
+    def _cancel(self, _: asyncio.Future[Any] | None) -> None:
         assert self._victim is not None
         self._victim.cancel()
 

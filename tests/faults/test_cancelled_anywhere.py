@@ -126,7 +126,7 @@ def url_of(servers: Servers, kind: str) -> str:
 
 
 @pytest.mark.parametrize("loops", [asyncio.new_event_loop, uvloop.new_event_loop])
-@pytest.mark.parametrize("when", ["waits", "answered"])
+@pytest.mark.parametrize("when", ["waits", "under way", "answered"])
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("kind", ["memory", "redis"])
 def test_cancelled_at_any_await_nothing_stays_taken(
@@ -148,7 +148,9 @@ def test_cancelled_at_any_await_nothing_stays_taken(
     run(each(), loops)
 
 
-Cuts = st.lists(st.tuples(st.integers(1, 10), st.sampled_from(["waits", "answered"]), st.integers(0, 3)), max_size=12)
+Cuts = st.lists(
+    st.tuples(st.integers(1, 10), st.sampled_from(["waits", "under way", "answered"]), st.integers(0, 3)), max_size=12
+)
 
 
 @pytest.mark.parametrize("plan", PLANS)

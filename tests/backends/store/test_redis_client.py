@@ -135,7 +135,7 @@ async def test_sentinels_of_which_all_but_one_are_frozen_still_tell_who_is_the_p
         await closed()
 
 
-@pytest.mark.parametrize("when", ["waits", "answered"])
+@pytest.mark.parametrize("when", ["waits", "under way", "answered"])
 @pytest.mark.parametrize("loops", [asyncio.new_event_loop, uvloop.new_event_loop])
 @pytest.mark.parametrize("kind", ["single", "sentinel", "cluster"])
 def test_wherever_opening_is_broken_off_no_connection_stays(
