@@ -6,13 +6,9 @@ import gc
 from backends.connections import ConnectionPool
 from backends.upstream import Headers, Origin, UpstreamError
 from backends.wheel import TimerWheel
-from gateway.client import ClientCycle
-from gateway.drive import Drive
-from gateway.exchange import Exchange
 from gateway.outbox import Outbox
-from gateway.relay import Relay
 from tests.fakes.backend import Backend
-from tests.flow.harness import gateway_with
+from tests.flow.harness import CHAT, eventually, gateway_with
 
 
 class Answer:
@@ -98,18 +94,26 @@ async def _one_fails(backend: Backend) -> None:
     pool.close()
 
 
-async def test_a_served_request_leaves_nothing_for_the_garbage_collector() -> None:
-    async with Backend() as backend, gateway_with(backend) as gw, await gw.connect() as client:
-        backend.answers(200)
+OURS = ("backends", "gateway", "policies")
+
+
+async def test_neither_a_served_request_nor_its_connection_leaves_anything_for_the_garbage_collector() -> None:
+    async with Backend() as backend, gateway_with(backend) as gw, await gw.connect() as kept:
         gc.collect()
         gc.disable()
         try:
-            for _ in range(20):
-                await client.send(gw.chat_request(stream=False))
-                assert (await client.answer()).status == 200
+            for _ in range(10):
+                backend.answers(200)
+                await kept.send(gw.chat_request(stream=False))
+                assert (await kept.answer()).status == 200
+                assert (await gw.ask(stream=False)).status == 200
+                backend.streams("a", "b")
+                assert (await gw.ask()).status == 200
+                assert (await gw.send(gw.request("POST", CHAT, b"{}", [("authorization", "Bearer x")]))).status == 401
+            await eventually(lambda: gw.gateway.client_connections == 1, "a connection is still there")
             gc.set_debug(gc.DEBUG_SAVEALL)
             gc.collect()
-            ours = [thing for thing in gc.garbage if isinstance(thing, Exchange | Relay | ClientCycle | Drive)]
+            ours = [thing for thing in gc.garbage if type(thing).__module__.split(".")[0] in OURS]
         finally:
             gc.set_debug(0)
             gc.garbage.clear()
