@@ -91,7 +91,7 @@ class Attempts:
                         return wait
                 dispatch.release(exchange, endpoint, relay)
                 if not relay.over:
-                    await relay.change()
+                    await self._passes(exchange, endpoint, permit if failed is None else None, relay)
                 outcome = outcome_of(relay)
         except ClientGone as gone:
             outcome = _had_it_all(exchange.relay, gone)
@@ -114,6 +114,12 @@ class Attempts:
             else:
                 self._settle(exchange, failed, outcome, now)
         return None
+
+    async def _passes(self, exchange: Exchange, endpoint: Endpoint, permit: Permit | None, relay: Relay) -> None:
+        """The rest of an answer, as it comes."""
+        if permit is not None:
+            endpoint.began(exchange.model, permit, relay.last_at)
+        await relay.change()
 
     def _settle(self, exchange: Exchange, failed: Failed, outcome: Outcome, now: float) -> None:
         """Tell the endpoint of an attempt that failed; once."""

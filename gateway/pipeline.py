@@ -77,6 +77,8 @@ class Pipeline:
                 await self._attempts.rest(exchange, wait)
                 wait = await self._attempts.make(exchange, pool, routed)
         except errors.GatewayError as error:
+            # Its frames hold it: a cycle that only the garbage collector would find.
+            error.__traceback__ = None
             if isinstance(error, errors.DeadlineExceeded):
                 self._timed_out("total")
             self._fail(exchange, error)

@@ -58,6 +58,15 @@ class ClientProtocol(RequestUnderWay):
     def connection_lost(self, exc: Exception | None) -> None:
         self._state.connections.discard(self)
         super().connection_lost(exc)
+        # It holds this: a cycle that only the garbage collector would find.
+        if self.drive is None:
+            self.cycle = None
+        else:
+            self.drive.ended = self._forget
+
+    def _forget(self, drive: Drive) -> None:
+        self._drive_ended(drive)
+        self.cycle = None
 
     def shutdown(self) -> None:
         """uvicorn's word for: finish what you have, take nothing more. A request of which a part is here is waited for,
