@@ -131,6 +131,12 @@ class Endpoint:
         standing = self.standing
         return standing.permit(model, now) if standing.troubled else None
 
+    def began(self, model: str | None, permit: Permit, now: float) -> None:
+        """The answer of an attempt that needed leave goes to the client and goes on. A half-open breaker has its proof:
+        it does not wait for the end of a long stream."""
+        if permit.lease:
+            self.standing.began(model, permit, now)
+
     def settle(
         self, outcome: Outcome, now: float, *, model: str | None = None, permit: Permit | None = None,
         retry_after: float | None = None, excused: bool = False, released: bool = False,

@@ -62,7 +62,7 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, owner: Owner, buffer: memoryview) -> None:
         self._owner = owner
         self._buffer = buffer
-        self._reader = ResponseReader(HttpResponseParser)
+        self._reader: ResponseReader
         self._transport: asyncio.Transport
         self._sink: Sink | None = None
         self._reserved: Sink | None = None
@@ -144,6 +144,8 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are not subclasses.
         self._transport = cast(asyncio.Transport, transport)
+        # Not before: parser and reader hold each other, and only a connection that was made lets them go (`_close`).
+        self._reader = ResponseReader(HttpResponseParser)
         self._live = True
         self._owner.opened(self)
 
@@ -275,7 +277,8 @@ class Connection(asyncio.BufferedProtocol):
     def _close(self) -> None:
         if self._live:
             self._live = False
-            # Parser and reader hold each other: without this each connection would wait for the garbage collector.
-            del self._reader.parser
             self._transport.abort()
+            # Parser and reader hold each other, and so do a transport that is closed while it is still being made and
+            # its connection: without this each connection would wait for the garbage collector.
+            del self._reader.parser, self._transport
             self._owner.closed(self)

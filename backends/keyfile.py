@@ -24,7 +24,7 @@ from pathlib import Path
 from policies.api_keys import KeyEntry, digest
 from policies.codec import UNSET, Decoder, Struct, UnsetType, encode
 from policies.keyring import DEMO_LABEL, check_names
-from policies.principal import SCOPES
+from policies.principal import read_scopes
 
 MAX_BYTES = 64 << 20
 # How long a change waits for another one, seconds; each takes milliseconds.
@@ -112,7 +112,7 @@ def read_entry(text: bytes) -> KeyEntry:
         expires=None if line.expires is UNSET else _seconds(line.expires),
         revoked=None if line.revoked is UNSET else _seconds(line.revoked),
         models=None if line.models is UNSET else tuple(line.models),
-        scopes=None if line.scopes is UNSET else _scopes(line.scopes),
+        scopes=None if line.scopes is UNSET else read_scopes(line.scopes),
         labels={} if line.labels is UNSET else line.labels,
     )
     check_names(entry)
@@ -120,13 +120,6 @@ def read_entry(text: bytes) -> KeyEntry:
     if demo is not None and digest(demo) != entry.sha256:
         raise ValueError(f"label {DEMO_LABEL} is not this line's key")
     return entry
-
-
-def _scopes(names: Sequence[str]) -> frozenset[str]:
-    unknown = sorted(set(names) - SCOPES)
-    if unknown:
-        raise ValueError(f'no scope "{unknown[0]}" (known: {", ".join(sorted(SCOPES))})')
-    return frozenset(names)
 
 
 def _seconds(text: str) -> float:

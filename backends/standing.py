@@ -174,6 +174,14 @@ class Standing:
             self._tell_breaker(model, permit, faulty or None, now, label)
         self._settle(now)
 
+    def began(self, model: str | None, permit: Permit, now: float) -> None:
+        """An attempt that a half-open breaker let through has its first content."""
+        if self.retired:
+            return
+        self._members.refresh(now)
+        self._tell_breaker(model, permit, False, now, "ok")
+        self._settle(now)
+
     def heard(self, verdict: Verdict, now: float) -> None:
         """What the probes say."""
         self._members.refresh(now)

@@ -30,11 +30,12 @@ from gateway.attempts import Attempts
 from gateway.caching import Caching
 from gateway.clocks import WireSettings
 from gateway.console import Console
-from gateway.control import Control, StartError
+from gateway.control import Control
 from gateway.dispatch import Dispatch
 from gateway.edge import Edge
 from gateway.fallback import Fallbacks
 from gateway.identify import Identity
+from gateway.limit_store import LimitStores, Voice
 from gateway.limiting import Limiting
 from gateway.observe.access_log import AccessLog
 from gateway.observe.lag import watch_lag
@@ -42,6 +43,7 @@ from gateway.observe.log import Log, fields
 from gateway.observe.metrics import Metrics
 from gateway.overview import Overview
 from gateway.pipeline import Pipeline
+from gateway.reading import StartError
 from gateway.server import Listener
 from gateway.settle import Settlement
 from gateway.shutdown import Shutdown
@@ -93,12 +95,14 @@ class Gateway:
             plane=self.plane, tell=self.plane.tell, meters=self.metrics, wheel=self.wheel, clock=time.monotonic,
             rng=random.Random(), agent=f"sluice-probe/{__version__}",
         )  # fmt: skip
-        around = Around(
-            clock=time.monotonic, epoch=clock() - time.monotonic(), rng=rng, meter=self.metrics, say=_store_says
+        epoch = clock() - time.monotonic()
+        self._stores = LimitStores(
+            lambda: control.policy.store,
+            lambda store, voice: make_store(store, Around(time.monotonic, epoch, rng, voice, voice.say)),
+            lambda: Voice(self.metrics, _store_says),
         )
-        self._limiting = Limiting(
-            functools.partial(make_store, policy.store, around), self.metrics.limit_refused, f"{rng.getrandbits(64):x}"
-        )
+        self._limiting = Limiting(self._stores, self.metrics.limit_refused, f"{rng.getrandbits(64):x}")
+        around = Around(time.monotonic, epoch, rng, self.metrics, _store_says)
         self._caching = Caching(
             functools.partial(make_cache, policy.store, around), count=self.metrics.cached, wheel=self.wheel,
             clock=time.monotonic, epoch=around.epoch,
@@ -157,7 +161,7 @@ class Gateway:
         except OSError as error:
             raise StartError(error.strerror or str(error)) from None
         await self._admin.start()
-        await self._limiting.started()
+        await self._stores.started()
         await self._caching.started()
         await self._clients.start()
 
@@ -234,7 +238,7 @@ class Gateway:
         await self._clients.stop()
         await self._end_workers(hurry)
         await self._admin.stop()
-        await self._limiting.stop()
+        await self._stores.stop()
         await self._caching.stop()
         await self._webhooks.stop()
         self.plane.close()

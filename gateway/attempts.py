@@ -27,6 +27,7 @@ from gateway.observe.metrics import Metrics
 from gateway.relay import Relay
 from gateway.words import client_error, outcome_of, outcome_of_error, timeout_of
 from policies import outcome as outcomes
+from policies.breaker import Permit
 from policies.fallback import kept_back
 from policies.outcome import Outcome
 from policies.retry import LONGEST_RETRY_AFTER, judge, listed, retry_after
@@ -80,7 +81,7 @@ class Attempts:
                     await hand_on(exchange, routed, failed.outcome, relay)
                 dispatch.release(exchange, endpoint, relay)
                 if not relay.over:
-                    await relay.change()
+                    await self.passes(exchange, endpoint, permit if failed is None else None, relay)
                 outcome = outcome_of(relay)
         except ClientGone as gone:
             outcome = had_it_all(exchange.relay, gone)
@@ -103,6 +104,12 @@ class Attempts:
             else:
                 self.tell(exchange, failed, outcome, now)
         return None
+
+    async def passes(self, exchange: Exchange, endpoint: Endpoint, permit: Permit | None, relay: Relay) -> None:
+        """The rest of an answer, as it comes."""
+        if permit is not None:
+            endpoint.began(exchange.model, permit, relay.last_at)
+        await relay.change()
 
     def tell(self, exchange: Exchange, failed: Failed, outcome: Outcome, now: float) -> None:
         """Tell the endpoint of an attempt that failed; once."""

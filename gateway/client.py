@@ -76,6 +76,8 @@ class ClientCycle:
     pump: Pump | None = None
     timekeeper: Timekeeper | None = None
     """Asked when the wire's `limit` has passed; without one the total deadline is what has passed."""
+    client: str | None = None
+    """Who a trusted proxy says the client is, where that is the control routes' business; else the wire's address."""
     body_due: float | None = None
     """When the body must be here, by the loop's clock; None while nobody waits for it."""
     head = b""

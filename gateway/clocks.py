@@ -56,6 +56,18 @@ class Owner(Protocol):
         """The client has read nothing for too long."""
 
 
+class _Nobody:
+    """Whose connection is gone."""
+
+    def head_late(self) -> None: ...
+    def body_late(self) -> None: ...
+    def limit_passed(self) -> None: ...
+    def reader_stalled(self) -> None: ...
+
+
+NOBODY: Final = _Nobody()
+
+
 class Clocks:
     """Timers of one connection, on the wheel."""
 
@@ -75,7 +87,7 @@ class Clocks:
         self._time = loop.time
         self._wheel = wheel
         self._settings = settings
-        self._owner = owner
+        self._owner: Owner = owner
         self._transport: asyncio.Transport
         # Just before now, so that no later moment is the same: uvloop's clock counts whole milliseconds.
         self._made = math.nextafter(loop.time(), 0.0)
@@ -93,10 +105,12 @@ class Clocks:
         self._idle_timer = self._wheel.arm(self._patience(), self._idle)
 
     def stop(self) -> None:
-        """The connection is gone."""
+        """The connection is gone. What holds it and is held by it is let go, so that no collector need find it."""
         for timer in (self._idle_timer, self._stall_timer, self._total_timer, self._head_timer, self._body_timer):
             if timer is not None:
                 self._wheel.cancel(timer)
+        self._idle_timer = self._stall_timer = self._total_timer = self._head_timer = self._body_timer = None
+        self._owner = NOBODY
 
     # -- idle
 

@@ -12,32 +12,26 @@ import random
 import time
 from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
-from errno import EINVAL
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from backends.events import EndpointEvent
 from backends.jwks import KeySources
-from backends.keyfile import KeyFileError
 from backends.plane import DataPlane, View
 from backends.probes import Prober
 from backends.tables import build_table
-from backends.workers.spec import workers_of
 from backends.workers.supervisor import Supervisor, WorkerEvent, WorkerView
 from gateway import issuers
 from gateway.files import Files
-from gateway.issuers import IssuerFileError, KeyFiles, read_key_files
-from gateway.keys import Keys, read_keys
+from gateway.first_round import FirstRound
+from gateway.keys import KeysInStore, read_keys
 from gateway.observe import events, tables
 from gateway.observe.log import fields
 from gateway.observe.metrics import Metrics
 from gateway.orders import Orders
-from policies.document import PolicyError, load
+from gateway.reading import Reading, Unreadable, read_again, read_first
 from policies.health import Finding
 from policies.settings import Policy
-
-if TYPE_CHECKING:
-    from gateway.stored_keys import StoredKeys
 
 log = logging.getLogger("sluice.control")
 
@@ -53,10 +47,6 @@ class Supervise(Protocol):
     ) -> Supervisor: ...
 
 
-class StartError(Exception):
-    """The gateway cannot start; the text is for the operator, every mistake on a line of its own."""
-
-
 class Control:
     """The one owner of everything that is decided outside a request."""
 
@@ -68,9 +58,7 @@ class Control:
         self._prober: Prober | None = None
         self._installed: Callable[[View], None]
         self._supervisor: Supervisor | None = None
-        self._keys = Keys({})
-        self._stored: StoredKeys | None = None
-        self._key_files = KeyFiles({})
+        self._stored = KeysInStore(self._take_stored, metrics.store_error)
         self.issuers = KeySources(
             clock=time.monotonic, rng=random.Random(), changed=self._changed, say=issuers.tell
         )  # fmt: skip
@@ -82,31 +70,19 @@ class Control:
         self.news: dict[str, EndpointEvent] = {}
         """By name, the last change of each endpoint."""
         self._generation = 0
-        self._files = Files()
         self._watcher: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
-        self._first_round: set[str] | None = None
-        self.settled = asyncio.Event()
-        """Set once every worker was ready or failed once: from then on, waiting longer means waiting for a repair."""
-        self.policy = self._load_first()
+        self._first_round = FirstRound()
+        self.settled = self._first_round.settled
+        self._reading = read_first(path)
+        self._files = Files(self._reading.paths(path))
 
     # -- start and end
 
-    def _load_first(self) -> Policy:
-        try:
-            policy = load(str(self._path), secrets=True)
-            self._keys = read_keys(policy, first=True)
-            self._key_files = read_key_files(policy)
-        except PolicyError as error:
-            raise StartError("\n".join(str(mistake) for mistake in error.mistakes)) from None
-        except KeyFileError as error:
-            raise StartError(
-                f"{error}\nauth.api_keys.file: make a key with `sluice keys create --file FILE --tenant T --plan P`"
-            ) from None
-        except IssuerFileError as error:
-            raise StartError(f'{error}\nauth.jwt[].jwks.file: a JWK Set, {{"keys": [...]}}') from None
-        self._files = Files(self._paths(policy))
-        return policy
+    @property
+    def policy(self) -> Policy:
+        """The one in force."""
+        return self._reading.policy
 
     @property
     def round_over(self) -> bool:
@@ -116,24 +92,22 @@ class Control:
     @property
     def demo_key(self) -> str | None:
         """The text of an example's public key."""
-        return self._keys.demo_key
+        return self._reading.keys.demo_key
 
     async def start(self, plane: DataPlane, prober: Prober, installed: Callable[[View], None]) -> None:
         """Install the first table, start the probes and the workers; returns without waiting for them. Raises OSError
         for what keeps a table from being made, before any worker is started. `installed` is called after each table."""
-        self._key_files.warn()
+        self._reading.key_files.warn()
         self._plane, self._prober, self._installed = plane, prober, installed
         self._generation = 1
         self._supervisor = self._supervise(self.policy, self._changed, self._report)
         self.issuers.follow(self.policy.auth.jwt)
-        await self._follow_keys(self.policy)
-        self._keys.warn()
+        await self._find_keys()
+        self._reading.keys.warn()
         self.install()
         self._following = True
         await self._supervisor.start()
-        views = self._supervisor.workers()
-        self._first_round = {view.name for view in views}
-        self._count_round(views)
+        self._first_round.begin(self._supervisor.workers())
         self._watcher = asyncio.get_running_loop().create_task(self._watch(), name="policy watch")
 
     def freeze(self) -> None:
@@ -147,8 +121,7 @@ class Control:
         self._following = False
         self.freeze()
         await self.issuers.stop()
-        if self._stored is not None:
-            await self._stored.stop()
+        await self._stored.stop()
         if self._prober is not None:
             await self._prober.stop()
         if self._supervisor is not None:
@@ -159,18 +132,18 @@ class Control:
     def install(self) -> None:
         """Build a table of what is true now and hand it over."""
         assert self._plane is not None and self._prober is not None and self._supervisor is not None, "started"
-        views = self._supervisor.workers()
+        views, reading = self._supervisor.workers(), self._reading
         table = build_table(
-            self.policy, generation=self._generation, workers=views, keys=self._keys.records,
+            reading.policy, generation=self._generation, workers=views, keys=reading.keys.records,
             drained=self.orders.drained, forced=self.orders.forced,
-            issuers=issuers.issuers_of(self.policy, self._key_files, self.issuers), keys_known=self._keys.known,
+            issuers=issuers.issuers_of(reading.policy, reading.key_files, self.issuers), keys_known=reading.keys.known,
         )  # fmt: skip
         self._plane.install(table)
         assert self._plane.view is not None, "just installed"
         self._installed(self._plane.view)
         self._prober.follow(table, self.policy.pools)
         tables.show(self._metrics, table, workers=views, retired=self._plane.retired, forced=self.orders.forced)
-        self._count_round(views)
+        self._first_round.see(views)
 
     def give(self, orders: Orders) -> None:
         """Put an operator's orders in force. Raises OSError where no table can be made, and keeps those before."""
@@ -188,12 +161,6 @@ class Control:
     def last_probe(self, pool: str, endpoint: str) -> tuple[float, Finding] | None:
         """When its last probe was over, and what it found; None without one."""
         return self._prober.latest(pool, endpoint) if self._prober is not None else None
-
-    def _count_round(self, views: Sequence[WorkerView]) -> None:
-        if self._first_round is not None:
-            self._first_round -= {view.name for view in views if view.state == "ready" or view.reason}
-            if not self._first_round:
-                self.settled.set()
 
     # -- events in
 
@@ -220,15 +187,7 @@ class Control:
             worker.started(event.seconds)
         elif event.kind == "died":
             worker.restarted()
-        level = logging.WARNING if event.kind == "died" else logging.INFO
-        what = fields(
-            worker=event.worker,
-            pool=event.pool,
-            pid=event.pid,
-            reason=event.reason or None,
-            seconds=round(event.seconds, 3),
-        )
-        log.log(level, f"worker_{event.kind}", extra=what)
+        events.tell_worker(event)
 
     # -- the files
 
@@ -241,40 +200,45 @@ class Control:
             # Taken before the files are read: a change meanwhile is seen again, and nothing is read twice for one.
             self._files.look()
             try:
-                policy = await asyncio.to_thread(load, str(self._path), secrets=True)
-                stored = None if self._stored is None else self._stored.entries
-                keys = await asyncio.to_thread(read_keys, policy, first=not self._keys.records, stored=stored)
-                key_files = await asyncio.to_thread(read_key_files, policy)
-            except (PolicyError, KeyFileError, IssuerFileError) as error:
-                self._refused([str(one) for one in error.mistakes] if isinstance(error, PolicyError) else [str(error)])
+                reading = await read_again(self._path, self._reading, self._stored.entries)
+            except Unreadable as error:
+                self._refused(error.mistakes)
                 return
             if self.leaving:
                 return
-            key_files.warn()
-            if policy.server != self.policy.server or policy.observe != self.policy.observe:
+            reading.key_files.warn()
+            if not reading.serves_as(self._reading):
                 log.warning("restart_needed", extra=fields(reason="server and observe are read at start only"))
-                policy = replace(policy, server=self.policy.server, observe=self.policy.observe)
-            before = self.policy, self._keys, self._key_files, self._generation
-            self.policy, self._keys, self._key_files, self._generation = policy, keys, key_files, self._generation + 1
-            self.issuers.follow(policy.auth.jwt)
-            elsewhere = (policy.store, policy.auth.api_keys) != (before[0].store, before[0].auth.api_keys)
+                reading = reading.with_servers_of(self._reading)
             try:
-                if elsewhere:
-                    await self._follow_keys(policy)
-                self._keys.warn()
-                self.install()
+                await self._put_in_force(reading)
             except OSError as error:
-                self.policy, self._keys, self._key_files, self._generation = before
-                self.issuers.follow(self.policy.auth.jwt)
-                if elsewhere:
-                    await self._follow_keys(self.policy)
                 self._refused([f"{self._path.name}: {error.strerror or error}"])
                 return
-            self._files.follow(self._paths(policy))
+            self._files.follow(reading.paths(self._path))
             assert self._supervisor is not None, "started"
-            await self._supervisor.reconcile(policy.pools)
-            self._forget(_names(policy))
-            log.info("policy_loaded", extra=fields(generation=self._generation, why=why, keys=len(self._keys.records)))
+            await self._supervisor.reconcile(self.policy.pools)
+            self._forget(self._reading.endpoints())
+            keys = len(self._reading.keys.records)
+            log.info("policy_loaded", extra=fields(generation=self._generation, why=why, keys=keys))
+
+    async def _put_in_force(self, reading: Reading) -> None:
+        """Raises OSError where no table can be made, and keeps what was before."""
+        before, self._reading = self._reading, reading
+        self._generation += 1
+        self.issuers.follow(self.policy.auth.jwt)
+        try:
+            if not reading.keeps_keys_as(before):
+                await self._find_keys()
+            self._reading.keys.warn()
+            self.install()
+        except OSError:
+            self._reading = before
+            self._generation -= 1
+            self.issuers.follow(self.policy.auth.jwt)
+            if not reading.keeps_keys_as(before):
+                await self._find_keys()
+            raise
 
     def _forget(self, names: Set[str]) -> None:
         """Of endpoints that the policy has no more, nothing is kept: another may have the name one day."""
@@ -286,29 +250,22 @@ class Control:
         for mistake in mistakes[:20]:
             log.error("policy_refused", extra=fields(mistake=mistake, kept=self._generation))
 
-    async def _follow_keys(self, policy: Policy) -> None:
-        """Read the keys in the store, where the policy has them there, and follow them from now on. Raises OSError."""
-        before, self._stored = self._stored, None
-        if before is not None:
-            await before.stop()
-        if policy.auth.api_keys is not None and policy.auth.api_keys.store:
-            # Loads redis-py: 65 ms and 11 MB, for who keeps keys there.
-            from gateway.stored_keys import StoredKeys
+    async def _find_keys(self) -> None:
+        """Keys in the store, where the policy has them there, from now on. Raises OSError."""
+        if await self._stored.follow(self.policy):
+            await self._read_stored()
 
-            try:
-                self._stored = StoredKeys(policy.store, self._take_stored)
-            except ValueError as error:
-                raise OSError(EINVAL, f"store.url: {error}") from None
-            await self._stored.start()
-            self._keys = await asyncio.to_thread(read_keys, policy, first=False, stored=self._stored.entries)
+    async def _read_stored(self) -> None:
+        keys = await asyncio.to_thread(read_keys, self.policy, first=False, stored=self._stored.entries)
+        self._reading = replace(self._reading, keys=keys)
 
     async def _take_stored(self) -> None:
         """There are other keys in the store."""
         async with self._reloading:
-            if self._stored is None or not self._following:
+            if not self._following or self._stored.entries is None:
                 return
-            self._keys = await asyncio.to_thread(read_keys, self.policy, first=False, stored=self._stored.entries)
-            self._keys.warn()
+            await self._read_stored()
+            self._reading.keys.warn()
             self._changed()
 
     async def _watch(self) -> None:
@@ -318,14 +275,3 @@ class Control:
             changed = self._files.look()
             if changed:
                 await self.reload(f"{', '.join(changed)} changed")
-
-    def _paths(self, policy: Policy) -> list[str]:
-        keys = policy.auth.api_keys
-        own = [str(self._path)] if keys is None or keys.file is None else [str(self._path), str(keys.file)]
-        return own + issuers.key_files(policy)
-
-
-def _names(policy: Policy) -> set[str]:
-    """The names of all endpoints that a policy has, workers included."""
-    listed = {endpoint.name for pool in policy.pools.values() for endpoint in pool.endpoints}
-    return listed | {spec.name for spec in workers_of(policy.pools)}

@@ -36,14 +36,14 @@ class Signal:
 class Drive:
     """One coroutine on its way. `ended` is called once, when it has returned."""
 
-    __slots__ = ("_coroutine", "_ended", "_loop", "_running", "_waits")
+    __slots__ = ("_coroutine", "_loop", "_running", "_waits", "ended")
 
     def __init__(
         self, coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, ended: Callable[["Drive"], None]
     ) -> None:
         self._coroutine = coroutine
         self._loop = loop
-        self._ended = ended
+        self.ended = ended
         self._waits: Signal | asyncio.Future[Any] | None = None
         self._running = False
 
@@ -74,11 +74,11 @@ class Drive:
             waits = step(value)
         except StopIteration:
             self._running = False
-            self._ended(self)
+            self.ended(self)
             return
         except BaseException:
             self._running = False
-            self._ended(self)
+            self.ended(self)
             raise
         self._running = False
         self._waits = waits

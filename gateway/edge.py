@@ -49,6 +49,7 @@ class Edge:
         if host not in self._hosts and not self._plain_host(host):
             return self._pipeline.refuse(exchange, errors.BadHost("The Host header is not a host and port."))
         if kind is CONTROL:
+            cycle.client = exchange.client
             return None
         if not kind.methods:
             return self._pipeline.refuse(

@@ -10,6 +10,7 @@ from policies.api_keys import KeyEntry
 from policies.fallback import kept_back
 from policies.globs import is_glob, matches_any
 from policies.limits import Subject, demands, rules_of
+from policies.mistakes import known
 from policies.paths import CONTROL, MethodRefused, PathKind, classify
 from policies.principal import Principal, principal_for
 from policies.routing import Routed, RouteRefused, Routes
@@ -69,7 +70,7 @@ def explain(
     _pool(routed.route.pool, policy.pools[routed.route.pool], told_so)
     _queue(policy.pools[routed.route.pool], policy.plans[principal.plan], told_so)
     _times(routed.route, told_so)
-    _limits(policy, principal, model, told_so)
+    _limits(policy, principal, routed.counted_as, told_so)
     return told_so
 
 
@@ -106,9 +107,7 @@ def _entry(entries: Sequence[KeyEntry], key: str, now: float) -> KeyEntry:
     """The secret of an id that counts: the newest that is good, else the newest."""
     mine = [entry for entry in entries if entry.id == key]
     if not mine:
-        known = list(dict.fromkeys(entry.id for entry in entries))
-        more = f" and {len(known) - 20} more" if len(known) > 20 else ""
-        raise ExplainError(f'no key "{key}" (known: {", ".join([ANONYMOUS, *known[:20]])}{more})')
+        raise ExplainError(f'no key "{key}" {known([ANONYMOUS, *(entry.id for entry in entries)], 21)}')
     return next((entry for entry in reversed(mine) if entry.state(now) == "active"), mine[-1])
 
 
@@ -203,14 +202,14 @@ def _step(member: Fallback) -> str:
     return f"pool {member.pool}" if member.pool is not None else "a stale answer" if member.cache else "a message"
 
 
-def _limits(policy: Policy, principal: Principal, model: str | None, told_so: Explanation) -> None:
+def _limits(policy: Policy, principal: Principal, model: str, told_so: Explanation) -> None:
     plan = policy.plans[principal.plan]
     if plan.max_input_tokens is not None:
         told_so.tell("max_input_tokens", str(plan.max_input_tokens), "a longer prompt is 400 context_length_exceeded")
     if plan.max_output_tokens is not None:
         told_so.tell("max_output_tokens", str(plan.max_output_tokens), "max_tokens is capped")
     rules = rules_of(principal.plan, plan.limits, policy.store.on_outage)
-    subject = Subject(principal.key, principal.tenant, principal.user_of(None), "ADDRESS", model or "")
+    subject = Subject(principal.key, principal.tenant, principal.user_of(None), "ADDRESS", model)
     for demand in demands(rules, subject, tokens=1, output_tokens=1):
         rule = demand.rule
         outage = f"while the store is away: {rule.on_outage}"

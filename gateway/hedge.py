@@ -62,7 +62,8 @@ class Hedging:
                 await hand_on(exchange, routed, outcome, relay)
             self._dispatch.release(exchange, race.legs[0].endpoint, relay)
             if not relay.over:
-                await relay.change()
+                lead = race.legs[0]
+                await attempts.passes(exchange, lead.endpoint, lead.permit if failed is None else None, relay)
             outcome = outcome_of(relay)
         except ClientGone as gone:
             outcome = had_it_all(exchange.relay, gone)

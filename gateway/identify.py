@@ -10,6 +10,7 @@ from gateway import errors
 from gateway.limit_headers import whole_seconds
 from policies.guessing import HOLD, Guessing
 from policies.principal import AuthenticationError, KeysWanted, Principal, Reason
+from policies.token_form import NOT_SIGNED, refused
 
 _REASONS: Final[dict[Reason, type[errors.GatewayError]]] = {
     "token_expired": errors.TokenExpired,
@@ -50,7 +51,8 @@ class Identity:
                 raise doubt
             return await self._with_newer_keys(doubt, authorization, x_api_key)
         except AuthenticationError as error:
-            refused = error
+            # Without its frames, which hold it: a cycle that only the garbage collector would find.
+            refused = error.with_traceback(None)
         raise await self._refusal(refused, address)
 
     async def _with_newer_keys(
@@ -65,9 +67,9 @@ class Identity:
             try:
                 return view.authenticator.authenticate(authorization, x_api_key)
             except KeysWanted as again:
-                wanted = again
+                wanted = again.with_traceback(None)
         if said == "newest":
-            raise AuthenticationError("token_invalid", "The token was not accepted: its issuer has no such key.")
+            raise refused(NOT_SIGNED)
         raise errors.IdentityUnavailable(
             "The keys of the token's issuer cannot be fetched now. Try again shortly.", retry_after=2
         )

@@ -1,15 +1,20 @@
 """The keys as the control side has them: who is let in, and what is to be said of them."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from errno import EINVAL
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backends.keyfile import load_keys
 from gateway.observe.log import fields
 from policies.api_keys import KeyEntry
 from policies.identity import KeyRecord, records
 from policies.settings import Policy
+
+if TYPE_CHECKING:
+    from gateway.stored_keys import StoredKeys
 
 log = logging.getLogger("sluice.control")
 
@@ -52,3 +57,40 @@ def _keys(entries: Sequence[KeyEntry], policy: Policy) -> Keys:
     found, problems = records(entries, policy.plans)
     demo_key = next((entry.labels["demo_key"] for entry in entries if "demo_key" in entry.labels), None)
     return Keys(found, demo_key, tuple(("key_left_out", fields(problem=problem)) for problem in problems[:20]))
+
+
+class KeysInStore:
+    """Keys in the store, of whichever policy is in force. `taken` is called when there are others, `failed` with the
+    kind of each error of the store."""
+
+    def __init__(self, taken: Callable[[], Awaitable[None]], failed: Callable[[str], None]) -> None:
+        self._taken = taken
+        self._failed = failed
+        self._followed: StoredKeys | None = None
+
+    @property
+    def entries(self) -> Sequence[KeyEntry] | None:
+        """What was read there; None for nothing so far, and where the policy has no keys there."""
+        return None if self._followed is None else self._followed.entries
+
+    async def follow(self, policy: Policy) -> bool:
+        """Read the keys where this policy has them, and follow them from now on; whether that is in the store. Raises
+        OSError for a URL of no use."""
+        await self.stop()
+        if policy.auth.api_keys is None or not policy.auth.api_keys.store:
+            return False
+        # Loads redis-py: 65 ms and 11 MB, for who keeps keys there.
+        from gateway.stored_keys import StoredKeys
+
+        try:
+            self._followed = StoredKeys(policy.store, self._taken, self._failed)
+        except ValueError as error:
+            raise OSError(EINVAL, f"store.url: {error}") from None
+        await self._followed.start()
+        return True
+
+    async def stop(self) -> None:
+        """Follow none."""
+        before, self._followed = self._followed, None
+        if before is not None:
+            await before.stop()

@@ -6,7 +6,6 @@ from typing import Final
 
 from gateway.errors import (
     ConcurrencyLimited,
-    ContextTooLong,
     GatewayError,
     QuotaExceeded,
     RateLimited,
@@ -59,13 +58,6 @@ def limit_error(refused: Refused, demands: Sequence[Demand] = ()) -> GatewayErro
     }
     kind = "concurrency" if rule.kind == "concurrency" else "quota" if rule.quota else "rate"
     return _error_of(rule)(texts[kind], retry_after=whole_seconds(wait), headers=headers)
-
-
-def context_too_long(estimate: int, most: int, plan: str) -> ContextTooLong:
-    """The answer to a prompt over the plan's `max_input_tokens`."""
-    return ContextTooLong(
-        f"The prompt has about {estimate} tokens; the plan {plan} takes {most} at most. Shorten it.", param="messages"
-    )
 
 
 def _error_of(rule: Rule) -> type[GatewayError]:

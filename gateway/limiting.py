@@ -8,15 +8,15 @@ import asyncio
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from backends.plane import View
 from backends.store.base import Store
 from gateway.exchange import Exchange
 from gateway.limit_errors import limit_error
 from gateway.limit_headers import limit_headers
+from gateway.limit_store import LimitStore, LimitStores
 from policies.describe import Call
-from policies.limits import Answer, Demand, Granted, Refused, Rule, Subject, demands
+from policies.limits import Answer, Demand, Granted, Refused, Subject, demands
 from policies.limits.plans import PlanLimits
 from policies.principal import Principal
 from policies.usage.dialects import DIALECTS, Dialect
@@ -24,22 +24,20 @@ from policies.usage.edits import ask_usage, cap_output, may_ask
 from policies.usage.estimate import Estimates, counted, real
 
 
-class LimitStore(Store, Protocol):
-    """A store that is told of the rules before a request asks for them."""
-
-    def ready(self, rules: "list[Rule]", /) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Held:
     """What a request has taken, until it is settled.
 
+    model: what it is counted under
     reserved: tokens of the prompt and of the answer
+    store: who has granted it; by now the policy may name another one
     """
 
     call: Call
+    model: str
     dialect: Dialect | None
     reserved: tuple[int, int]
+    store: Store | None
     granted: Granted | None
     demands: tuple[Demand, ...]
 
@@ -47,71 +45,42 @@ class Held:
 class Limiting:
     """The limits of one process. `refused` counts a refusal of a rule by its name."""
 
-    def __init__(self, open_store: Callable[[], LimitStore], refused: Callable[[str], None], lease: str) -> None:
-        """`open_store` is called when the first rule is there; `lease` names this process."""
-        self._open = open_store
+    def __init__(self, stores: LimitStores, refused: Callable[[str], None], lease: str) -> None:
+        """`lease` names this process."""
+        self._stores = stores
         self._refused = refused
         self._names = (f"{lease}.{number}" for number in itertools.count())
         self._estimates = Estimates()
-        self._starting: asyncio.Task[None] | None = None
-        self.store: LimitStore | None = None
+
+    @property
+    def store(self) -> LimitStore | None:
+        """The one that is asked; None before the first limit."""
+        return self._stores.current
 
     def follow(self, view: View) -> None:
         """A new table is in force: be ready for its rules."""
-        rules = [rule for plan in view.limits.values() for rule in plan.rules]
-        if not rules:
-            return
-        if self.store is None:
-            self.store = self._open()
-            self._starting = asyncio.get_running_loop().create_task(self.store.start(), name="store of limits")
-        self.store.ready(rules)
-
-    async def started(self) -> None:
-        """Return when the store is connected, or is known to be away, after a second at the latest: the first requests
-        would else wait for its connection, be late, and be counted in a bucket of this process."""
-        if self._starting is not None:
-            await asyncio.wait({self._starting}, timeout=1.0)
-
-    async def stop(self) -> None:
-        """Settle what is left, for a moment at most."""
-        if self._starting is not None:
-            await asyncio.wait({self._starting}, timeout=1.0)
-        if self.store is not None:
-            await self.store.stop()
+        self._stores.follow([rule for plan in view.limits.values() for rule in plan.rules])
 
     # -- before the engine is asked
 
-    async def take(self, exchange: Exchange, limits: PlanLimits, principal: Principal, call: Call) -> None:
+    async def take(self, exchange: Exchange, limits: PlanLimits, principal: Principal, call: Call, model: str) -> None:
         """Take what the request may use of every rule, or raise the error that refuses it; `policies.json_object`'s
-        Refused where its prompt is longer than the plan allows."""
+        Refused where its prompt is longer than the plan allows. `model` is what the model is counted under."""
         dialect = DIALECTS.get(exchange.kind.path) if limits.counts else None
-        model = call.model or ""
         reserved = self._estimates.reserve(call, limits.plan, model, limits.room) if dialect is not None else (0, 0)
         subject = Subject(principal.key, principal.tenant, principal.user_of(call.user), exchange.client, model)
         asked = demands(limits.rules, subject, tokens=sum(reserved), output_tokens=reserved[1])
-        granted = None
-        if asked and self.store is not None:
-            answer = self.store.take(asked, next(self._names))
+        granted, store = None, self._stores.current
+        if asked and store is not None:
+            answer = store.take(asked, next(self._names))
             if isinstance(answer, asyncio.Future):
-                answer = await self._waited(answer, asked)
+                answer = await _waited(store, answer, asked)
             if isinstance(answer, Refused):
                 self._refused(answer.rule.name)
                 raise limit_error(answer, asked)
             granted = answer
             exchange.extra_headers = tuple(limit_headers(granted.levels))
-        exchange.held = Held(call, dialect, reserved, granted, asked)
-
-    async def _waited(self, answer: "asyncio.Future[Answer]", asked: tuple[Demand, ...]) -> Answer:
-        """The store's answer. Who stops waiting leaves it to the store to give back what it takes, or gives it back
-        where the answer had just come."""
-        try:
-            return await answer
-        except BaseException:
-            if not answer.cancel() and not answer.cancelled() and answer.exception() is None:
-                came = answer.result()
-                if isinstance(came, Granted) and self.store is not None:
-                    self.store.settle(came, [(one, -one.amount) for one in asked])
-            raise
+        exchange.held = Held(call, model, dialect, reserved, store, granted, asked)
 
     def prompt_tokens(self, call: Call) -> int:
         """Of a call whose prompt was measured: by what this process has learnt of its model."""
@@ -142,11 +111,11 @@ class Limiting:
         if held is None:
             return
         prompt, output = self._used(exchange, held)
-        if held.granted is None or self.store is None:
+        if held.granted is None or held.store is None:
             return
         beyond = {"tokens": prompt + output - sum(held.reserved), "output_tokens": output - held.reserved[1]}
         changes = [(one, beyond[one.rule.kind]) for one in held.demands if beyond.get(one.rule.kind)]
-        self.store.settle(held.granted, changes)
+        held.store.settle(held.granted, changes)
 
     def _used(self, exchange: Exchange, held: Held) -> tuple[int, int]:
         """Tokens of prompt and answer; nothing where no answer came."""
@@ -161,5 +130,18 @@ class Limiting:
         )  # fmt: skip
         usage = exchange.usage
         if usage[0] is not None:
-            self._estimates.learn(held.call.model or "", held.call.prompt_bytes, usage[0])
+            self._estimates.learn(held.model, held.call.prompt_bytes, usage[0])
         return real(usage, found, held.reserved, whole=whole)
+
+
+async def _waited(store: Store, answer: "asyncio.Future[Answer]", asked: tuple[Demand, ...]) -> Answer:
+    """The store's answer. Who stops waiting leaves it to the store to give back what it takes, or gives it back
+    where the answer had just come."""
+    try:
+        return await answer
+    except BaseException:
+        if not answer.cancel() and not answer.cancelled() and answer.exception() is None:
+            came = answer.result()
+            if isinstance(came, Granted):
+                store.settle(came, [(one, -one.amount) for one in asked])
+        raise

@@ -86,6 +86,8 @@ class Pipeline:
             else:
                 await self._fallbacks.serve(exchange, view, Asked(principal, call, routed, self._attempt))
         except errors.GatewayError as error:
+            # Its frames hold it: a cycle that only the garbage collector would find.
+            error.__traceback__ = None
             if isinstance(error, errors.DeadlineExceeded):
                 self._timed_out("total")
             self._fail(exchange, error)
@@ -127,7 +129,10 @@ class Pipeline:
     def _entitle(self, exchange: Exchange, principal: Principal) -> Principal:
         exchange.principal = principal
         if exchange.kind.scope not in principal.scopes:
-            raise errors.ScopeNotAllowed(f"This key may not use {exchange.kind.scope}; its plan must list that scope.")
+            scopes = ", ".join(sorted(principal.scopes)) or "nothing"
+            raise errors.ScopeNotAllowed(
+                f"This key may not use {exchange.kind.scope}, but {scopes}: its plan says so, or the key itself."
+            )
         return principal
 
     def _whole_body(self, exchange: Exchange, view: View) -> None:
@@ -181,7 +186,7 @@ class Pipeline:
         """Take of the plan's limits; what the body must say for it is written into it."""
         limits, engine = view.limits[principal.plan], view.pools[routed.route.pool].engine
         try:
-            await self._limiting.take(exchange, limits, principal, call)
+            await self._limiting.take(exchange, limits, principal, call, routed.counted_as)
             if routed.route.fallback:
                 exchange.original = exchange.body
             if len(exchange.body) <= SCAN_ON_LOOP:

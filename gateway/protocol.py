@@ -58,6 +58,15 @@ class ClientProtocol(RequestUnderWay):
     def connection_lost(self, exc: Exception | None) -> None:
         self._state.connections.discard(self)
         super().connection_lost(exc)
+        # It holds this: a cycle that only the garbage collector would find.
+        if self.drive is None:
+            self.cycle = None
+        else:
+            self.drive.ended = self._forget
+
+    def _forget(self, drive: Drive) -> None:
+        self._drive_ended(drive)
+        self.cycle = None
 
     def shutdown(self) -> None:
         """uvicorn's word for: finish what you have, take nothing more. A request of which a part is here is waited for,
@@ -193,7 +202,7 @@ class ClientProtocol(RequestUnderWay):
             return
         address = self.transport.get_extra_info("sockname")
         server = address[:2] if isinstance(address, tuple) else ("unix", 0)
-        answer = AsgiCycle(cycle).answer(self._app, (self.address, 0), server)
+        answer = AsgiCycle(cycle).answer(self._app, (cycle.client or self.address, 0), server)
         task = self.loop.create_task(answer, name=f"{cycle.method} {cycle.raw_path[:64]!r}")
         self._state.tasks.add(task)
         task.add_done_callback(self._state.tasks.discard)

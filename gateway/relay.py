@@ -167,6 +167,9 @@ class Relay:
         self._look()
         # It holds the exchange, which holds this: a cycle that only the garbage collector would find.
         self._on_break = _nothing_to_tell
+        if self.error is not None:
+            # So is this: where it was raised, its traceback holds frames that hold this.
+            self.error.__traceback__ = None
         connection, self._connection = self._connection, None
         if connection is not None and not self.ended and self.error is None:
             connection.abort()

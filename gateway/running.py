@@ -15,8 +15,8 @@ from pathlib import Path
 from gateway.accepting import raise_descriptor_limit
 from gateway.app import Gateway
 from gateway.banner import banner
-from gateway.control import StartError
 from gateway.observe.log import fields
+from gateway.reading import StartError
 from gateway.server import run
 
 log = logging.getLogger("sluice.shutdown")
@@ -100,7 +100,7 @@ def _greet(gateway: Gateway) -> None:
 
 def _settle_garbage() -> None:
     """What was made at the start stays: the collector need not look at it again, nor look as often for cycles, of which
-    a request makes none. Worth 5% of a request's CPU."""
+    neither a request nor a connection makes any. Worth 5% of a request's CPU."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 5, 4)
+    gc.set_threshold(10_000, 20, 50)

@@ -23,14 +23,16 @@ class StoredKeys:
     """While the store is away the last keys hold, also one that was revoked meanwhile; what is odd there
     changes nothing. Each is said once."""
 
-    def __init__(self, settings: Store, taken: Callable[[], Awaitable[None]]) -> None:
-        """`taken` is called when there are other keys than at the start. Raises ValueError for a URL of no use."""
+    def __init__(self, settings: Store, taken: Callable[[], Awaitable[None]], failed: Callable[[str], None]) -> None:
+        """`taken` is called when there are other keys than at the start, `failed` with the kind of each error. Raises
+        ValueError for a URL of no use."""
         name = f"{settings.prefix}:keys:v1"
         password = None if settings.password is None else settings.password.value
         self._commands = Commands.to(settings.url, password, name)
         self._keys = KeyStore(self._commands, settings.prefix)
         self._taken: Callable[[], Awaitable[None]] = _nobody
         self._later = taken
+        self._failed = failed
         self._task: asyncio.Task[None] | None = None
         self._version: bytes | None = None
         self._said = ""
@@ -62,8 +64,10 @@ class StoredKeys:
                 stored = await self._keys.load()
                 self._version, self.entries = stored.version, stored.entries
         except StoreLostError as error:
+            self._failed(error.kind)
             return self._say("keys_lost", f"{error.kind}: {error}")
         except KeyStoreError as error:
+            self._failed("other")
             return self._say("keys_refused", str(error))
         if self._said:
             log.info("keys_back", extra=fields(keys=len(self.entries or ())))

@@ -10,7 +10,7 @@ from backends.plane import View
 from backends.store.base import Store
 from gateway.limit_errors import told
 from gateway.observe.log import fields
-from policies.limits import Demand, Level, Rule, Subject, demands, rules_of
+from policies.limits import Demand, Level, Rule, Subject, demands
 from policies.principal import Principal
 
 log = logging.getLogger("sluice.usage")
@@ -26,8 +26,8 @@ class LimitUse:
     rule: its name, as a 429 has it
     text: the same in words
     limit: so many in so many `seconds`, of which `burst` at once; no seconds for concurrency
-    used, remaining: of the bucket that this client is counted in; None while the store is away, and for a limit per
-        model where the question names none
+    used, remaining: of the bucket that this client is counted in; while the store is away, of this process's share of
+        it, or None where it has none. None for a limit per model where the question names none
     reset_seconds: until it is as if nothing had been used
     """
 
@@ -67,9 +67,10 @@ class UsageDesk:
     async def of(self, view: View, principal: Principal, address: str, model: str | None) -> Usage:
         """A principal's limits. `model` is what limits per model are looked up for."""
         plan = view.table.plans[principal.plan]
-        # Names and buckets are the same whatever holds while the store is away.
-        rules = rules_of(principal.plan, plan.limits, "local")
-        subject = Subject(principal.key, principal.tenant, principal.user_of(None), address, model or "")
+        limits = view.limits.get(principal.plan)
+        rules = limits.rules if limits is not None else ()
+        counted_as = view.routes.counted_as(model) if model else ""
+        subject = Subject(principal.key, principal.tenant, principal.user_of(None), address, counted_as)
         asked = [rule for rule in rules if model is not None or "model" not in rule.per]
         wanted = demands(asked, subject, tokens=1, output_tokens=1)
         levels = {level.rule.name: level for level in await self._levels(wanted)}

@@ -86,7 +86,7 @@ def _split_url(text: str, schemes: tuple[str, ...]) -> SplitResult:
         found = "something else" if "@" in text else quoted(text)
         raise ValueError(f"expected a URL that begins with {begins}, found {found}")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("a URL here holds no user or password")
+        raise ValueError("a URL here holds no user or password: secrets have a key of their own")
     return parts
 
 

@@ -81,7 +81,8 @@ class Breaker:
     An attempt takes a `permit` when it begins and gives it to `settle` once, however it ends. One that began before
     this breaker was made has none, or one of a breaker that was forgotten since: it counts until this one has opened.
 
-    A lease is held until its attempt ends: half-open probes that are long answers keep others away for so long.
+    A lease is held until its attempt is settled, which may be at the first content of a long answer: what such an
+    answer comes to is not counted again.
     """
 
     def __init__(self, settings: Settings) -> None:

@@ -60,6 +60,12 @@ def _read_text(text: str) -> str:
     return text
 
 
+def _read_some_text(text: str) -> str:
+    if not text:
+        raise ValueError("is empty")
+    return _read_text(text)
+
+
 def _read_plan_name(text: str) -> str:
     if text in OFF:
         raise ValueError(f"{quoted(text)} means that there is none, so nothing can be called so")
@@ -172,6 +178,7 @@ def words(what: str, choices: tuple[str, ...], values: tuple[Any, ...] | None = 
 
 
 TEXT: Final = Kind("text", _read_text, _TEXT_SCHEMA)
+SOME_TEXT: Final = Kind("text", _read_some_text, {**_TEXT_SCHEMA, "minLength": 1})
 BOOL: Final = Kind("true or false", read_bool, {"type": "boolean"})
 VERSION: Final = words("version of this file's format", ("1",), (1,))
 NAME: Final = Kind(

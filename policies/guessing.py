@@ -12,9 +12,10 @@ same address. A missing credential is no guess and is not counted.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable
 from typing import Final
+
+from policies.origin import origin
 
 HOLD: Final = 1.0
 """Seconds after which a failure beyond the limit is answered."""
@@ -46,7 +47,7 @@ class Guessing:
         """A credential from this address was no good: None within the limit, else the seconds until one more is within
         it. Beyond the limit nothing is added, so whoever goes on does not make it worse. 2 us."""
         now = self._clock()
-        place = _place(address)
+        place = origin(address)
         until = max(self._until.pop(place, now), now)
         over = until - now - (_BURST - 1) * _EVERY
         # Kept at the end, also where it is over: who fails most is not forgotten first.
@@ -54,14 +55,3 @@ class Guessing:
         if len(self._until) > self._most:
             del self._until[next(iter(self._until))]
         return over if over > 0 else None
-
-
-def _place(address: str) -> str:
-    """The address; of IPv6 the /64, which one host has to itself (RFC 4291 section 2.5.1)."""
-    if ":" not in address:
-        return address
-    try:
-        ip = ipaddress.IPv6Address(address.partition("%")[0])
-    except ValueError:
-        return address
-    return str(ip.ipv4_mapped) if ip.ipv4_mapped is not None else ip.packed[:8].hex()

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from policies.api_keys import KeyEntry, looks_like_ours
+from policies.mistakes import known
 from policies.principal import AuthenticationError, PlanRights, Principal, principal_for
 from policies.token_form import looks_like_jwt
 
@@ -63,7 +64,7 @@ def records(entries: Iterable[KeyEntry], plans: Mapping[str, PlanRights]) -> tup
     for entry in entries:
         plan = plans.get(entry.plan)
         if plan is None:
-            problems.append(f'key {entry.id}: no plan "{entry.plan}" (known: {", ".join(plans) or "none"})')
+            problems.append(f'key {entry.id}: no plan "{entry.plan}" {known(plans)}')
             continue
         principal = principal_for(plan, key=entry.id, tenant=entry.tenant, plan_name=entry.plan, entry=entry)
         found[entry.sha256] = KeyRecord(entry.sha256, principal, entry.expires, entry.revoked is not None)
@@ -162,10 +163,10 @@ class Authenticator:
         if stripped != token:
             # A second space after the scheme is allowed (RFC 9110, 11.4), and header values may end in white space.
             return self.authenticate(None, stripped)
-        if len(stripped) > MAX_TOKEN or not _PRINTABLE.fullmatch(stripped):
-            raise AuthenticationError(
-                "malformed", f"The API key is not one: at most {MAX_TOKEN} printable ASCII characters, sent once."
-            )
+        if len(stripped) > MAX_TOKEN:
+            raise AuthenticationError("malformed", f"The API key or token is over the limit of {MAX_TOKEN} bytes.")
+        if not _PRINTABLE.fullmatch(stripped):
+            raise AuthenticationError("malformed", _INCORRECT)
         text = stripped.decode("ascii")
         if looks_like_ours(text):
             raise AuthenticationError("unknown", _INCORRECT)

@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from policies.api_keys import FORWARDS_USER, KeyEntry
 from policies.forms import GLOB
-from policies.principal import SCOPES
+from policies.mistakes import known
+from policies.principal import read_scopes
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _RESERVED = "anonymous"
@@ -33,8 +34,9 @@ def check_names(entry: KeyEntry) -> None:
     for what, name in (("id", entry.id), ("tenant", entry.tenant), ("plan", entry.plan)):
         if not _NAME.fullmatch(name):
             raise KeyringError(f"{what} must be 1 to 63 letters, digits, . _ - and begin with a letter or digit")
-    if entry.id == _RESERVED:
-        raise KeyringError(f'id "{_RESERVED}" means a client without a key: choose another')
+    for what, name in (("id", entry.id), ("tenant", entry.tenant)):
+        if name == _RESERVED:
+            raise KeyringError(f'{what} "{_RESERVED}" means a client without a key: choose another')
 
 
 def check_rights(entry: KeyEntry) -> None:
@@ -44,9 +46,10 @@ def check_rights(entry: KeyEntry) -> None:
             GLOB.read(model)
         except ValueError as error:
             raise KeyringError(f"models: {error}") from None
-    unknown = sorted((entry.scopes or frozenset()) - SCOPES)
-    if unknown:
-        raise KeyringError(f'no scope "{unknown[0]}" (known: {", ".join(sorted(SCOPES))})')
+    try:
+        read_scopes(entry.scopes or ())
+    except ValueError as error:
+        raise KeyringError(str(error)) from None
     if len(entry.labels) > _MAX_LABELS:
         raise KeyringError(f"a key has at most {_MAX_LABELS} labels")
     for name, text in entry.labels.items():
@@ -64,6 +67,8 @@ def created(entries: Sequence[KeyEntry], entry: KeyEntry) -> list[KeyEntry]:
     """The entries with a new key among them, whose id must be free."""
     check_names(entry)
     check_rights(entry)
+    if entry.expires is not None and entry.expires <= entry.created:
+        raise KeyringError("a key that has expired when it is made is of no use: give it a longer lifetime")
     if any(other.id == entry.id for other in entries):
         raise KeyringError(f"there is a key {entry.id} already: choose another id, or rotate it")
     return [*entries, entry]
@@ -100,7 +105,5 @@ def revoked(entries: Sequence[KeyEntry], id: str, *, now: float) -> list[KeyEntr
 def _of(entries: Sequence[KeyEntry], id: str) -> list[KeyEntry]:
     found = [entry for entry in entries if entry.id == id]
     if not found:
-        known = list(dict.fromkeys(entry.id for entry in entries))
-        more = f" and {len(known) - 20} more" if len(known) > 20 else ""
-        raise KeyringError(f'no key "{id}" (known: {", ".join(known[:20]) or "none"}{more})')
+        raise KeyringError(f'no key "{id}" {known((entry.id for entry in entries), 20)}')
     return found

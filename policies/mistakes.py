@@ -61,9 +61,11 @@ def joined(path: str, key: str | int) -> str:
     return f"{path}.{key}" if path else key
 
 
-def known(names: Iterable[str]) -> str:
-    """The names that would have been right, in their own order."""
-    return f"(known: {', '.join(names) or 'none'})"
+def known(names: Iterable[str], most: int | None = None) -> str:
+    """The names that would have been right, in their own order, each once; no more than `most` of them."""
+    found = list(dict.fromkeys(names))
+    more = f" and {len(found) - most} more" if most is not None and len(found) > most else ""
+    return f"(known: {', '.join(found[:most]) or 'none'}{more})"
 
 
 def unknown(what: str, given: str, names: Sequence[str]) -> str:

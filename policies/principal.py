@@ -8,9 +8,19 @@ from typing import Literal, Protocol
 
 from policies.api_keys import FORWARDS_USER, KeyEntry
 from policies.globs import matches_any
+from policies.mistakes import known
 
 SCOPES = frozenset({"chat", "completions", "embeddings", "rerank", "audio", "predict", "engine_fields"})
 DEFAULT_SCOPES = SCOPES - {"engine_fields"}
+
+
+def read_scopes(names: Iterable[str]) -> frozenset[str]:
+    """Names as scopes; ValueError says which one is none."""
+    found = frozenset(names)
+    if wrong := sorted(found - SCOPES):
+        raise ValueError(f'no scope "{wrong[0]}" {known(sorted(SCOPES))}')
+    return found
+
 
 Reason = Literal[
     "missing", "malformed", "unknown", "expired", "revoked", "token_expired", "token_invalid", "claim_missing"

@@ -143,7 +143,7 @@ def _issuers_taken(root: Cursor) -> _Found:
         if by is not None and by.text is not None and to is not None and to.text is not None:
             pair = by.text, to.text
             if pair in pairs:
-                yield to, f"issuer and audience are those of {pairs[pair]}"
+                yield to, f"issuer and audience are those of {pairs[pair]}: only one could be asked"
             pairs.setdefault(pair, issuer.path)
 
 

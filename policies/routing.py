@@ -46,6 +46,9 @@ class Routed:
     """The model's name at the engine; None where the request names none, or where it goes on as asked."""
     names: tuple[str, ...] = ()
     """What plans and keys may call the model: as asked for and, of an alias, what it stands for."""
+    counted_as: str = ""
+    """What limits per model count it under: the route's name where that is one, so that aliases share it; under a glob
+    the engine's name. Empty where the request names none."""
     first_looks: tuple[float | None, float | None] = field(init=False, compare=False)
     """Seconds after which an attempt must be looked at first, of a plain answer and of a stream: the least of what may
     run out. Worked out here, once a route and not once a request."""
@@ -120,6 +123,12 @@ class Routes:
         """The names that the principal may ask for, in the policy's order: routes and aliases, but no globs."""
         return [name for name, routed in self._known.items() if principal.may_use(*routed.names)]
 
+    def counted_as(self, model: str) -> str:
+        """What limits per model count a model under that a client asks for by this name; the name itself where no
+        route has it."""
+        routed = self._known.get(model) or self._match_and_remember(model)
+        return model if routed is None else routed.counted_as
+
     def _match_and_remember(self, model: str) -> Routed | None:
         """By globs. What did not match is not remembered: it costs its asker the search, and nobody else memory."""
         routed = _match(model, self._globbed)
@@ -163,8 +172,14 @@ def _match(name: str, routes: Iterable[Route]) -> Routed | None:
     for route in routes:
         assert route.model is not None, "sorted out when the routes were read"
         if matches_any(name, (route.model,)):
-            return Routed(route.model, route, route.upstream_model or name, (name,))
+            return Routed(route.model, route, route.upstream_model or name, (name,), _counted_as(route, name))
         if matches_any(name, route.aliases):
             stands_for = name if is_glob(route.model) else route.model
-            return Routed(route.model, route, route.upstream_model or stands_for, (name, stands_for))
+            names = (name, stands_for)
+            return Routed(route.model, route, route.upstream_model or stands_for, names, _counted_as(route, name))
     return None
+
+
+def _counted_as(route: Route, asked: str) -> str:
+    assert route.model is not None, "only of a route with a model"
+    return (route.upstream_model or asked) if is_glob(route.model) else route.model

@@ -21,6 +21,8 @@ from policies.principal import AuthenticationError
 _COMPACT: Final = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 # `crit` and `b64` change what is signed, `enc` and `zip` what it says; the rest would have the token name its own key.
 _REFUSED: Final = ("crit", "b64", "enc", "zip", "jku", "x5u", "jwk", "x5c")
+NOT_SIGNED: Final = "it is not signed with a key of its issuer"
+"""Whether or not the issuer has a key of the name that the token gives."""
 # RFC 7519 section 5.1, RFC 9068 section 2.1. Other kinds (of logout, of DPoP) are signed by the same keys.
 _TYPES: Final = frozenset({"jwt", "at+jwt", "application/jwt", "application/at+jwt"})
 

@@ -21,7 +21,7 @@ from policies.identity import KeyRecord
 from policies.issuers import Issuer, VerifyingKey, may_be_new
 from policies.principal import AuthenticationError, KeysWanted, PlanRights
 from policies.settings import Jwt
-from policies.token_form import Token, looks_like_jwt, parse, refused
+from policies.token_form import NOT_SIGNED, Token, looks_like_jwt, parse, refused
 
 _MAX_KEPT: Final = 4096  # tokens
 _MAX_TRIED: Final = 4  # keys, for a token that names none
@@ -73,7 +73,7 @@ class TokenVerifier:
             raise refused("it is signed with an algorithm that its issuer does not use")
         until = _valid_until(said, settings, self._now())
         if not issuer.has_signed(said):
-            raise refused("its signature is wrong")
+            raise refused(NOT_SIGNED)
         return KeyRecord(sha256, principal_of(said, settings, self._plans), until, revoked=False)
 
     def _issuer(self, said: Token) -> _Issuer:

@@ -42,7 +42,7 @@ def _wanted(phrase: str, text: str) -> ValueError:
 _SECONDS_PHRASE: Final = "a duration such as 250ms, 2s, 10m or 1d"
 _SIZE_PHRASE: Final = "a size such as 512B, 64KiB or 16MiB"
 _COUNT_PHRASE: Final = "a whole number such as 20, 100k or 5M"
-_RATE_PHRASE: Final = "a rate such as 60/second, 1000/hour or 5M/day"
+_RATE_PHRASE: Final = "a rate, so many a second, minute, hour, day or month, such as 60/minute or 5M/day"
 
 
 def read_seconds(text: str) -> float:

@@ -17,7 +17,6 @@ class Opens(Protocol):
     """Makes connections (`redis_client.RedisClient`)."""
 
     async def open(self) -> Opened: ...
-    async def close(self) -> None: ...
 
 
 class Commands:
@@ -53,7 +52,6 @@ class Commands:
     async def close(self) -> None:
         """End the connection."""
         self._drop()
-        await self._opens.close()
 
     def _drop(self) -> None:
         line, self._line = self._line, None

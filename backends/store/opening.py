@@ -35,6 +35,8 @@ class Around:
 def make_store(settings: Settings, around: Around) -> WindowedStore:
     """The store of limits; nothing is connected before its `start`. ValueError where the URL says nothing of use."""
     if settings.url == "memory://":
+        # Never away, so this is said once.
+        around.meter.limit_mode("store")
         return open_memory(around.clock, around.epoch)
     from backends.store.redis_wire import Scripts
 

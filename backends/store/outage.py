@@ -22,6 +22,8 @@ from policies.limits.rules import Outage as Word
 FAILURES: Final = 3
 PROBE: Final = 0.25
 """Seconds between two questions whether the store is back."""
+_START_FOR: Final = 1.0
+"""Seconds that the start waits for the store: as long as finding it and logging in may take."""
 _RETRY_AFTER: Final = 1.0
 _MOST_SHARES: Final = 4096
 
@@ -111,9 +113,10 @@ class StoreOutage:
             self._local.settle(granted, [(one, much - one.amount) for one, much in zip(shared, used, strict=True)])
 
     async def seen(self, demands: Sequence[Demand]) -> tuple[Level, ...]:
-        """Where this process's shares stand."""
-        levels = await self._local.seen(self._shared(demands))
-        return tuple([replace(level, rule=demand.rule) for level, demand in zip(levels, demands, strict=True)])
+        """Where this process's shares stand; of rules that it does not count (open, closed) nothing is known."""
+        counted = [demand for demand in demands if demand.rule.on_outage == "local"]
+        levels = await self._local.seen(self._shared(counted))
+        return tuple([replace(level, rule=demand.rule) for level, demand in zip(levels, counted, strict=True)])
 
     def _shared(self, demands: Sequence[Demand]) -> list[Demand]:
         """The same, of this process's shares. Who asks for more than the share holds, yet not more than the limit, gets
@@ -155,6 +158,7 @@ class Remote(Protocol):
     def settle(self, granted: Granted, changes: Sequence[Change] = ()) -> None: ...
     async def seen(self, demands: Sequence[Demand]) -> tuple[Level, ...]: ...
     async def beat(self) -> None: ...
+    async def connect(self) -> None: ...
     async def probe(self) -> None: ...
     async def stop(self, patience: float) -> None: ...
     def abandon(self, reason: str) -> None: ...
@@ -197,11 +201,15 @@ class GuardedStore:
         return await self._outage.seen(demands)
 
     async def start(self) -> None:
-        """As `Store.start`."""
+        """As `Store.start`: returns when the store is there, or is known to be away and was said to be, once.
+
+        Nobody has asked for anything yet, so it may take what connecting takes, and not what a request would wait.
+        """
         try:
-            await self._remote.beat()
-        except self._lost as error:
-            self._outage.begin(_kind(error), str(error))
+            async with asyncio.timeout(_START_FOR):
+                await self._connect()
+        except TimeoutError:
+            self._outage.begin("timeout", f"not there in {_START_FOR:g} s")
         self._task = asyncio.get_running_loop().create_task(self._tend(), name="store")
 
     async def stop(self) -> None:
@@ -210,6 +218,17 @@ class GuardedStore:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await self._remote.stop(self._stop_for)
+
+    async def _connect(self) -> None:
+        for _ in range(FAILURES):
+            try:
+                return await self._remote.connect()
+            except self._lost as error:
+                self._failed(error)
+                # A single answer can be late on a machine where everything starts. What else is wrong stays so.
+                if _kind(error) != "timeout":
+                    self._outage.begin(_kind(error), str(error))
+                    return
 
     async def _tend(self) -> None:
         while True:

@@ -109,9 +109,9 @@ class Taking:
             assert packed is not None
             self._store.channel.again(self, packed)
             return
-        self._nonce = 0
+        late, self._nonce = self.future.done(), 0
         self.lost(reply.kind, str(reply))
-        if reply.kind in ("readonly", "moved", "noauth"):
+        if not late and reply.kind in ("readonly", "moved", "noauth"):
             # The server that is asked is not the one to ask, or not in this way: it is looked for anew.
             self._store.channel.drop(reply.kind, str(reply))
 
@@ -138,7 +138,11 @@ class Settling:
                 self._whole = True
                 self._store.channel.again(self, self.pack())
                 return
-            self._store.outage.failed(reply.kind, str(reply))
+            if self._changes:
+                # None of these has done anything, so all of it can be sent once more, and is, with what comes next.
+                whole = reply.kind in ("readonly", "loading", "moved", "noauth")
+                self._store.keep(self._changes, whole=whole)
+                self._store.outage.failed(reply.kind, str(reply))
         elif reply != [self._nonce, self._count]:
             raise DesyncError("it answers no settlement")
         self._changes = ()

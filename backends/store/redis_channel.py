@@ -10,13 +10,14 @@ from backends.store.redis_link import Call, Link, Stopwatch
 
 _DELAY: Final = 0.002
 """Seconds that may pass before what nobody waits for goes out."""
+_LINGER: Final = 30.0
+"""Seconds in which a server that stood still may yet say what it has done; after that its slots have ended as well."""
 
 
 class Opens(Protocol):
     """Makes connections. `open` raises StoreLostError."""
 
     async def open(self) -> Opened: ...
-    async def close(self) -> None: ...
 
 
 class Channel:
@@ -41,7 +42,7 @@ class Channel:
         self._first = first
         self._stopwatch = stopwatch
         self._link: Link | None = None
-        self._links: set[asyncio.Future[None]] = set()
+        self._links: set[Link] = set()
         self._making: asyncio.Task[None] | None = None
         self._flushing: asyncio.Handle | None = None
         self._hurried = False
@@ -73,6 +74,16 @@ class Channel:
         if self._flushing is None and self._link is not None:
             self._flushing = self._link.later(_DELAY, self._flush)
 
+    def retire(self, kind: Kind, reason: str) -> None:
+        """Use the connection no more; every call that waits is lost. A server that is only frozen carries out what lies
+        in its socket when it goes on, and its replies are how the calls learn of it."""
+        link, self._link = self._link, None
+        if link is not None:
+            ending = link.later(_LINGER, lambda: link.drop(kind, reason))
+            link.ended.add_done_callback(lambda _: ending.cancel())
+            link.retire(kind, reason)
+        self._lose(kind, reason)
+
     def drop(self, kind: Kind, reason: str) -> None:
         """Give up the connection; every call that waits is lost."""
         if self._link is not None:
@@ -93,9 +104,11 @@ class Channel:
         if self._flushing is not None:
             self._flushing.cancel()
         self.drop("connection", "the gateway ends")
-        if self._links:
-            await asyncio.wait(self._links, timeout=1.0)
-        await self._opens.close()
+        links = list(self._links)
+        for link in links:
+            link.drop("connection", "the gateway ends")
+        if links:
+            await asyncio.wait([link.ended for link in links], timeout=1.0)
 
     def _flush(self) -> None:
         self._flushing, self._hurried = None, False
@@ -144,8 +157,8 @@ class Channel:
 
     async def _open(self) -> None:
         link = Link(await self._opens.open(), self._timeout, self._gone, self._stopwatch)
-        self._links.add(link.ended)
-        link.ended.add_done_callback(self._links.discard)
+        self._links.add(link)
+        link.ended.add_done_callback(lambda _: self._links.discard(link))
         try:
             await self._greet(link)
         except BaseException:

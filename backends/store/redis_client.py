@@ -6,13 +6,12 @@ Nothing here tries a second time: what failed is said, as one of `Kind`.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
 import hiredis
-from redis.asyncio import Sentinel
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -68,7 +67,6 @@ class RedisClient:
         }
         self._slot = key_slot(key.encode())
         self._cluster = list(target.nodes)
-        self._sentinel: Sentinel | None = None
 
     async def open(self) -> Opened:
         """A connection to the server that is in charge. Raises StoreLostError, after CONNECT_TIMEOUT at the latest."""
@@ -80,12 +78,6 @@ class RedisClient:
             except BaseException:
                 await _abort(connection)
                 raise
-
-    async def close(self) -> None:
-        """End what `open` has used beside."""
-        if self._sentinel is not None:
-            await self._sentinel.aclose()
-            self._sentinel = None
 
     async def _connection(self) -> AbstractConnection:
         target, options = self._target, {**self._options, "db": self._target.database}
@@ -100,43 +92,25 @@ class RedisClient:
         return (SSLConnection if target.tls else Connection)(host=host, port=port, **options)
 
     async def _master(self) -> tuple[str, int]:
-        if self._sentinel is None:
-            times = {"socket_timeout": _ASK_TIMEOUT, "socket_connect_timeout": _ASK_TIMEOUT}
-            options = {"retry": Retry(NoBackoff(), 0), "protocol": 2, "driver_info": None, **times}
-            self._sentinel = Sentinel(list(self._target.nodes), sentinel_kwargs=options)  # type: ignore[no-untyped-call]
-        host, port = await self._sentinel.discover_master(self._target.service)
-        return host, int(port)
+        """Whom the Sentinels take for the primary."""
+
+        async def ask(host: str, port: int) -> tuple[str, int]:
+            # Sentinels have no password of the store's, and none of their own here.
+            said = await self._said(host, port, {"password": None}, "SENTINEL", "MASTER", self._target.service)
+            told = dict(zip(said[::2], said[1::2], strict=True))
+            flags = told[b"flags"].decode().split(",")
+            if "master" not in flags or "s_down" in flags or "o_down" in flags:
+                raise StoreLostError("connection", f"the Sentinels take it for {','.join(flags)}")
+            return told[b"ip"].decode(), int(told[b"port"])
+
+        return await _first(self._target.nodes, ask)
 
     async def _owner(self) -> tuple[str, int]:
-        """Who holds the slot, as the first node says that answers; nobody waits for one that is frozen."""
-        loop = asyncio.get_running_loop()
-        asking = {loop.create_task(self._ask(*node), name="who holds the slot") for node in self._cluster}
-        waiting, failure = set(asking), StoreLostError("connection", "no node of the Cluster answers")
-        try:
-            while waiting:
-                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    error = task.exception()
-                    if error is None:
-                        return task.result()
-                    if isinstance(error, StoreLostError):
-                        failure = error
-            raise failure
-        finally:
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
+        """Who holds the slot, as the nodes of the Cluster say."""
+        return await _first(self._cluster, self._ask)
 
     async def _ask(self, host: str, port: int) -> tuple[str, int]:
-        async with _foreign(), asyncio.timeout(_ASK_TIMEOUT):
-            # Not by redis-py's client: cancelled while it connects, that leaves its connection open.
-            connection = Connection(host=host, port=port, **self._options)
-            try:
-                await connection.connect()  # type: ignore[no-untyped-call]
-                await connection.send_command("CLUSTER", "SLOTS")
-                ranges = await connection.read_response()
-            finally:
-                await _abort(connection)
+        ranges = await self._said(host, port, {}, "CLUSTER", "SLOTS")
         owner: tuple[str, int] | None = None
         known = dict.fromkeys(self._target.nodes)
         for low, high, *holders in ranges:
@@ -149,6 +123,42 @@ class RedisClient:
             raise StoreLostError("moved", f"nobody holds slot {self._slot}")
         self._cluster = list(known)
         return owner
+
+    async def _said(self, host: str, port: int, options: Mapping[str, Any], *words: str) -> Any:
+        """One command's reply, over a connection of its own."""
+        async with _foreign(), asyncio.timeout(_ASK_TIMEOUT):
+            # Not by redis-py's clients, its Sentinel among them: cancelled while they connect, they leave it open.
+            connection = Connection(host=host, port=port, **{**self._options, **options})
+            try:
+                await connection.connect()  # type: ignore[no-untyped-call]
+                await connection.send_command(*words)
+                return await connection.read_response()
+            finally:
+                await _abort(connection)
+
+
+async def _first(
+    nodes: Sequence[tuple[str, int]], ask: Callable[[str, int], Coroutine[Any, Any, tuple[str, int]]]
+) -> tuple[str, int]:
+    """What the first says that knows; nobody waits for one that is frozen. Raises StoreLostError."""
+    loop = asyncio.get_running_loop()
+    asking = [loop.create_task(ask(*node), name="who holds our keys") for node in nodes]
+    waiting, failure = set(asking), StoreLostError("connection", "nobody says who holds our keys")
+    try:
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                error = task.exception()
+                if error is None:
+                    return task.result()
+                if isinstance(error, StoreLostError):
+                    failure = error
+        raise failure
+    finally:
+        for task in asking:
+            task.cancel()
+        # Those that have failed are looked at as well, or the loop would complain of them.
+        await asyncio.gather(*asking, return_exceptions=True)
 
 
 async def _abort(connection: AbstractConnection) -> None:

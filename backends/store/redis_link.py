@@ -30,7 +30,7 @@ class Call(Protocol):
 
     def replied(self, reply: Any) -> None:
         """The reply, a ReplyError among them; raises DesyncError where it is not that of this call. It may come after
-        `lost("timeout")`."""
+        `lost`."""
 
     def lost(self, kind: Kind, reason: str) -> None:
         """There is no reply: it comes too late, or the connection is gone. May come after `replied`, and twice."""
@@ -67,6 +67,7 @@ class Link(asyncio.Protocol):
         # What was sent at once, and when it is late.
         self._due: deque[tuple[float, Sequence[Call]]] = deque()
         self._timer: asyncio.Handle | None = None
+        self._retired = False
         self._socket = opened.transport.get_extra_info("socket")
         opened.transport.set_protocol(self)
 
@@ -90,6 +91,15 @@ class Link(asyncio.Protocol):
     def later(self, seconds: float, work: Callable[[], None]) -> asyncio.TimerHandle:
         """Do something in a while; in the connection's loop, wherever it is called."""
         return self._loop.call_later(seconds, work)
+
+    def retire(self, kind: Kind, reason: str) -> None:
+        """Every call that waits is lost; whatever replies still come are handed to them, and then it is closed."""
+        self._retired = True
+        self._due.clear()
+        for call, _ in list(self._calls):
+            call.lost(kind, reason)
+        if not self._calls:
+            self.drop(kind, reason)
 
     def drop(self, kind: Kind, reason: str) -> None:
         """Close it at once; every call that waits is lost."""
@@ -117,6 +127,8 @@ class Link(asyncio.Protocol):
         except (DesyncError, GarbageError) as error:
             # Nobody knows any more which reply is whose.
             self.drop("other", f"replies out of step: {error}")
+        if self._retired and not calls:
+            self.drop("connection", "nobody waits here any more")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._keeper = None

@@ -108,14 +108,30 @@ class RedisStore:
         """Say that this process lives, and renew its leases. Raises StoreLostError."""
         await self._beat(LIFETIME)
 
+    async def connect(self) -> None:
+        """Return when there is a connection over which the store works. Raises StoreLostError."""
+        await self.channel.connected()
+
     async def probe(self) -> None:
         """Whether the store works, over a new connection that then serves all. Raises StoreLostError."""
         self.abandon("asked anew")
-        await self.channel.connected()
+        await self.connect()
 
     def abandon(self, reason: str) -> None:
-        """Give up the connection: whoever waits is answered by the outage."""
-        self.channel.drop("connection", reason)
+        """Use the connection no more: whoever waits is answered by the outage. What the server does later with what it
+        was sent is still heard of, and given back."""
+        self.channel.retire("connection", reason)
+
+    @property
+    def knows_time(self) -> bool:
+        """Whether the server has ever said what time it is."""
+        return self._offset is not None
+
+    def time(self) -> float:
+        """Unix seconds by the server's clock, as its last reply has it: within the time that this took, and however the
+        wall clock here jumps."""
+        assert self._offset is not None
+        return (self._clock() * 1e6 + self._offset) / 1e6
 
     async def stop(self, patience: float) -> None:
         """Carry out what is left to settle, for so many seconds at most, and end."""
@@ -160,14 +176,17 @@ class RedisStore:
             if demand.rule.strategy == "slots":
                 self._drop_slot(demand.bucket, lease)
 
-    def keep(self, changes: Sequence[Change]) -> None:
-        """These were sent, and nobody knows whether they were carried out. A slot can be given back twice."""
-        self._settles.extend(change for change in changes if change[0] is None)
+    def keep(self, changes: Sequence[Change], *, whole: bool = False) -> None:
+        """These were sent, and nobody knows whether they were carried out. A slot can be given back twice; `whole`:
+        it is known that none was."""
+        self._settles.extend(change for change in changes if whole or change[0] is None)
 
     def worked(self, now: int, in_time: bool) -> None:
         """There was a reply, and with it the server's time."""
-        if in_time:
-            self.outage.worked()
+        if not in_time:
+            # Nor does it tell what the time is now.
+            return
+        self.outage.worked()
         offset = now - self._clock() * 1e6
         if self._offset is not None and abs(offset - self._offset) > _JUMP:
             # By the server's clock leases may have ended that are held: they are there again with the next beat.

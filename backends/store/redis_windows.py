@@ -4,7 +4,6 @@ Each is a call of its own. One that comes too late may have counted; it is not a
 of the other limits, so that a Cluster has them where the connection goes.
 """
 
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -22,14 +21,15 @@ class RedisWindows:
 
     at_once = False
 
-    def __init__(self, windows: Windows, outage: Outage) -> None:
+    def __init__(self, windows: Windows, store: RedisStore) -> None:
         self._windows = windows
-        self._outage = outage
+        self._store = store
+        self._outage: Outage = store.outage
 
     async def read(self, demand: Demand) -> Reading:
         """As `Windows.read`."""
         try:
-            self._check()
+            await self._check()
             return await self._windows.read(demand)
         except StoreLostError as error:
             raise self._lost(error) from error
@@ -37,14 +37,16 @@ class RedisWindows:
     async def hit(self, demand: Demand) -> bool:
         """As `Windows.hit`."""
         try:
-            self._check()
+            await self._check()
             return await self._windows.hit(demand)
         except StoreLostError as error:
             raise self._lost(error) from error
 
-    def _check(self) -> None:
+    async def _check(self) -> None:
         if self._outage.open:
             raise WindowsLostError("the store is away")
+        if not self._store.knows_time:
+            await self._store.beat()
 
     def _lost(self, error: StoreLostError) -> WindowsLostError:
         self._outage.failed(error.kind, str(error))
@@ -76,6 +78,5 @@ def open_redis_windows(store: RedisStore, prefix: str) -> RedisWindows:
 
     prefix: begins every key
     """
-    storage = redis_storage(ScriptClient(store), f"{prefix}w")
-    # The library goes by the wall clock for moving windows, and we must go by the same.
-    return RedisWindows(LibraryWindows(storage, time.time), store.outage)  # noqa: TID251  # see above
+    storage = redis_storage(ScriptClient(store), f"{prefix}w", store.time)
+    return RedisWindows(LibraryWindows(storage, store.time), store)

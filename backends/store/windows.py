@@ -3,11 +3,12 @@
 sliding_window: two counters, of this window and of the one before, weighted by how much of it is still looked back on.
     An estimate: never more than the limit by its reckoning, and at worst twice the limit in one length of the window,
     where everything came at the end of one window and all that was free again at the end of the next.
-moving_window: an entry a request, exact in every stretch of time; so it holds as many entries as its limit. On Redis
-    its times are those of the gateways, whose clocks must agree.
+moving_window: an entry a request, exact in every stretch of time; so it holds as many entries as its limit.
 
 What the library keeps in memory by itself goes by the wall clock, and looks through all of its keys in tasks and
 threads with every hit; `WindowMemory` is a storage of ours for its strategies instead.
+On Redis it would write the times of the gateways' wall clocks; `redis_storage` gives it the server's.
+Where that clock goes back, a moving window that is full stays so for as much longer.
 """
 
 from collections import deque
@@ -36,7 +37,7 @@ class LibraryWindows:
     def __init__(self, storage: Storage, clock: Callable[[], float]) -> None:
         """
         storage: with sliding and moving windows, such as WindowMemory or a RedisStorage with wrap_exceptions
-        clock: what the storage goes by for moving windows; time.time on Redis
+        clock: what the storage goes by for moving windows, in seconds
         """
         assert isinstance(storage, MovingWindowSupport) and isinstance(storage, SlidingWindowCounterSupport)
         self.at_once = isinstance(storage, WindowMemory)
@@ -106,11 +107,12 @@ def _reading(rule: Rule, wait: float, used: int, reset: float, reset_after: floa
     return Reading(wait, level, Level(rule, count, max(count - used - 1, 0), reset_after))
 
 
-def redis_storage(client: Any, prefix: str) -> Storage:
+def redis_storage(client: Any, prefix: str, clock: Callable[[], float]) -> Storage:
     """The library's storage in Redis, over a connection of ours.
 
     client: registers and runs scripts as a client of redis-py does
     prefix: begins the name of every key
+    clock: Unix seconds that all gateways agree on
     """
 
     class OverOurs(RedisStorage):
@@ -122,6 +124,22 @@ def redis_storage(client: Any, prefix: str) -> Storage:
             assert isinstance(bridge, RedispyBridge)
             bridge.storage = client
             bridge.connection_getter = lambda readonly: client
+
+        async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+            """As the library's, which says time.time() where this says `clock()`."""
+            scripts = self._scripts()
+            values = [clock(), limit, expiry, amount]
+            return bool(await scripts.lua_acquire_moving_window([scripts.prefixed_key(key)], values))
+
+        async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
+            """As the library's, which says time.time() where this says `clock()`."""
+            scripts, now = self._scripts(), clock()
+            found = await scripts.lua_moving_window([scripts.prefixed_key(key)], [now - expiry, limit])
+            return (float(found[0]), found[1]) if found else (now, 0)
+
+        def _scripts(self) -> RedispyBridge:
+            assert isinstance(self.bridge, RedispyBridge)
+            return self.bridge
 
     return OverOurs("redis://", wrap_exceptions=True, implementation="redispy", key_prefix=prefix)
 

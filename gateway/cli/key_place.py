@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -20,8 +20,11 @@ Change = Callable[[Sequence[KeyEntry]], Sequence[KeyEntry]]
 
 
 class Place(Protocol):
-    """Keys that can be read and changed. Both raise PlaceError."""
+    """Keys that can be read and changed. Both raise PlaceError. `plans` are those that a key may have; None where no
+    policy says."""
 
+    @property
+    def plans(self) -> Collection[str] | None: ...
     def load(self) -> list[KeyEntry]: ...
     def change(self, change: Change) -> None: ...
 
@@ -33,13 +36,17 @@ class PlaceError(Exception):
 class FilePlace:
     """A keys file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, plans: Collection[str] | None = None) -> None:
         self._path = path
+        self.plans = plans
 
     def __str__(self) -> str:
         return str(self._path)
 
     def load(self) -> list[KeyEntry]:
+        if not self._path.exists():
+            make = f"sluice keys create --file {self._path} --tenant T --plan P"
+            raise PlaceError(f"{self._path} is not there; make it: {make}")
         try:
             return load_keys(self._path)
         except KeyFileError as error:
@@ -55,7 +62,8 @@ class FilePlace:
 class StorePlace:
     """The keys in a store, under a prefix."""
 
-    def __init__(self, url: str, password: str | None, prefix: str) -> None:
+    def __init__(self, url: str, password: str | None, prefix: str, plans: Collection[str] | None = None) -> None:
+        self.plans = plans
         self._url = url
         self._password = password
         self._prefix = prefix
@@ -108,7 +116,7 @@ def _of_policy(path: Path) -> Place:
     if keys is None:
         raise PlaceError(f"{path}: auth.api_keys is off")
     if keys.file is not None:
-        return FilePlace(Path(keys.file))
+        return FilePlace(Path(keys.file), policy.plans)
     password = None
     if store.password is not None:
         # This one alone: whoever makes a key need not know what engines are asked with.
@@ -116,10 +124,10 @@ def _of_policy(path: Path) -> Place:
             password = SecretSource(os.environ).read(store.password.env, store.password.file)
         except ValueError as error:
             raise PlaceError(f"store.password: {error}") from None
-    return _store(store.url, password, store.prefix)
+    return _store(store.url, password, store.prefix, policy.plans)
 
 
-def _store(url: str, password: str | None, prefix: str) -> Place:
+def _store(url: str, password: str | None, prefix: str, plans: Collection[str] | None = None) -> Place:
     if url.startswith("memory:"):
         raise PlaceError("memory:// ends with the process that has it: keys need a file, or Redis")
-    return StorePlace(url, password, prefix)
+    return StorePlace(url, password, prefix, plans)

@@ -15,6 +15,7 @@ from gateway.cli.key_place import Change, Place, PlaceError, place_of
 from policies.api_keys import KeyEntry, digest, new_key
 from policies.codec import JSONError
 from policies.keyring import KeyringError, created, revoked, rotated
+from policies.mistakes import known
 from policies.units import read_seconds
 
 app = typer.Typer(
@@ -81,6 +82,8 @@ def create(
 ) -> None:
     """Make a key; it is the last line of stdout, and shown only now."""
     place = _place(file, policy, store, prefix)
+    if place.plans is not None and plan not in place.plans:
+        raise _failed(PlaceError(f'no plan "{plan}" in {policy} {known(place.plans)}'))
     now, key = _now(), new_key()
     entry = KeyEntry(
         id=f"key-{secrets.token_hex(4)}" if id is None else id,
@@ -122,9 +125,10 @@ def rotate(
     """Make a new key for an id; it is the last line of stdout. The old one serves until the overlap is over."""
     place = _place(file, policy, store, prefix)
     now, key = _now(), new_key()
-    _load(place)
+    ends = [entry.expires for entry in _load(place) if entry.id == id][-1:]
     _change(place, lambda entries: rotated(entries, id, digest(key), now=now, overlap=overlap))
-    _tell(f"key {id} has a new secret; the old one ends {_date(now + overlap)}:")
+    end = min([now + overlap, *(end for end in ends if end is not None)])
+    _tell(f"key {id} has a new secret; the old one {'ends' if end > now else 'ended'} {_date(end)}:")
     typer.echo(key)
 
 

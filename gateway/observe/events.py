@@ -1,4 +1,4 @@
-"""What becomes of an endpoint, as lines of the log: one event, one line, with its reason and figures.
+"""What becomes of an endpoint or a worker, as lines of the log: one event, one line, with its reason and figures.
 
 The names stand in the README; whoever watches the log looks for them.
 """
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from backends.events import EndpointEvent, Kind
+from backends.workers.supervisor import WorkerEvent
 from gateway.observe.log import fields
 
 log = logging.getLogger("sluice.endpoint")
@@ -37,3 +38,16 @@ def tell(event: EndpointEvent) -> None:
         log.log(
             level, name, extra=fields(**told, **{key: event.figures[key] for key in event.figures if key not in told})
         )
+
+
+def tell_worker(event: WorkerEvent) -> None:
+    """The same of a worker."""
+    level = logging.WARNING if event.kind == "died" else logging.INFO
+    what = fields(
+        worker=event.worker,
+        pool=event.pool,
+        pid=event.pid,
+        reason=event.reason or None,
+        seconds=round(event.seconds, 3),
+    )
+    logging.getLogger("sluice.control").log(level, f"worker_{event.kind}", extra=what)

@@ -178,7 +178,7 @@ class Metrics:
         self._auth_failures[reason].value += 1
 
     def store_error(self, kind: str) -> None:
-        """The store of limits did not answer, or with an error, one of STORE_ERROR_KINDS; KeyError for another."""
+        """A question of limits or of keys met an error, one of STORE_ERROR_KINDS; KeyError for another."""
         self._store_errors[kind].value += 1
 
     def limit_refused(self, rule: str) -> None:

@@ -178,13 +178,17 @@ STORE_ERRORS = Metric(
     "store_errors_total",
     "counter",
     ("kind",),
-    "Questions that the store did not answer, or with an error: " + ", ".join(STORE_ERROR_KINDS) + ".",
+    "Questions of limits and of keys that the store did not answer, or with an error: "
+    + ", ".join(STORE_ERROR_KINDS)
+    + ".",
 )
 LIMIT_MODE = Metric(
     "limit_mode",
     "gauge",
     ("state",),
-    "1 for who decides on limits: store, or while it is away what `store.on_outage` says (a limit may say its own).",
+    "1 for who decides on limits: store (`memory://` as well), or while it is away what `store.on_outage` says (a "
+    "limit may say its own). Of the states one is 1 as soon as a plan has limits; before that all are 0, as no store "
+    "is used.",
 )
 LIMIT_REFUSED = Metric(
     "limit_refused_total", "counter", ("rule",), "Requests that a limit refused, by the rule (`PLAN.N`, from 0)."

@@ -6,6 +6,7 @@ from hashlib import sha256
 from typing import Final
 
 from policies.limits.rules import Rule
+from policies.origin import origin
 from policies.settings.auth import Per
 
 _LONGEST: Final = 64
@@ -41,7 +42,7 @@ _VALUES: Final[Mapping[Per, Callable[[Subject], str]]] = {
     "key": lambda subject: _part(subject.key),
     "tenant": lambda subject: _part(subject.tenant),
     "user": lambda subject: _part(subject.user),
-    "ip": lambda subject: _part(subject.ip),
+    "ip": lambda subject: _part(origin(subject.ip)),
     "model": lambda subject: _part(subject.model),
     "tenant+model": lambda subject: f"{_part(subject.tenant)}|{_part(subject.model)}",
     "all": lambda subject: "",

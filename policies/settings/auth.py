@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 from policies.addresses import URL
-from policies.forms import BOOL, GLOB, NAME, PATH, PLAN_NAME, TEXT
+from policies.forms import BOOL, GLOB, NAME, PATH, PLAN_NAME, SOME_TEXT
 from policies.kind import UNSET
 from policies.units import COUNT, COUNT_ABOVE_0, PRIORITY, RATE, SECONDS, SECONDS_ABOVE_0, WEIGHT, Rate
 
@@ -65,10 +65,10 @@ class Claims:
     models: claim that lists the models
     """
 
-    tenant: Annotated[str | None, TEXT, UNSET] = None
-    plan: Annotated[str | None, TEXT, UNSET] = None
-    scopes: Annotated[str | None, TEXT, UNSET] = None
-    models: Annotated[str | None, TEXT, UNSET] = None
+    tenant: Annotated[str | None, SOME_TEXT, UNSET] = None
+    plan: Annotated[str | None, SOME_TEXT, UNSET] = None
+    scopes: Annotated[str | None, SOME_TEXT, UNSET] = None
+    models: Annotated[str | None, SOME_TEXT, UNSET] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +105,7 @@ class Jwt:
 
     name: Annotated[str, NAME]
     issuer: Annotated[str, URL]
-    audience: Annotated[str, TEXT]
+    audience: Annotated[str, SOME_TEXT]
     algorithms: tuple[Algorithm, ...] = ("RS256", "ES256", "EdDSA")
     jwks: Jwks
     leeway: Annotated[float, SECONDS] = 30.0

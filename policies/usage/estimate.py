@@ -69,8 +69,8 @@ class Estimates:
     def reserve(self, call: Call, plan: Plan, model: str, room: int | None = None) -> tuple[int, int]:
         """(prompt tokens, output tokens) that the call may take.
 
-        room: the least burst of the plan's token rules. An answer that nobody bounds is reserved with no more than
-            that leaves, or a small bucket would refuse it for ever; one that is bounded is taken at its word.
+        room: the least burst of the plan's token rules. An answer that the client does not bound is reserved with no
+            more than that leaves, or a small bucket would refuse it for ever; one that it bounds is taken at its word.
 
         `Refused` (context_length_exceeded) where the prompt is longer than the plan allows.
         """
@@ -82,14 +82,10 @@ class Estimates:
             )
         if not call.answers:
             return prompt, 0
-        each, capped = call.max_tokens, plan.max_output_tokens
-        if each is None:
-            each = capped
-        elif capped is not None:
-            each = min(each, capped)
-        if each is not None:
-            return prompt, each * call.answers
-        output = UNSAID * call.answers
+        capped = plan.max_output_tokens
+        if call.max_tokens is not None:
+            return prompt, (call.max_tokens if capped is None else min(call.max_tokens, capped)) * call.answers
+        output = (UNSAID if capped is None else capped) * call.answers
         return prompt, output if room is None else max(1, min(output, room - prompt))
 
 

@@ -270,6 +270,22 @@ def test_an_open_breaker_lets_probes_through_after_a_while_and_so_many_successes
     assert rig["a"].warmth == pytest.approx(0.1), "it starts slowly"
 
 
+def test_the_first_content_of_a_long_answer_is_its_success() -> None:
+    rig = Rig("a", "b", ejection=None)
+    broken(rig)
+    rig.passes(10.3)
+    permits = [rig["a"].permit(MODEL, rig.now) for _ in range(2)]
+    assert "a" not in rig.chosen()
+    for permit in permits:
+        assert permit is not None
+        rig["a"].began(MODEL, permit, rig.now)
+    assert rig.meter("a").breakers[-1] == "closed"
+    assert "a" in rig.chosen()
+    for permit in permits:
+        rig["a"].settle(BROKEN_OFF, rig.now, model=MODEL, permit=permit, released=True)
+    assert rig.meter("a").breakers[-1] == "closed", "what came of them is not counted again"
+
+
 def test_only_so_many_probes_are_under_way_at_a_time() -> None:
     rig = Rig("a", "b", ejection=None)
     broken(rig)

@@ -133,16 +133,11 @@ class RedisStage:
 
 
 def _age(node: Server, key: str, seconds: float) -> None:
-    """A window of the library is so much older."""
+    """A window of the library ends so much sooner. The times in it are ours; how long it is there is the server's."""
     left = node.ask("PTTL", key) - round(seconds * 1000)
     if left <= 0:
         node.ask("DEL", key)
         return
-    if node.ask("TYPE", key) == "list":
-        entries = [float(entry) - seconds for entry in node.ask("LRANGE", key, 0, -1)]
-        node.ask("DEL", key)
-        for start in range(0, len(entries), 500):
-            node.ask("RPUSH", key, *[repr(entry) for entry in entries[start : start + 500]])
     node.ask("PEXPIRE", key, left)
 
 

@@ -29,6 +29,7 @@ class Server:
         self.port = free_port()
         self.bus = bus
         self.folder = folder
+        self.frozen = False
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -65,9 +66,11 @@ class Server:
 
     def freeze(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)
+        self.frozen = True
 
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
+        self.frozen = False
 
     def stop(self) -> None:
         """End it, at once, whatever state it is in; what it knew is lost."""

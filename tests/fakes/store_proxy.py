@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager, suppress
 
 
 class StoreProxy:
-    """Hands on what both sides send. `delay` holds replies back by so many seconds, `tamper` changes them."""
+    """Hands on what both sides send. `delay` holds replies back by so many seconds, `first_delay` the first of each
+    connection; `tamper` changes them."""
 
     def __init__(self, port: int) -> None:
         """port: of the server"""
-        self.delay = 0.0
+        self.delay = self.first_delay = 0.0
         self.tamper: Callable[[bytes], bytes] | None = None
         self.requests = 0
         """Reads of what a client has sent: how many writes have come at most."""
@@ -67,8 +68,11 @@ class StoreProxy:
 
     async def _replies(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         loop = asyncio.get_running_loop()
+        delay = self.first_delay
         while data := await reader.read(65536):
-            loop.call_later(self.delay, self._write, writer, self.tamper(data) if self.tamper is not None else data)
+            data = self.tamper(data) if self.tamper is not None else data
+            loop.call_later(delay or self.delay, self._write, writer, data)
+            delay = 0.0
         raise EOFError
 
     @staticmethod

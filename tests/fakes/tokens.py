@@ -7,6 +7,7 @@ import functools
 import hashlib
 import hmac
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -77,6 +78,20 @@ def claims(**over: Any) -> dict[str, Any]:
         "iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "iat": NOW - 10, "exp": NOW + 600, "tier": "free",
         "org_id": "acme", **over,
     })  # fmt: skip
+
+
+def valid_now(**over: Any) -> dict[str, Any]:
+    """Times of a token that is good at this moment, and what is laid over them."""
+    wall = time.time()  # noqa: TID251  a token's times are on the wall clock
+    return {"iat": wall - 10, "exp": wall + 600, **over}
+
+
+def issuer_entry(jwks: Mapping[str, Any], **over: Any) -> dict[str, Any]:
+    """The issuer as a policy file has it."""
+    return {
+        "name": "corp", "issuer": ISSUER, "audience": AUDIENCE, "jwks": dict(jwks),
+        "claims": {"tenant": "org_id", "plan": "tier"}, **over,
+    }  # fmt: skip
 
 
 def hmac_token(secret: bytes, alg: str = "HS256", *, over: Mapping[str, Any] | None = None, **header: Any) -> str:

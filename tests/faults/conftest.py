@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 import uvloop
+
+from tests.fakes import redis_servers
 
 
 def pytest_asyncio_loop_factories(
@@ -14,3 +17,13 @@ def pytest_asyncio_loop_factories(
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """pytest-asyncio's way of being told which loop to use."""
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[redis_servers.Server]:
+    """One that is not started yet."""
+    one = redis_servers.Server(tmp_path / "redis")
+    try:
+        yield one
+    finally:
+        one.stop()

@@ -7,6 +7,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -179,7 +180,8 @@ async def test_a_heavy_body_is_400_or_passes_and_holds_the_loop_for_15_ms_at_mos
 
 
 async def longest_delay(gw: Running, data: bytes) -> tuple[float, int]:
-    """How late the loop ran while a client on another thread sent this, and the answer's status."""
+    """How late the loop ran while a client on another thread sent this, and the answer's status. What others on this
+    machine take of the processor does not count: no delay is longer than the CPU seconds that were used in it."""
     loop = asyncio.get_running_loop()
     worst = 0.0
     status: list[int] = []
@@ -190,9 +192,9 @@ async def longest_delay(gw: Running, data: bytes) -> tuple[float, int]:
     thread = threading.Thread(target=client)
     thread.start()
     while thread.is_alive():
-        before = loop.time()
+        before, used = loop.time(), time.process_time()
         await asyncio.sleep(0.001)
-        worst = max(worst, loop.time() - before - 0.001)
+        worst = max(worst, min(loop.time() - before - 0.001, time.process_time() - used))
     thread.join()
     return worst, status[0]
 

@@ -73,6 +73,57 @@ async def test_a_server_that_does_not_even_refuse_does_not_hold_up_the_start(red
         await client.back(asked)
 
 
+async def test_connecting_may_take_longer_than_a_request_may_wait(redis: Server) -> None:
+    """At the start nobody waits yet, so nothing was lost and nothing is said."""
+    async with store_proxy(redis.port) as proxy:
+        proxy.first_delay = 3 * TIMEOUT
+        # A database that is not the first has to be chosen: that is the reply which is late.
+        async with asker(proxy.url.replace("/0", "/1")) as client:
+            assert await client.mode(client.plan(*MANY)) == "store"
+            assert (client.said, client.meter.errors, client.meter.modes) == ([], {}, ["store"])
+            assert proxy.connections == 1
+
+
+async def test_a_first_answer_that_is_late_is_asked_for_again(redis: Server) -> None:
+    async with store_proxy(redis.port) as proxy:
+        proxy.first_delay = 3 * TIMEOUT
+        asyncio.get_running_loop().call_later(1.5 * TIMEOUT, setattr, proxy, "first_delay", 0.0)
+        async with asker(proxy.url) as client:
+            assert await client.mode(client.plan(*MANY)) == "store"
+            assert client.said == [] and client.meter.modes == ["store"]
+            assert 0 < client.meter.errors["timeout"] < FAILURES
+
+
+@pytest.mark.parametrize("how", ["absent", "frozen", "slow", "forbidden"])
+async def test_what_is_wrong_at_the_start_is_said_once(redis: Server, how: str) -> None:
+    async with store_proxy(redis.port) as proxy:
+        proxy.delay = 2 * TIMEOUT if how == "slow" else 0.0
+        if how == "absent":
+            redis.stop()
+        elif how == "frozen":
+            redis.freeze()
+        elif how == "forbidden":
+            redis.ask("ACL", "SETUSER", "default", "-evalsha")
+        async with asker(proxy.url if how == "slow" else redis.url) as client:
+            asked = client.plan(*MANY)
+            assert await client.mode(asked) == "local"
+            # As long as several probes.
+            await asyncio.sleep(0.8)
+            kind = {"absent": "connection", "forbidden": "noauth"}.get(how, "timeout")
+            assert [(event, what["kind"]) for event, what in client.said] == [("store_lost", kind)]
+            assert client.meter.modes == ["store", "local"]
+            assert client.meter.errors[kind] >= 1
+            if how == "absent":
+                redis.start()
+            elif how == "frozen":
+                redis.thaw()
+            elif how == "forbidden":
+                redis.ask("ACL", "SETUSER", "default", "+evalsha")
+            proxy.delay = 0.0
+            await client.back(asked)
+            assert client.events() == ["store_lost", "store_back"]
+
+
 @pytest.mark.parametrize("how", ["stopped", "frozen"])
 @pytest.mark.parametrize("policy", ["local", "open", "closed"])
 async def test_while_it_is_away_the_declared_policy_holds(redis: Server, how: str, policy: Outage) -> None:

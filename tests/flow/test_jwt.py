@@ -15,27 +15,14 @@ from typing import Any
 
 import pytest
 
-from gateway.control import StartError
+from gateway.reading import StartError
 from tests.fakes.backend import Backend, Connection, Request, plain
 from tests.fakes.client import Answer
-from tests.fakes.tokens import AUDIENCE, ISSUER, Signer, hmac_token, jwk_set, shared_jwk
+from tests.fakes.tokens import AUDIENCE, ISSUER, Signer, hmac_token, issuer_entry, jwk_set, shared_jwk, valid_now
 from tests.flow.harness import Running, eventually, gateway_with, merged
 
 RSA, NEW, OTHER = Signer(), Signer("k2", name="new"), Signer(name="other")
 SET, BOTH, NEW_SET = jwk_set(RSA.jwk()), jwk_set(RSA.jwk(), NEW.jwk()), jwk_set(NEW.jwk())
-
-
-def now(**over: Any) -> dict[str, Any]:
-    """Claims of a token that is good at this moment."""
-    wall = time.time()  # noqa: TID251  a token's times are on the wall clock
-    return {"iat": wall - 10, "exp": wall + 600, **over}
-
-
-def entry(jwks: Mapping[str, Any], **over: Any) -> dict[str, Any]:
-    return {
-        "name": "corp", "issuer": ISSUER, "audience": AUDIENCE, "jwks": dict(jwks),
-        "claims": {"tenant": "org_id", "plan": "tier"}, **over,
-    }  # fmt: skip
 
 
 def policy(*issuers: Mapping[str, Any], **auth: Any) -> dict[str, Any]:
@@ -48,7 +35,7 @@ def policy(*issuers: Mapping[str, Any], **auth: Any) -> dict[str, Any]:
 @asynccontextmanager
 async def issuing(sso: Backend, backend: Backend, *, known: bool = True, **jwks: Any) -> AsyncIterator[Running]:
     """A gateway whose one issuer publishes its keys at `sso`, once they are known."""
-    settings = entry({"url": f"{sso.url}/certs", **jwks})
+    settings = issuer_entry({"url": f"{sso.url}/certs", **jwks})
     async with gateway_with(backend, policy=policy(settings)) as gw:
         if known:
             await eventually(lambda: keys(gw) is not None, "the keys never came")
@@ -81,10 +68,11 @@ async def sso() -> AsyncIterator[Backend]:
 async def test_a_token_is_a_credential_like_a_key(sso: Backend, backend: Backend) -> None:
     async with issuing(sso, backend) as gw:
         for _ in range(2):
-            assert code(await ask(gw, RSA.token(now()))) == (200, None)
+            assert code(await ask(gw, RSA.token(valid_now()))) == (200, None)
         assert code(await gw.ask()) == (200, None)
         models = await gw.send(
-            gw.request("GET", "/v1/models", headers=[("authorization", f"Bearer {RSA.token(now())}")]), method="GET"
+            gw.request("GET", "/v1/models", headers=[("authorization", f"Bearer {RSA.token(valid_now())}")]),
+            method="GET",
         )
         assert [one["id"] for one in json.loads(models.body)["data"]] == ["m"]
         lines = await gw.access_lines(3)
@@ -114,7 +102,7 @@ async def test_each_refusal_has_its_code(
     sso: Backend, backend: Backend, over: dict[str, Any], told: tuple[int, str]
 ) -> None:
     async with issuing(sso, backend) as gw:
-        answer = await ask(gw, RSA.token(now(**over)))
+        answer = await ask(gw, RSA.token(valid_now(**over)))
         assert (
             code(answer) in (told, (404, "model_not_found")) if told[1] == "model_not_allowed" else code(answer) == told
         )
@@ -124,27 +112,27 @@ async def test_each_refusal_has_its_code(
 async def test_tokens_of_many_that_end_behind_one_address_are_no_guesses(sso: Backend, backend: Backend) -> None:
     async with issuing(sso, backend) as gw:
         for number in range(25):
-            assert code(await ask(gw, RSA.token(now(exp=1, iat=..., sub=f"u{number}")))) == (401, "token_expired")
+            assert code(await ask(gw, RSA.token(valid_now(exp=1, iat=..., sub=f"u{number}")))) == (401, "token_expired")
 
 
 async def test_hostile_tokens_are_401_on_every_path_and_nothing_is_fetched(sso: Backend, backend: Backend) -> None:
     # The whole table is in tests/policies/test_tokens.py.
     tokens = [
-        RSA.token(now(), header={"alg": "none"}),
-        RSA.token(now()).rsplit(".", 1)[0] + ".",
+        RSA.token(valid_now(), header={"alg": "none"}),
+        RSA.token(valid_now()).rsplit(".", 1)[0] + ".",
         hmac_token(json.dumps(RSA.jwk()).encode()),
-        OTHER.token(now()),
-        RSA.token(now(), header={"kid": "../../../../etc/passwd"}),
-        RSA.token(now(), header={"kid": "' OR 1=1 --"}),
-        RSA.token(now(), header={"kid": "k" * 5000}),
-        RSA.token(now(), header={"jku": f"{sso.url}/evil"}),
-        RSA.token(now(), header={"x5u": f"{sso.url}/evil"}),
-        RSA.token(now(), header={"jwk": OTHER.jwk()}),
-        RSA.token(now(), header={"crit": ["x"]}),
-        RSA.token(now(x="y" * 7000)),
+        OTHER.token(valid_now()),
+        RSA.token(valid_now(), header={"kid": "../../../../etc/passwd"}),
+        RSA.token(valid_now(), header={"kid": "' OR 1=1 --"}),
+        RSA.token(valid_now(), header={"kid": "k" * 5000}),
+        RSA.token(valid_now(), header={"jku": f"{sso.url}/evil"}),
+        RSA.token(valid_now(), header={"x5u": f"{sso.url}/evil"}),
+        RSA.token(valid_now(), header={"jwk": OTHER.jwk()}),
+        RSA.token(valid_now(), header={"crit": ["x"]}),
+        RSA.token(valid_now(x="y" * 7000)),
     ]
     async with gateway_with(
-        backend, policy=policy(entry({"url": f"{sso.url}/certs"}), anonymous="free")
+        backend, policy=policy(issuer_entry({"url": f"{sso.url}/certs"}), anonymous="free")
     ) as gw:  # fmt: skip
         await eventually(lambda: keys(gw) is not None, "the keys never came")
         for token in tokens:
@@ -159,24 +147,24 @@ async def test_hostile_tokens_are_401_on_every_path_and_nothing_is_fetched(sso: 
 
 async def test_a_changed_key_is_fetched_without_a_401(sso: Backend, backend: Backend) -> None:
     async with issuing(sso, backend) as gw:
-        assert (await ask(gw, RSA.token(now()))).status == 200
+        assert (await ask(gw, RSA.token(valid_now()))).status == 200
         sso.answers(200, BOTH)
-        answers = await asyncio.gather(*(ask(gw, NEW.token(now(sub=f"u{n}"))) for n in range(50)))
+        answers = await asyncio.gather(*(ask(gw, NEW.token(valid_now(sub=f"u{n}"))) for n in range(50)))
         assert {answer.status for answer in answers} == {200}
         assert len(sso.requests) == 2
-        assert (await ask(gw, RSA.token(now()))).status == 200
+        assert (await ask(gw, RSA.token(valid_now()))).status == 200
 
 
 async def test_a_key_that_the_issuer_has_withdrawn_ends_the_tokens_that_it_signed(
     sso: Backend, backend: Backend
 ) -> None:
     async with issuing(sso, backend, refresh="200ms") as gw:
-        token = RSA.token(now())
+        token = RSA.token(valid_now())
         assert (await ask(gw, token)).status == 200
         sso.answers(200, NEW_SET)
         await eventually(lambda: keys(gw) == ["k2"], "never fetched again")
         assert code(await ask(gw, token)) == (401, "invalid_api_key")
-        assert code(await ask(gw, NEW.token(now()))) == (200, None)
+        assert code(await ask(gw, NEW.token(valid_now()))) == (200, None)
 
 
 async def test_the_first_request_waits_for_the_first_keys(sso: Backend, backend: Backend) -> None:
@@ -186,7 +174,7 @@ async def test_the_first_request_waits_for_the_first_keys(sso: Backend, backend:
 
     sso.does(late)
     async with issuing(sso, backend, known=False) as gw:
-        assert code(await ask(gw, RSA.token(now()))) == (200, None)
+        assert code(await ask(gw, RSA.token(valid_now()))) == (200, None)
         assert len(sso.requests) == 1
 
 
@@ -202,7 +190,8 @@ async def flood(c: Connection, request: Request) -> None:
 
 STRANGE: dict[str, Any] = {
     "500": plain(500, b"{}"),
-    "a redirect": plain(302, SET, [("location", "http://127.0.0.1:1/")]),
+    "a redirect": "302",
+    "down": "down",
     "HTML": plain(200, b"<!doctype html>", [("content-type", "text/html")]),
     "10 MB": flood,
     "no keys": plain(200, jwk_set()),
@@ -213,50 +202,61 @@ STRANGE: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", STRANGE)
 async def test_last_keys_serve_for_stale_and_then_it_is_503_and_never_401(
-    sso: Backend, backend: Backend, name: str
+    sso: Backend, backend: Backend, other: Backend, name: str
 ) -> None:
     strange = STRANGE[name]
-    async with issuing(sso, backend, refresh="200ms", stale="700ms") as gw:
-        token = RSA.token(now())
-        sso.raw(strange, rst=not strange) if isinstance(strange, bytes) else sso.does(strange)
-        await sso.requested(2)
+    if strange == "302":
+        # To where the keys really are: who follows it has them, and whoever can redirect us has our trust.
+        other.answers(200, SET)
+        strange = plain(302, SET, [("location", f"{other.url}/certs")])
+    async with issuing(sso, backend, refresh="200ms", stale="1500ms") as gw:
+        token = RSA.token(valid_now())
+        if strange == "down":
+            await sso.__aexit__()
+            await eventually(lambda: "issuer_lost" in gw.log_text(), "never asked again")
+        else:
+            sso.raw(strange, rst=not strange) if isinstance(strange, bytes) else sso.does(strange)
+            await sso.requested(2)
         assert code(await ask(gw, token)) == (200, None)
         await eventually(lambda: keys(gw) is None, "kept for ever", timeout=8)
         answer = await ask(gw, token)
         assert code(answer) == (503, "identity_unavailable") and answer.header("retry-after") is not None
         assert (await gw.ask()).status == 200, "a key of ours needs no issuer"
         sso.answers(200, SET)
+        if strange == "down":
+            await sso.__aenter__()
         await eventually(lambda: keys(gw) is not None, "never asked again", timeout=8)
         assert code(await ask(gw, token)) == (200, None)
         text = gw.log_text()
         assert [text.count(event) for event in ("issuer_lost", "issuer_forgotten", "issuer_back")] == [1, 1, 1], text
+        assert other.accepted == []
 
 
 async def test_a_key_that_nobody_has_while_the_issuer_is_down_is_503(sso: Backend, backend: Backend) -> None:
     async with issuing(sso, backend) as gw:
         sso.answers(500)
         for _ in range(2):
-            assert code(await ask(gw, NEW.token(now()))) == (503, "identity_unavailable")
-        assert code(await ask(gw, RSA.token(now()))) == (200, None)
+            assert code(await ask(gw, NEW.token(valid_now()))) == (503, "identity_unavailable")
+        assert code(await ask(gw, RSA.token(valid_now()))) == (200, None)
         assert len(sso.requests) == 2
 
 
 async def test_a_gateway_starts_without_its_issuer(backend: Backend) -> None:
     async with Backend() as gone:
         url = gone.url
-    settings = entry({"url": f"{url}/certs"})
+    settings = issuer_entry({"url": f"{url}/certs"})
     async with gateway_with(backend, policy=policy(settings)) as gw:
         began = time.monotonic()
-        assert code(await ask(gw, RSA.token(now()))) == (503, "identity_unavailable")
+        assert code(await ask(gw, RSA.token(valid_now()))) == (503, "identity_unavailable")
         assert time.monotonic() - began < 2.5
         assert (await gw.ask()).status == 200
 
 
 async def test_unknown_keys_by_the_thousand_make_one_fetch_and_hold_nobody_up(sso: Backend, backend: Backend) -> None:
     async with issuing(sso, backend) as gw:
-        good = RSA.token(now())
+        good = RSA.token(valid_now())
         assert (await ask(gw, good)).status == 200
-        strangers = [OTHER.signed(json.dumps({"iss": ISSUER, "aud": AUDIENCE, **now()}), {"kid": f"x{n}"})
+        strangers = [OTHER.signed(json.dumps({"iss": ISSUER, "aud": AUDIENCE, **valid_now()}), {"kid": f"x{n}"})
                      for n in range(8)]  # fmt: skip
         stop, refused = asyncio.Event(), 0
 
@@ -302,25 +302,25 @@ async def test_a_file_of_keys_is_read_again_when_it_changes_and_a_broken_one_kee
 ) -> None:
     file = tmp_path / "jwks.json"
     file.write_bytes(SET)
-    async with gateway_with(backend, policy=policy(entry({"file": str(file)}))) as gw:
-        assert code(await ask(gw, RSA.token(now()))) == (200, None)
-        assert code(await ask(gw, NEW.token(now()))) == (401, "invalid_api_key")
+    async with gateway_with(backend, policy=policy(issuer_entry({"file": str(file)}))) as gw:
+        assert code(await ask(gw, RSA.token(valid_now()))) == (200, None)
+        assert code(await ask(gw, NEW.token(valid_now()))) == (401, "invalid_api_key")
         file.write_bytes(b"<html>")
         await eventually(lambda: gw.total("policy_reload_failures_total") == 1, "never read")
         assert "jwks.json: not JSON" in gw.log_text()
-        assert code(await ask(gw, RSA.token(now()))) == (200, None)
+        assert code(await ask(gw, RSA.token(valid_now()))) == (200, None)
         file.write_bytes(NEW_SET)
         await eventually(lambda: keys(gw) == ["k2"], "never read again")
-        assert code(await ask(gw, NEW.token(now()))) == (200, None)
-        assert code(await ask(gw, RSA.token(now()))) == (401, "invalid_api_key")
+        assert code(await ask(gw, NEW.token(valid_now()))) == (200, None)
+        assert code(await ask(gw, RSA.token(valid_now()))) == (401, "invalid_api_key")
 
 
 async def test_a_shared_key_in_a_file(backend: Backend, tmp_path: Path) -> None:
     file, secret = tmp_path / "shared.json", b"s" * 32
     file.write_bytes(jwk_set(shared_jwk(secret)))
-    async with gateway_with(backend, policy=policy(entry({"file": str(file)}, algorithms=["HS256"]))) as gw:
+    async with gateway_with(backend, policy=policy(issuer_entry({"file": str(file)}, algorithms=["HS256"]))) as gw:
         assert code(await ask(gw, hmac_token(secret))) == (401, "invalid_api_key"), "its times are of another day"
-        assert code(await ask(gw, hmac_token(secret, over=now()))) == (200, None)
+        assert code(await ask(gw, hmac_token(secret, over=valid_now()))) == (200, None)
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ async def test_a_gateway_does_not_start_with_a_file_of_keys_that_is_none(
     if text is not None:
         file.write_text(text)
     with pytest.raises(StartError, match=reason):
-        async with gateway_with(backend, policy=policy(entry({"file": str(file)})), quiet=False):
+        async with gateway_with(backend, policy=policy(issuer_entry({"file": str(file)})), quiet=False):
             pass
 
 
@@ -341,25 +341,25 @@ async def test_an_issuer_comes_and_goes_with_the_policy(sso: Backend, backend: B
     async with gateway_with(backend) as gw:
         path = gw.folder / "policy.yaml"
         before = path.read_text()
-        assert code(await ask(gw, RSA.token(now()))) == (401, "invalid_api_key")
-        path.write_text(json.dumps(merged(json.loads(before), policy(entry({"url": f"{sso.url}/certs"})))))
+        assert code(await ask(gw, RSA.token(valid_now()))) == (401, "invalid_api_key")
+        path.write_text(json.dumps(merged(json.loads(before), policy(issuer_entry({"url": f"{sso.url}/certs"})))))
         await gw.gateway.reload()
-        assert code(await ask(gw, RSA.token(now()))) == (200, None)
+        assert code(await ask(gw, RSA.token(valid_now()))) == (200, None)
         # A change of something else leaves the keys alone.
         path.write_text(path.read_text().replace('"narrow"', '"other"'))
         await gw.gateway.reload()
-        assert code(await ask(gw, RSA.token(now()))) == (200, None)
+        assert code(await ask(gw, RSA.token(valid_now()))) == (200, None)
         assert len(sso.requests) == 1
         path.write_text(before)
         await gw.gateway.reload()
-        assert code(await ask(gw, RSA.token(now()))) == (401, "invalid_api_key")
+        assert code(await ask(gw, RSA.token(valid_now()))) == (401, "invalid_api_key")
 
 
 async def test_a_client_that_leaves_while_keys_are_fetched_is_gone_and_no_more(sso: Backend, backend: Backend) -> None:
     sso.does(silent)
     async with issuing(sso, backend, known=False) as gw:
         async with await gw.connect() as client:
-            await client.send(gw.chat_request(headers=[("authorization", f"Bearer {RSA.token(now())}")]))
+            await client.send(gw.chat_request(headers=[("authorization", f"Bearer {RSA.token(valid_now())}")]))
             await sso.requested(1)
             await asyncio.sleep(0.05)
         (line,) = await gw.access_lines(1)

@@ -23,6 +23,7 @@ async def test_a_plan_without_limits_asks_no_store(backend: Backend) -> None:
         assert answer.status == 200
         assert answer.header("x-ratelimit-limit-requests") is None
         assert gw.gateway._limiting.store is None
+        assert gw.total("limit_mode") == 0
 
 
 async def test_requests_beyond_the_burst_are_429_and_reach_no_engine(backend: Backend) -> None:
@@ -40,6 +41,8 @@ async def test_requests_beyond_the_burst_are_429_and_reach_no_engine(backend: Ba
         assert 29 <= int(refused.header("retry-after") or 0) <= 30
         assert backend.attempts == 2
         assert gw.total("limit_refused_total", rule="test.0") == 1
+        # Memory is a store as any other: whoever watches this sees a 1 wherever there are limits.
+        assert (gw.total("limit_mode", state="store"), gw.total("limit_mode")) == (1, 1)
         lines = await gw.access_lines()
         assert [line["code"] for line in lines] == [None, None, "rate_limit_exceeded"]
 
@@ -60,6 +63,17 @@ async def test_a_refused_request_takes_nothing_of_the_other_rules(backend: Backe
             await gw.ask(stream=False)
         usage = (await gw.send(gw.request("GET", "/v1/usage"), method="GET")).json
         assert [limit["used"] for limit in usage["limits"]] == [1, 1]
+
+
+async def test_a_limit_per_model_holds_for_all_of_its_names_together(backend: Backend) -> None:
+    backend.answers(200, b"{}")
+    limits = plan({"requests": "2/minute", "per": "tenant+model"})
+    async with gateway_with(backend, policy=limits, route={"aliases": ["other", "any-*"]}) as gw:
+        statuses = [(await gw.ask(stream=False, model=name)).status for name in ("m", "other", "any-1", "any-2")]
+        assert statuses == [200, 200, 429, 429]
+        for name in ("m", "any-3"):
+            usage = (await gw.send(gw.request("GET", f"/v1/usage?model={name}"), method="GET")).json
+            assert usage["limits"][0]["used"] == 2
 
 
 async def test_concurrency_is_given_back_whether_the_client_stays_or_leaves(backend: Backend) -> None:

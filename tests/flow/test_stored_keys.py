@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,7 +13,8 @@ from policies.api_keys import KeyEntry, digest, new_key
 from policies.keyring import created, revoked
 from tests.fakes import redis_servers
 from tests.fakes.backend import Backend
-from tests.flow.harness import Running, eventually, gateway_with
+from tests.flow.asking import status, until_it_is
+from tests.flow.harness import eventually, gateway_with
 
 Change = Callable[[Sequence[KeyEntry]], Sequence[KeyEntry]]
 
@@ -48,18 +48,6 @@ async def add(server: redis_servers.Server) -> str:
     return key
 
 
-async def status(gw: Running, key: str) -> int:
-    return (await gw.send(gw.chat_request(headers=[("authorization", f"Bearer {key}")], stream=False))).status
-
-
-async def until_it_is(gw: Running, key: str, wanted: int) -> float:
-    began = time.monotonic()
-    while await status(gw, key) != wanted:
-        assert time.monotonic() - began < 10, f"never {wanted}"
-        await asyncio.sleep(0.1)
-    return time.monotonic() - began
-
-
 async def test_a_created_and_a_revoked_key_hold_within_two_seconds_everywhere(
     backend: Backend, server: redis_servers.Server
 ) -> None:
@@ -90,6 +78,7 @@ async def test_while_the_store_is_away_the_last_keys_hold(backend: Backend, serv
         assert await until_it_is(gw, fresh, 200) < 2
         assert await status(gw, key) == 401
         assert gw.log_text().count("keys_back") == 1
+        assert gw.total("store_errors_total") > 0
 
 
 async def test_a_gateway_starts_without_the_store_and_says_503_until_it_knows(
@@ -115,6 +104,7 @@ async def test_what_is_odd_in_the_store_changes_nothing(backend: Backend, server
     async with gateway_with(backend, policy=stored(server)) as gw:
         server.ask("HSET", "sluice:keys:v1", "version", "odd", "0" * 64, "{}")
         await eventually(lambda: "keys_refused" in gw.log_text(), "nobody noticed", timeout=5)
+        assert gw.total("store_errors_total", kind="other") > 0
         assert await status(gw, key) == 200
         server.ask("HSET", "sluice:keys:v1", "version", "even")
         server.ask("HDEL", "sluice:keys:v1", "0" * 64)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from gateway.app import Gateway
-from gateway.control import StartError
+from gateway.reading import StartError
 from tests.fakes.backend import Backend
 from tests.flow.harness import Footprint, eventually, gateway_with
 from tests.gateway.served import engine, policy, serving

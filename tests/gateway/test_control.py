@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from backends.keyfile import change_keys
-from gateway.control import StartError
+from gateway.reading import StartError
 from policies.api_keys import KeyEntry, digest, new_key
 from policies.keyring import revoked
 from tests.fakes.backend import Backend

@@ -4,7 +4,7 @@ from math import inf
 
 import pytest
 
-from gateway.limit_errors import context_too_long, limit_error, told
+from gateway.limit_errors import limit_error, told
 from policies.limits import Demand, Level, Refused, Rule, rules_of
 from policies.settings.auth import Limit
 from policies.units import Rate
@@ -81,12 +81,6 @@ def test_a_rule_that_lets_nothing_through_unchecked_is_503() -> None:
     error = limit_error(Refused(QUOTA, 0.0, mode="closed"))
     assert (error.status, error.code, error.type) == (503, "store_unavailable", "api_error")
     assert error.retry_after == 1 and "free.2" in error.message
-
-
-def test_a_prompt_that_is_too_long_is_told_how_much() -> None:
-    error = context_too_long(5000, 4096, "free")
-    assert (error.status, error.code, error.param) == (400, "context_length_exceeded", "messages")
-    assert "5000" in error.message and "4096" in error.message
 
 
 def test_every_rule_has_its_words() -> None:

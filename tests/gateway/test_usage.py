@@ -11,7 +11,9 @@ import pytest
 from backends.store.memory import MemoryStore
 from gateway.usage import Usage, UsageDesk
 from policies.limits import Demand, Granted, Level, Subject, demands, rules_of
+from policies.limits.plans import plan_limits
 from policies.principal import Principal
+from policies.routing import Routes
 from policies.settings import Plan
 from policies.settings.auth import Limit
 from policies.units import Rate
@@ -32,7 +34,7 @@ ANN = Principal("k1", "acme", "free", frozenset({"chat"}))
 
 
 def view(plans: Mapping[str, Plan]) -> Any:
-    return SimpleNamespace(table=SimpleNamespace(plans=plans))
+    return SimpleNamespace(table=SimpleNamespace(plans=plans), routes=Routes(()), limits=plan_limits(plans, "local"))
 
 
 async def asked(store: Any, model: str | None = None, address: str = "10.0.0.1") -> Usage:

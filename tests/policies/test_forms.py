@@ -72,7 +72,7 @@ def test_base_url(text: str, url: str) -> None:
         ("ftp://host", "expected a URL that begins with http:// or https://"),
         ("HTTP//host", "expected a URL that begins with"),
         ("http:///path", "names no host"),
-        ("http://user:hunter2@host", "a URL here holds no user or password"),
+        ("http://user:hunter2@host", "a URL here holds no user or password: secrets have a key of their own"),
         ("ftp://user:hunter2@host", "found something else"),
         ("http://host/?a=b", "no query and no fragment"),
         ("http://host/#x", "no query and no fragment"),

@@ -32,9 +32,12 @@ def test_names_are_fit_for_logs_and_labels(field: str, name: str) -> None:
         check_names(changed[field])
 
 
-def test_no_key_is_called_anonymous() -> None:
-    with pytest.raises(KeyringError, match="anonymous"):
+def test_no_key_and_no_tenant_is_called_anonymous() -> None:
+    """Else it would be counted with those who have no key."""
+    with pytest.raises(KeyringError, match='id "anonymous"'):
         created([], replace(OLD, id="anonymous"))
+    with pytest.raises(KeyringError, match='tenant "anonymous"'):
+        created([], replace(OLD, tenant="anonymous"))
 
 
 @pytest.mark.parametrize(

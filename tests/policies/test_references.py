@@ -87,8 +87,15 @@ def test_issuers_have_names_of_their_own(tmp_path: Path) -> None:
     issuer = "{name: n, issuer: 'https://i', audience: a, jwks: {file: j}, claims: {plan: p}}"
     found = mistakes(tmp_path, f"auth:\n  jwt:\n  - {issuer}\n  - {issuer}\n{routes('model: a')}")
     assert 'policy.yaml:4:12 auth.jwt[1].name: name "n" is taken by auth.jwt[0].name' in found
-    said = "auth.jwt[1].audience: issuer and audience are those of auth.jwt[0]"
+    said = "auth.jwt[1].audience: issuer and audience are those of auth.jwt[0]: only one could be asked"
     assert [line.split(" ", 1)[1] for line in found].count(said) == 1
+
+
+@pytest.mark.parametrize(("key", "what"), [("audience", "audience: ''"), ("claims.tenant", "claims: {tenant: ''}")])
+def test_an_audience_and_a_claim_have_names(tmp_path: Path, key: str, what: str) -> None:
+    issuer = f"{{name: n, issuer: 'https://i', {what}, jwks: {{file: j}}, default: {{plan: p}}}}"
+    found = mistakes(tmp_path, f"auth:\n  jwt:\n  - {issuer}\n{routes('model: a')}")
+    assert any(line.endswith(f"auth.jwt[0].{key}: is empty") for line in found)
 
 
 def test_one_issuer_may_have_an_entry_for_each_audience(tmp_path: Path) -> None:

@@ -43,6 +43,26 @@ def test_a_glob_before_a_name_hides_it() -> None:
 
 
 @pytest.mark.parametrize(
+    ("route", "asked", "counted_as"),
+    [
+        (model("m", upstream="M"), "m", "m"),
+        (model("m", "gpt-4o", upstream="M"), "gpt-4o", "m"),
+        (model("m", "gpt-*"), "gpt-5", "m"),
+        (model("m-*"), "m-1", "m-1"),
+        (model("m-*", upstream="M"), "m-1", "M"),
+        (model("m-*", "gpt-4o"), "gpt-4o", "gpt-4o"),
+    ],
+)
+def test_a_model_is_counted_under_one_name_whatever_it_is_asked_for_by(
+    route: Route, asked: str, counted_as: str
+) -> None:
+    """Else a limit per model would hold once for each alias, and for each name that a glob takes."""
+    routes = Routes([route])
+    assert routes.find(CHAT, asked, ANYONE).counted_as == routes.counted_as(asked) == counted_as
+    assert routes.counted_as("nobody has it") == "nobody has it"
+
+
+@pytest.mark.parametrize(
     ("route", "asked", "upstream"),
     [
         (model("m"), "m", "m"),

@@ -3,14 +3,9 @@ fetch and without a file being opened."""
 
 from __future__ import annotations
 
-import base64
 import json
 import pickle
-import re
-import sys
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -26,17 +21,16 @@ from policies.jwks import read_jwks
 from policies.principal import DEFAULT_SCOPES, AuthenticationError, KeysWanted, Principal, principal_for
 from policies.settings import ClaimDefaults, Claims, Jwks, Jwt, Plan
 from policies.tokens import TokenVerifier
+from tests.fakes.hostile import EC, NAMES, OTHER, RSA, Making, hostile, times
+from tests.fakes.sealed import sealed
 from tests.fakes.tokens import AUDIENCE, ISSUER, NOW, Signer, b64, claims, hmac_token, jwk_set, shared_jwk
 
-RSA, OTHER_RSA = Signer(), Signer(name="other")
-EC, EDWARDS, PSS = Signer("e1", "ES256"), Signer("d1", "EdDSA"), Signer("p1", "PS256")
+EDWARDS = Signer("d1", "EdDSA")
 PLANS = {"free": Plan(models=("qwen2-*",), scopes=("chat", "embeddings")), "full": Plan()}
 CORP = Jwt(
     name="corp", issuer=ISSUER, audience=AUDIENCE, jwks=Jwks(url="https://sso.example.com/certs"),
     claims=Claims(tenant="org_id", plan="tier"),
 )  # fmt: skip
-# What Python tells of whatever opens a file or a socket, or looks up a name.
-OUTSIDE = re.compile(r"open|os\.(listdir|scandir|stat)|socket\.\w+|subprocess\.\w+|urllib\.\w+")
 
 
 def issuer(settings: Jwt = CORP, *signers: Signer, keys: tuple[Mapping[str, Any], ...] = ()) -> Issuer:
@@ -243,192 +237,9 @@ def test_a_default_holds_also_where_no_claim_is_named() -> None:
 # -- hostile tokens ------------------------------------------------------------------------------------------------
 
 
-def public_texts() -> list[bytes]:
-    """What of a public key anybody can have, and might take for a shared secret."""
-    public = RSA.private.public_key()
-    found = [public.public_bytes(e, f) for e in (Encoding.PEM, Encoding.DER)
-             for f in (PublicFormat.SubjectPublicKeyInfo, PublicFormat.PKCS1)]  # fmt: skip
-    jwk = RSA.jwk()
-    found += [found[0].strip(), json.dumps(jwk).encode(), json.dumps(jwk, separators=(",", ":")).encode()]
-    found += [jwk["n"].encode(), base64.urlsafe_b64decode(jwk["n"] + "=="), b"", b"\0"]
-    return found
-
-
-def unsigned(alg: Any, signature: str = "") -> str:
-    return f"{b64(json.dumps({'alg': alg, 'typ': 'JWT', 'kid': 'k1'}))}.{b64(json.dumps(claims()))}.{signature}"
-
-
-def twice(text: str, name: str, value: str) -> str:
-    """A JSON object with one more member of that name at its end."""
-    return text[:-1] + f', "{name}": {value}}}'
-
-
-GOOD = RSA.token()
+GOOD = Making(NOW).good
 HEAD, BODY, SIGNATURE = GOOD.split(".")
-SAID = json.dumps(claims())
-HEADER = '{"alg": "RS256", "kid": "k1"}'
-
-ALGORITHMS = {
-    **{f"alg {alg!r}": unsigned(alg, s) for alg in ("none", "NoNe", "NONE", "", None, 1, ["RS256"], "none\0")
-       for s in ("", SIGNATURE)},
-    "no alg": RSA.signed(SAID, {"alg": ...}),
-    "no signature": f"{HEAD}.{BODY}.",
-    "another's signature": f"{HEAD}.{BODY}.{OTHER_RSA.token().split('.')[2]}",
-    "a signature of zeros": EC.token().rsplit(".", 1)[0] + "." + b64(bytes(64)),
-    "a short signature": EC.token()[:-20],
-    "not pinned: RS512": RSA.token(header={"alg": "RS512"}),
-    "not pinned: ES256K": RSA.token(header={"alg": "ES256K"}),
-    "not pinned: PS256": PSS.token(header={"kid": "k1"}),
-    "RS256 said, PS256 signed": PSS.token(header={"kid": "k1", "alg": "RS256"}),
-    "a key of another kind": RSA.token(header={"kid": "e1"}),
-    "alg of another kind": RSA.token(header={"alg": "ES256"}),
-    "alg in lower case": RSA.token(header={"alg": "rs256"}),
-    **{f"{alg} with public text {n}": hmac_token(text, alg) for alg in ("HS256", "HS384", "HS512")
-       for n, text in enumerate(public_texts())},
-}  # fmt: skip
-
-TIMES: dict[str, dict[str, Any]] = {
-    "expired": {"exp": NOW - 31},
-    "expired long ago": {"exp": 0, "iat": ...},
-    "no exp": {"exp": ...},
-    "exp null": {"exp": None},
-    "exp a text": {"exp": str(int(NOW + 600))},
-    "exp 1e308": {"exp": 1e308},
-    "exp negative": {"exp": -1},
-    "exp true": {"exp": True},
-    "exp a list": {"exp": [NOW + 600]},
-    "exp an object": {"exp": {"$gt": 0}},
-    "exp in a million years": {"exp": NOW * 1e4},
-    "exp in milliseconds": {"exp": (NOW + 600) * 1000},
-    "exp of 400 digits": {"exp": 10**400},
-    "too long a life": {"iat": NOW - 10, "exp": NOW + 86400},
-    "too long a life, no iat": {"iat": ..., "exp": NOW + 86400 + 31},
-    "iat long ago": {"iat": 0},
-    "nbf in the future": {"nbf": NOW + 31},
-    "nbf a text": {"nbf": "0"},
-    "nbf false": {"nbf": False},
-    "iat in the future": {"iat": NOW + 31},
-    "iat negative": {"iat": -5},
-    "iat a text": {"iat": "now"},
-}
-
-NAMES: dict[str, dict[str, Any]] = {
-    "another issuer": {"iss": "https://evil.example.com"},
-    "issuer with a slash more": {"iss": ISSUER + "/"},
-    "issuer in capitals": {"iss": ISSUER.upper()},
-    "no issuer": {"iss": ...},
-    "issuer a list": {"iss": [ISSUER]},
-    "issuer null": {"iss": None},
-    "issuer a number": {"iss": 1},
-    "another audience": {"aud": "else"},
-    "no audience": {"aud": ...},
-    "audience empty": {"aud": []},
-    "audience a list of others": {"aud": ["else", AUDIENCE + "2"]},
-    "audience a list with a number": {"aud": [AUDIENCE, 1]},
-    "audience an object": {"aud": {AUDIENCE: True}},
-    "audience true": {"aud": True},
-    "audience a prefix": {"aud": AUDIENCE[:-1]},
-    "audience in a text": {"aud": f"else {AUDIENCE}"},
-    "sub a number": {"sub": 7},
-    "sub null": {"sub": None},
-    "sub empty": {"sub": ""},
-    "sub a list": {"sub": ["alice"]},
-    "sub of 257": {"sub": "a" * 257},
-    "sub with a line's end": {"sub": "alice\nbob"},
-}
-
-HEADERS: dict[str, dict[str, Any]] = {
-    **{f"typ {typ!r}": {"typ": typ} for typ in ("JWE", "logout+jwt", "dpop+jwt", "", None, 1, ["JWT"])},
-    "crit": {"crit": ["exp"]},
-    "crit empty": {"crit": []},
-    "crit b64": {"crit": ["b64"], "b64": False},
-    "b64 false": {"b64": False},
-    "b64 true": {"b64": True},
-    "zip": {"zip": "DEF"},
-    "enc": {"enc": "A256GCM"},
-    "jku": {"jku": "http://127.0.0.1:1/keys"},
-    "x5u": {"x5u": "http://127.0.0.1:1/cert"},
-    "x5c": {"x5c": ["MIIB"]},
-    "jwk of its own": {"jwk": Signer(name="mine").jwk()},
-    "jwk null": {"jwk": None},
-    **{f"kid {kid!r:.40}": {"kid": kid} for kid in (
-        "../../../../dev/null", "/dev/null", "/etc/passwd", "..\\..\\nul", "k1/../k1", "' OR '1'='1", "k1' --",
-        "k1; DROP TABLE keys", "k1\0", "\0", "", "k" * 257, "k" * 10_000, "k 1", "k1\n", "ké", "🔑", 1, None, True,
-        ["k1"], {"k": 1}, "$(id)", "`id`", "|id", "%2e%2e%2f", "{{7*7}}", "<x>",
-    )},
-}  # fmt: skip
-
-RAW = {
-    "a claim twice": RSA.signed(twice(SAID, "sub", '"root"')),
-    "a claim twice, escaped": RSA.signed(twice(SAID, "\\u0073ub", '"root"')),
-    "exp twice, the same": RSA.signed(twice(SAID, "exp", str(NOW + 600))),
-    "a header twice": RSA.signed(SAID, raw_header=twice(HEADER, "alg", '"none"')),
-    "a header twice, escaped": RSA.signed(SAID, raw_header=twice(HEADER, "\\u0061lg", '"RS256"')),
-    "kid twice": RSA.signed(SAID, raw_header=twice(HEADER, "kid", '"k1"')),
-    "payload a list": RSA.signed(f"[{SAID}]"),
-    "payload a text": RSA.signed('"hi"'),
-    "payload no JSON": RSA.signed("hi"),
-    "payload empty": RSA.signed(""),
-    "payload with NaN": RSA.signed(twice(SAID, "n", "NaN")),
-    "payload exp Infinity": RSA.signed(json.dumps(claims(exp=float("inf")))),
-    "payload exp 1e999": RSA.signed(twice(json.dumps(claims(exp=...)), "exp", "1e999")),
-    "payload no UTF-8": RSA.signed(b'{"iss": "\xff"}'),
-    "payload sub no UTF-8": RSA.signed(SAID.replace("alice", "ali").encode().replace(b"ali", b"\xff\xfe")),
-    "payload with a mark": RSA.signed(b"\xef\xbb\xbf" + SAID.encode()),
-    "payload UTF-16": RSA.signed(SAID.encode("utf-16")),
-    "payload deep": RSA.signed(twice(SAID, "d", "[" * 2000 + "]" * 2000)),
-    "sub deep": RSA.signed(twice(json.dumps(claims(sub=...)), "sub", "[" * 2500 + "]" * 2500)),
-    "payload a token (nested)": RSA.signed(GOOD, {"cty": "JWT"}),
-    "header a list": RSA.signed(SAID, raw_header='["RS256"]'),
-    "header no JSON": RSA.signed(SAID, raw_header="{"),
-    "two dots more": GOOD + "..",
-    "five parts": f"{HEAD}.x.x.x.{SIGNATURE}",
-    "two signatures": f"{GOOD}.{SIGNATURE}",
-    "padding": f"{HEAD}.{BODY}.{SIGNATURE}=",
-    "plain base64": f"{HEAD}.{BODY}+/.{SIGNATURE}",
-    "a last character with bits unused": GOOD[:-1] + chr(ord(GOOD[-1]) + 1) if GOOD[-1] in "AQgw" else GOOD + "=",
-    "a dot in front": "." + GOOD,
-    "white space within": f"{HEAD}. {BODY}.{SIGNATURE}",
-    "a line's end": GOOD + "\n",
-    "a nul": GOOD + "\0",
-    "a claim changed": f"{HEAD}.{b64(json.dumps(claims(tier='full')))}.{SIGNATURE}",
-    "all in JSON": json.dumps({"payload": BODY, "protected": HEAD, "signature": SIGNATURE}),
-    "of 9 kB": RSA.token({"x": "y" * 7000}),
-    "of 1 MB": RSA.token({"x": "y" * 1_000_000}),
-    "header of 6 kB": RSA.token(header={"x": "y" * 6000}),
-}
-
-HOSTILE: dict[str, str] = {
-    **{f"algorithm: {name}": token for name, token in ALGORITHMS.items()},
-    **{f"time: {name}": RSA.token(over) for name, over in TIMES.items()},
-    **{f"name: {name}": RSA.token(over) for name, over in NAMES.items()},
-    **{f"header: {name}": RSA.token(header=header) for name, header in HEADERS.items()},
-    **{f"raw: {name}": token for name, token in RAW.items()},
-}
-
-
-_events: list[str] = []
-_watched: set[int] = set()
-
-
-def _hook(event: str, args: tuple[Any, ...]) -> None:
-    if threading.get_ident() in _watched and OUTSIDE.fullmatch(event):
-        _events.append(f"{event} {args!r:.80}")
-
-
-sys.addaudithook(_hook)
-
-
-@contextmanager
-def sealed() -> Iterator[None]:
-    """Fails where anything is opened, connected to or started meanwhile, by what Python itself tells of it."""
-    _events.clear()
-    _watched.add(threading.get_ident())
-    try:
-        yield
-    finally:
-        _watched.discard(threading.get_ident())
-    assert _events == []
+TIMES, HOSTILE = times(NOW), hostile(NOW)
 
 
 @pytest.mark.parametrize("anonymous", [False, True], ids=["anonymous off", "anonymous on"])
@@ -507,7 +318,7 @@ def test_keys_are_wanted_while_none_are_known() -> None:
 def test_keys_without_names_may_have_been_exchanged_unseen() -> None:
     gate = door(issuer(keys=(RSA.jwk(kid=None),)))
     assert known(gate, replace(RSA, kid=None).token()).key == "corp/alice"
-    assert wanted(gate, replace(OTHER_RSA, kid=None).token()) == "corp"
+    assert wanted(gate, replace(OTHER, kid=None).token()) == "corp"
 
 
 # -- what is kept --------------------------------------------------------------------------------------------------
@@ -533,7 +344,7 @@ def test_a_verified_token_is_kept_until_it_ends_and_not_longer() -> None:
 
 def test_a_kept_token_is_forgotten_with_its_key() -> None:
     assert known(door(), GOOD).key == "corp/alice"
-    gate = door(issuer(CORP, OTHER_RSA))
+    gate = door(issuer(CORP, OTHER))
     assert refusal(gate, GOOD).reason == "token_invalid"
 
 

@@ -88,7 +88,7 @@ NOT_NUMBERS = [
         (units.read_count, "a whole number such as 20, 100k or 5M", ["1.5", "1K", "1m", "2kk"]),
         (
             units.read_rate,
-            "a rate such as 60/second, 1000/hour or 5M/day",
+            "a rate, so many a second, minute, hour, day or month, such as 60/minute or 5M/day",
             ["60", "60/s", "60/minutes", "60 /minute", "1.5/day"],
         ),
         (units.read_number, "a number such as 3 or 0.5", ["1,5", "1/2", "50%"]),

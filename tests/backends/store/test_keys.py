@@ -16,6 +16,7 @@ from backends.store.redis_errors import StoreLostError
 from policies.api_keys import KeyEntry, digest, new_key
 from policies.keyring import KeyringError, created, revoked, rotated
 from tests.fakes import redis_servers
+from tests.pace import slowdown
 
 ENTRY = KeyEntry("k1", digest("1"), "acme", "free", created=1_800_000_000.0)
 FULL = replace(
@@ -121,15 +122,13 @@ async def test_ten_thousand_keys_are_read_in_no_time_and_off_the_loop(commands: 
     for start in range(0, 10_000, 1000):
         some = [replace(FULL, id=f"k{n}", sha256=digest(f"{n}")) for n in range(start, start + 1000)]
         await keys.change(lambda entries, some=some: [*entries, *some])  # type: ignore[misc]
-    longest, last, began = 0.0, time.perf_counter(), time.perf_counter()
-    task = asyncio.get_running_loop().create_task(keys.load())
-    while not task.done():
-        await asyncio.sleep(0.001)
-        now = time.perf_counter()
-        longest, last = max(longest, now - last), now
-    took = time.perf_counter() - began
-    assert len(task.result().entries) == 10_000
-    assert took < 1.0 and longest < 0.2, (took, longest)
+    # CPU, of all and of the loop's thread: what is measured is the work, not who else had the processor.
+    began, began_here = time.process_time(), time.thread_time()
+    stored = await keys.load()
+    here, took = time.thread_time() - began_here, time.process_time() - began
+    assert len(stored.entries) == 10_000
+    slow = slowdown()
+    assert took < 1.0 * slow and here < 0.1 * slow, (took, here, slow)
 
 
 async def test_a_store_that_is_away_or_frozen_is_said_to_be(server: redis_servers.Server, commands: Commands) -> None:

@@ -36,3 +36,11 @@ def test_a_share_of_requests_is_the_limit_divided_by_the_live_processes() -> Non
     outage, rules = outage_of(4), rules_of("p", [Limit(requests=Rate(20, 3600))], "local")
     answers = [outage.answer(demands(rules, SUBJECT), f"lease {number}") for number in range(20)]
     assert sum(isinstance(answer, Granted) for answer in answers) == 5
+
+
+async def test_what_is_not_counted_here_is_not_told_as_if_nothing_had_been_used() -> None:
+    limits = [Limit(requests=Rate(20, 60), on_outage=policy) for policy in ("open", "local", "closed")]
+    outage, rules = outage_of(2), rules_of("p", limits, "local")
+    asked = demands(rules, SUBJECT)
+    assert isinstance(outage.answer(asked[:2], "lease"), Granted)
+    assert [(level.rule.name, level.remaining) for level in await outage.seen(asked)] == [("p.1", 9)]

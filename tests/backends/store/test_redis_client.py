@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,8 +14,9 @@ import uvloop
 from backends.store.redis_client import CONNECT_TIMEOUT, RedisClient
 from backends.store.redis_errors import ReplyError, StoreLostError
 from policies.store_url import read_target
+from tests.fakes.awaits import Cut, When
 from tests.fakes.certificates import Authority
-from tests.fakes.redis_servers import Server, cluster, free_port, server
+from tests.fakes.redis_servers import Server, Servers, cluster, free_port, sentinels, server, until
 from tests.faults.store_client import MANY, asker
 
 KEY = "{sluice:limits:v1}:"
@@ -23,6 +26,16 @@ KEY = "{sluice:limits:v1}:"
 def redis() -> Iterator[Server]:
     with server() as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    """For tests that leave them as they were."""
+    started = Servers()
+    try:
+        yield started
+    finally:
+        started.close()
 
 
 async def closed() -> None:
@@ -105,7 +118,70 @@ async def test_sentinels_that_know_no_such_service(redis: Server) -> None:
     client = RedisClient(read_target(url), None, KEY)
     with pytest.raises(StoreLostError):
         await client.open()
-    await client.close()
+
+
+async def test_sentinels_of_which_all_but_one_are_frozen_still_tell_who_is_the_primary() -> None:
+    with sentinels() as watched:
+        for one in watched.sentinels[:2]:
+            one.freeze()
+        try:
+            # They are asked all at once: one after the other, two frozen ones would take all the time there is.
+            opened = await RedisClient(read_target(watched.url), None, KEY).open()
+            assert opened.transport.get_extra_info("peername")[1] == watched.servers[0].port
+            opened.transport.abort()
+        finally:
+            for one in watched.sentinels[:2]:
+                one.thaw()
+        await closed()
+
+
+@pytest.mark.parametrize("when", ["waits", "under way", "answered"])
+@pytest.mark.parametrize("loops", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize("kind", ["single", "sentinel", "cluster"])
+def test_wherever_opening_is_broken_off_no_connection_stays(
+    servers: Servers, kind: str, loops: Callable[[], asyncio.AbstractEventLoop], when: When
+) -> None:
+    """redis-py warns of a connection that is dropped while it is open, whenever Python gets to it."""
+
+    async def broken_off(url: str) -> int:
+        at, done = 0, False
+        while not done:
+            at += 1
+            cut = Cut(at, when)
+            outcome = await cut.run(RedisClient(read_target(url), None, KEY).open())
+            if not isinstance(outcome, BaseException):
+                outcome.transport.abort()
+                # Which of the nodes is the first to answer is chance, and with it how often one waits.
+                done = not cut.reached
+            del outcome, cut
+            gc.collect()
+        await closed()
+        return at
+
+    if kind == "single":
+        # A database that is not the first has to be chosen, which is an await more.
+        one = servers.single()
+        url, all_of_them = one.url.replace("/0", "/1"), [one]
+    elif kind == "sentinel":
+        watched = servers.sentinels()
+        url, all_of_them = watched.url, watched.servers
+    else:
+        nodes = servers.cluster()
+        url, all_of_them = nodes.url, nodes.nodes
+    others = [clients(one) for one in all_of_them]
+    with warnings.catch_warnings(record=True) as said, asyncio.Runner(loop_factory=loops) as runner:
+        warnings.simplefilter("always")
+        awaits = runner.run(broken_off(url))
+        gc.collect()
+    assert [str(one.message) for one in said] == []
+    # Connecting, and logging in; beside it on a Cluster and under Sentinels who is asked.
+    assert awaits >= (3 if kind == "single" else 10), awaits
+    until(lambda: [clients(one) for one in all_of_them] == others, "no connection more than before")
+
+
+def clients(one: Server) -> int:
+    """How many connections a server has but those of replicas; the one that asks is among them."""
+    return len(str(one.ask("CLIENT", "LIST", "TYPE", "normal")).strip().splitlines())
 
 
 @pytest.mark.parametrize(

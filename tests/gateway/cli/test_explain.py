@@ -43,7 +43,7 @@ def test_what_would_be_refused_is_1(policy: Path) -> None:
 def test_what_cannot_be_told_is_1_and_an_error(policy: Path) -> None:
     assert "known: anonymous, k1" in explained(str(policy), "--key", "k9", "--model", "m", code=1).stderr
     (policy.parent / "k.yaml").unlink()
-    assert "No such file" in explained(str(policy), "--key", "k1", "--model", "m", code=1).stderr
+    assert "is not there; make it" in explained(str(policy), "--key", "k1", "--model", "m", code=1).stderr
 
 
 def test_a_wrong_policy_is_1_with_its_mistakes(tmp_path: Path) -> None:

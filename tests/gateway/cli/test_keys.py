@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -74,14 +75,22 @@ def test_create_takes_rights_and_labels_and_list_shows_them(path: Path) -> None:
 
 
 def test_a_policy_says_where_the_keys_are(path: Path, tmp_path: Path) -> None:
-    policy = write(tmp_path, SMALL + "auth: {api_keys: {file: sub/mine.yaml}}\n")
+    policy = write(tmp_path, SMALL + "auth: {api_keys: {file: sub/mine.yaml}}\nplans: {p: {}}\n")
     (tmp_path / "sub").mkdir()
+    refused = sluice_keys(path, "create", "--tenant", "t", "--plan", "q", "--policy", str(policy), code=1)
+    assert refused.stderr == f'no plan "q" in {policy} (known: p)\n' and not refused.stdout
     sluice_keys(path, "create", "--tenant", "t", "--plan", "p", "--id", "k1", "--policy", str(policy))
     assert [entry.id for entry in load_keys(tmp_path / "sub" / "mine.yaml")] == ["k1"]
     assert "k1" in sluice_keys(path, "list", "--policy", str(policy)).output
     sluice_keys(path, "revoke", "k1", "--policy", str(policy))
     off = write(tmp_path, SMALL + "auth: {api_keys: off, anonymous: free}\nplans: {free: {}}\n")
     assert "off" in sluice_keys(path, "list", "--policy", str(off), code=1).stderr
+
+
+def test_a_key_must_live(path: Path) -> None:
+    assert "longer lifetime" in sluice_keys(
+        path, "create", "--tenant", "t", "--plan", "p", "--expires", "0", code=1
+    ).stderr  # fmt: skip
 
 
 def test_keys_are_not_in_memory(path: Path) -> None:
@@ -93,7 +102,7 @@ def test_keys_are_not_in_memory(path: Path) -> None:
 
 def test_list_shows_ids_and_states_and_never_a_hash_or_a_key(path: Path) -> None:
     keys = [create(path, "--id", name).strip() for name in ("k1", "k2")]
-    create(path, "--id", "k3", "--expires", "0")
+    create(path, "--id", "k3", "--expires", "1ms")
     sluice_keys(path, "revoke", "k2")
     out = sluice_keys(path, "list").output
     rows = [line.split() for line in out.splitlines()]
@@ -114,6 +123,14 @@ def test_rotate_gives_a_new_key_and_lets_the_old_one_overlap(path: Path) -> None
     assert works(path, new, second.created + 1e9)
     assert works(path, old, second.created + 3599) and not works(path, old, second.created + 3600)
     assert first.id == second.id == "k1"
+
+
+def test_rotate_tells_when_the_old_key_ends_also_where_it_would_have_anyway(path: Path) -> None:
+    create(path, "--id", "k1", "--expires", "1h")
+    told = sluice_keys(path, "rotate", "k1", "--overlap", "9d").stderr
+    (old, _) = load_keys(path)
+    assert old.expires is not None
+    assert f"the old one ends {datetime.fromtimestamp(old.expires, UTC):%Y-%m-%d %H:%M}Z" in told
 
 
 def test_rotate_overlaps_a_day_unless_told(path: Path) -> None:
@@ -138,7 +155,7 @@ def test_an_unknown_id_exits_1_with_the_known_ones(path: Path, verb: str) -> Non
 
 @pytest.mark.parametrize("words", [("list",), ("rotate", "k1"), ("revoke", "k1")])
 def test_a_missing_file_exits_1_and_is_not_made(path: Path, words: tuple[str, ...]) -> None:
-    assert "No such file" in sluice_keys(path, *words, code=1).stderr
+    assert "is not there; make it: sluice keys create" in sluice_keys(path, *words, code=1).stderr
     assert not path.exists()
 
 

@@ -88,6 +88,13 @@ def test_an_answer_nobody_bounds_fits_into_a_small_bucket() -> None:
     assert estimates.reserve(call_of(max_tokens=900), plan, "m", room=300) == (100, 900)
 
 
+def test_a_plan_whose_cap_is_over_its_own_limit_refuses_only_who_asks_for_that_much() -> None:
+    estimates, plan = Estimates(), Plan(max_output_tokens=5000)
+    assert estimates.reserve(call_of(), plan, "m", room=1000) == (100, 900)
+    assert estimates.reserve(call_of(max_tokens=200), plan, "m", room=1000) == (100, 200)
+    assert estimates.reserve(call_of(max_tokens=9000), plan, "m", room=1000) == (100, 5000)
+
+
 def test_a_prompt_longer_than_the_plan_allows_is_refused() -> None:
     plan = Plan(max_input_tokens=100)
     assert Estimates().reserve(call_of(400), plan, "m")[0] == 100
