@@ -68,6 +68,11 @@ class Log:
         """For the access log's writer: what it has to say about itself."""
         logging.getLogger(f"{OURS}.observe").warning(event, extra=fields(**what))
 
+    @property
+    def idle(self) -> bool:
+        """Whether all that was said is written."""
+        return self._writer.idle
+
     def reopen(self) -> None:
         """SIGHUP: open the file again."""
         self._writer.reopen()

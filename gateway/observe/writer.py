@@ -63,6 +63,11 @@ class LineWriter:
         """Lines lost since the start."""
         return self._refused + self._lost
 
+    @property
+    def idle(self) -> bool:
+        """Whether all that it was given has been written or lost."""
+        return self._idle
+
     def write(self, value: Any) -> None:
         """Take one value. Never blocks and never raises."""
         buffer = self._buffer

@@ -15,6 +15,7 @@ import json
 import os
 import resource
 import tempfile
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -110,7 +111,10 @@ class Running:
         return read()
 
     def log_text(self) -> str:
-        """What the gateway had to say so far."""
+        """What the gateway had to say so far; a thread of its own writes it."""
+        end = time.monotonic() + 2.0
+        while not self.gateway.log.idle and time.monotonic() < end:
+            time.sleep(0.001)
         path = self.folder / "sluice.log"
         return path.read_text() if path.exists() else ""
 
