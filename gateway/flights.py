@@ -145,12 +145,12 @@ class Flight:
     """One answer that is asked for. `begin`, `write`, `finish` and `broke` are the relay's word of it."""
 
     def __init__(
-        self, key: bytes, exchange: Exchange, most: int, inherit: Inherit, full: Callable[["Flight"], None]
+        self, key: bytes, exchange: Exchange, most: int, inherit: Inherit, forget: Callable[["Flight"], None]
     ) -> None:
         """
         exchange: who leads
         most: bytes of an answer that is kept
-        full: told when it has become longer than that: nobody may follow any more
+        forget: told when nobody may follow any more: it has become longer than that, or failed
         """
         self.key = key
         self.state: State = "waiting"
@@ -165,7 +165,7 @@ class Flight:
         self._exchange = exchange
         self._most = most
         self._inherit = inherit
-        self._full = full
+        self._forget = forget
         self._followers: list[Follower] = []
         self._leader_slow = False
 
@@ -175,6 +175,9 @@ class Flight:
         """One more. Whoever joins parts again."""
         follower = Follower(cycle, self.chunks, self._read_on)
         self._followers.append(follower)
+        if self.state == "landed":
+            # All of it is here, and its leader's request not over yet.
+            follower.whole = True
         if self.state != "waiting":
             follower.begun.set()
             if self._leader_slow:
@@ -240,7 +243,7 @@ class Flight:
             self.sizes.append(len(data))
             if self.chunks.size > self._most:
                 self.whole = False
-                self._full(self)
+                self._forget(self)
         for follower in self._followers:
             follower.push()
         if not self.whole or self._leader_slow:
@@ -263,6 +266,8 @@ class Flight:
 
     def _end(self, state: State) -> None:
         self.state = state
+        if state == "failed":
+            self._forget(self)
         for follower in self._followers:
             follower.whole = state == "landed"
             follower.begun.set()

@@ -14,21 +14,17 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from policies.fair_queue import FairQueue
+from policies.pace import Held, Pace
 
 PATIENCE: Final = 9
 """So many turns in a row at most go to the highest priority while a lower one waits."""
 LONGEST_RETRY_AFTER: Final = 60
 """Seconds: SDKs do not wait longer, but come back at once."""
-# Turns of a priority over which its pace is measured.
-_MOMENTS: Final = 33
-# How much of the mean a new value is.
-_NEWS: Final = 1 / 16
 
 Reason = Literal["full", "pushed_out", "late"]
 """Why a request does not wait (any more): no place is left, a place went to another, or it would be too late."""
@@ -79,48 +75,16 @@ class Level:
     tenants: Mapping[str, int]
 
 
-class _Held:
-    """For how long slots are held: mean and mean deviation, as TCP reckons its round trips (Jacobson 1988)."""
-
-    __slots__ = ("deviation", "mean")
-
-    def __init__(self) -> None:
-        self.mean: float | None = None
-        self.deviation = 0.0
-
-    def learn(self, seconds: float) -> None:
-        if self.mean is None:
-            self.mean, self.deviation = seconds, seconds / 2
-            return
-        error = seconds - self.mean
-        self.mean += error * _NEWS
-        self.deviation += (abs(error) - self.deviation) * _NEWS
-
-    @property
-    def least(self) -> float:
-        """What nearly every request needs; 0 where they differ much."""
-        return 0.0 if self.mean is None else max(0.0, self.mean - 2 * self.deviation)
-
-
 class _Level:
-    """The requests of one priority. `moments`: when it got its last turns, or began to wait."""
+    """The requests of one priority."""
 
-    __slots__ = ("moments", "priority", "queue", "turn")
+    __slots__ = ("pace", "priority", "queue", "turn")
 
     def __init__(self, priority: int, now: float) -> None:
         self.priority = priority
         self.queue: FairQueue[Ticket] = FairQueue()
-        self.moments = deque((now,), maxlen=_MOMENTS)
+        self.pace = Pace(now)
         self.turn = 0
-
-    def wait(self, ahead: int, now: float) -> float:
-        """Seconds that a new request waits, by the pace of this priority alone."""
-        moments = self.moments
-        since = now - moments[-1]
-        if len(moments) == 1:
-            return since
-        gap = (moments[-1] - moments[0]) / (len(moments) - 1)
-        return ahead * gap + max(gap, since)
 
 
 class AdmissionQueue:
@@ -138,7 +102,7 @@ class AdmissionQueue:
         self.slots = slots
         self.taken = 0
         self.waiting = 0
-        self._held = _Held()
+        self._held = Held()
         # The highest priority first; only those of which something waits.
         self._levels: list[_Level] = []
         self._turns = 0
@@ -219,7 +183,7 @@ class AdmissionQueue:
         known = None if mean is None or self.slots <= 0 else (above + ahead + 1) * mean / self.slots
         if own is None or self.slots <= 0:
             return known
-        return max(known or 0.0, own.wait(ahead, now))
+        return max(known or 0.0, own.pace.wait(ahead, now))
 
     def retry_after(self, ticket: Ticket, now: float) -> int:
         """Whole seconds, 1 to 60, after which one like it may find a slot."""
@@ -252,7 +216,7 @@ class AdmissionQueue:
         self._turns += 1
         self._row = self._row + 1 if level is self._levels[0] and len(self._levels) > 1 else 0
         level.turn = self._turns
-        level.moments.append(now)
+        level.pace.moved(now)
 
     def _level(self, priority: int, now: float) -> _Level:
         for level in self._levels:

@@ -107,9 +107,13 @@ class FlightMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.leading, self.engine, self.driven = Leading(), Engine(), Driven()
-        self.full = 0
+        self.forgotten = 0
         self.flight = Flight(
-            b"key", cast(Exchange, self.leading), MOST, self._inherit, lambda _: setattr(self, "full", self.full + 1)
+            b"key",
+            cast(Exchange, self.leading),
+            MOST,
+            self._inherit,
+            lambda _: setattr(self, "forgotten", self.forgotten + 1),
         )
         self.leading.cycle.pump = self.flight
         self.sent: list[bytes] = []
@@ -138,13 +142,13 @@ class FlightMachine(RuleBasedStateMachine):
         """A turn of the loop later than it could."""
         self.waiting.pop(next(iter(self.waiting))).open()
 
-    @precondition(lambda self: self.flight.state in ("waiting", "live") and self.flight.whole)
+    @precondition(lambda self: self.flight.state != "failed" and self.flight.whole)
     @rule()
     def somebody_joins(self) -> None:
         reader = Reader()
         follower = self.following[reader] = self.flight.join(cast(ClientCycle, reader))
         self.waiting[reader] = follower
-        assert follower.begun.is_set == (self.flight.state == "live")
+        assert follower.begun.is_set == (self.flight.state != "waiting")
 
     @precondition(lambda self: self.flight.state == "live" and not self.engine.held_up)
     @rule(size=st.integers(1, 700))
@@ -205,12 +209,16 @@ class FlightMachine(RuleBasedStateMachine):
                 assert follower.done.is_set == ended
 
     @invariant()
+    def nobody_is_sent_to_one_that_failed(self) -> None:
+        assert self.flight.state != "failed" or self.forgotten > 0
+
+    @invariant()
     def no_more_is_held_than_may_be(self) -> None:
         if self.flight.state == "live":
             slow = bool(self.waiting) or any(reader.paused for reader in self.following)
             if not self.flight.whole:
                 assert self.flight.chunks.size <= MOST + 700
-                assert self.full == 1
+                assert self.forgotten == 1
                 if not slow and not self.leading.cycle.paused:
                     assert self.flight.chunks.size == 0 or not self.engine.held_up
             if self.engine.held_up:
