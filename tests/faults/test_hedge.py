@@ -347,7 +347,7 @@ async def test_a_hedge_that_may_not_be_holds_nothing(backend: Backend, other: Ba
         assert await hedges(gw, 1) == 0
         if why == "room":
             endpoint.in_flight -= 1
-        (door,) = gw.gateway._admission.doors.values()
+        (door,) = gw.gateway.data.admission.doors.values()
         assert (door.queue.taken, other.attempts) == (0, 0)
 
 

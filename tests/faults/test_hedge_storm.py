@@ -92,5 +92,5 @@ async def test_a_storm_of_hedged_requests_leaves_nothing(seed: int) -> None:
             assert gw.total("hedges_total") > COUNT / 20
             assert gw.total("attempts_total", outcome="outrun") > 0
         if seed % 2:
-            (door,) = gw.gateway._admission.doors.values()
+            (door,) = gw.gateway.data.admission.doors.values()
             assert (door.queue.taken, door.queue.waiting) == (0, 0)

@@ -112,8 +112,8 @@ class Running:
 
     def log_text(self) -> str:
         """What the gateway had to say so far; a thread of its own writes it."""
-        end = time.monotonic() + 2.0
-        while not self.gateway.log.idle and time.monotonic() < end:
+        end = time.monotonic() + 10.0
+        while not self.gateway.logs.own.idle and time.monotonic() < end:
             time.sleep(0.001)
         path = self.folder / "sluice.log"
         return path.read_text() if path.exists() else ""
@@ -131,7 +131,7 @@ async def assert_quiet(gw: Running) -> None:
     await eventually(lambda: gw.gateway.client_requests == 0, "a request is still being answered")
     await eventually(lambda: plane.in_flight == 0, "an attempt is still in flight")
     await eventually(lambda: plane.active_connections == 0, "an upstream connection is still in use")
-    doors = gw.gateway._admission.doors.values()
+    doors = gw.gateway.data.admission.doors.values()
     await eventually(lambda: all(not door.queue.taken for door in doors), "a slot of a pool is still held")
     lines = await gw.access_lines()
     series = gw.series()
@@ -251,7 +251,7 @@ class Footprint:
         )
 
 
-async def eventually(true: Callable[[], bool], else_: str | Callable[[], str], timeout: float = 3.0) -> None:
+async def eventually(true: Callable[[], bool], else_: str | Callable[[], str], timeout: float = 10.0) -> None:
     """Wait until something is true that no event tells of; AssertionError after `timeout` seconds."""
     deadline = asyncio.get_running_loop().time() + timeout
     while not true():

@@ -505,7 +505,7 @@ async def test_clients_that_leave_anywhere_on_the_chain_leave_nothing(backend: B
                 for _ in range(60):
                     group.create_task(leave(rng.uniform(0, 0.2)))
             await eventually(lambda: gw.gateway.client_requests == 0, "a request is still being answered")
-            assert not gw.gateway._edge._pipeline._fallbacks._open, f"seed {seed}"
+            assert not gw.gateway.data.fallbacks._open, f"seed {seed}"
             lines = await gw.access_lines()
             for kind in ("simplified", "message"):
                 assert gw.total("fallbacks_total", kind=kind) == sum(line["degraded"] == kind for line in lines)
