@@ -212,7 +212,7 @@ async def test_idle_connections_of_an_endpoint_that_is_gone_are_closed_at_once(
     plane.install(table(spec("a", backend.port)))
     await answered(candidates(plane)[0])
     plane.install(table(spec("b"), generation=2))
-    await backend.all_closed(timeout=0.5)
+    await backend.all_closed(timeout=1.0)
     assert (plane.idle_connections, plane.active_connections) == (0, 0)
 
 
@@ -234,7 +234,7 @@ async def test_a_retired_endpoint_serves_its_last_exchange_and_is_closed_then(
             await sink.ended.wait()
         a.settle(outcomes.OK, NOW)
     assert sink.error is None
-    await backend.all_closed(timeout=0.5)
+    await backend.all_closed(timeout=1.0)
     assert (plane.in_flight, plane.active_connections, plane.idle_connections) == (0, 0, 0)
     assert meters.of["pool", "a"].outcomes == ["ok"]
 
@@ -248,7 +248,7 @@ async def test_a_retired_endpoint_that_still_connects_is_counted_and_keeps_nothi
         plane.install(table(spec("b"), generation=2))
         assert plane.in_flight == 1
         await answered(a)
-    await backend.all_closed(timeout=0.5)
+    await backend.all_closed(timeout=1.0)
     assert plane.idle_connections == 0
 
 
@@ -273,7 +273,7 @@ async def test_after_many_tables_only_what_is_in_use_is_remembered(plane: DataPl
         await answered(candidates(plane)[0])
     assert plane.idle_connections == 1
     plane.install(table(generation=201))
-    await backend.all_closed(timeout=0.5)
+    await backend.all_closed(timeout=1.0)
     held = [value for value in vars(plane).values() if isinstance(value, Mapping | list)]
     assert sum(map(len, held)) <= 2, held
 

@@ -364,13 +364,13 @@ class Backend:
 
     # -- what it saw
 
-    async def requested(self, count: int = 1, timeout: float = 5.0) -> Request:
+    async def requested(self, count: int = 1, timeout: float = 15.0) -> Request:
         """Wait until so many requests have come whole; the last of them."""
         async with asyncio.timeout(timeout), self._changed:
             await self._changed.wait_for(lambda: len(self.requests) >= count)
         return self.requests[count - 1]
 
-    async def all_closed(self, timeout: float = 0.1) -> None:
+    async def all_closed(self, timeout: float = 3.0) -> None:
         """Wait until no connection is open; TimeoutError after `timeout` seconds."""
         async with asyncio.timeout(timeout):
             for connection in list(self.connections):

@@ -94,12 +94,12 @@ class Client:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
-    async def until(self, mark: bytes, timeout: float = 5.0) -> bytes:
+    async def until(self, mark: bytes, timeout: float = 15.0) -> bytes:
         """Everything up to and with `mark`."""
         async with asyncio.timeout(timeout):
             return await self.reader.readuntil(mark)
 
-    async def rest(self, timeout: float = 5.0) -> bytes:
+    async def rest(self, timeout: float = 15.0) -> bytes:
         """Everything until the connection ends; a reset counts as the end."""
         parts = []
         async with asyncio.timeout(timeout):
@@ -110,7 +110,7 @@ class Client:
                 pass
         return b"".join(parts)
 
-    async def head(self, timeout: float = 10.0) -> tuple[int, list[tuple[str, str]]]:
+    async def head(self, timeout: float = 20.0) -> tuple[int, list[tuple[str, str]]]:
         """The status and the headers of the next response; names in lower case."""
         head = (await self.until(b"\r\n\r\n", timeout)).decode("latin-1")
         first, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
@@ -119,7 +119,7 @@ class Client:
         pairs = (line.split(": ", 1) for line in lines)
         return int(status), [(name.lower(), value) for name, value in pairs]
 
-    async def answer(self, *, method: str = "POST", timeout: float = 10.0) -> Answer:
+    async def answer(self, *, method: str = "POST", timeout: float = 20.0) -> Answer:
         """The next response, whole or as far as it came."""
         status, headers = await self.head(timeout)
         fields = dict(headers)

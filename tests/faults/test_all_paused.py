@@ -14,7 +14,6 @@ from tests.fakes.backend import Backend
 from tests.fakes.client import Answer, Client
 from tests.faults.scenes import Watch, pool, route
 from tests.flow.harness import Running, eventually, gateway_with
-from tests.pace import slowdown
 
 BUSY = b'{"error":{"message":"busy"}}'
 BOUND: dict[str, Any] = {"max_in_flight": 8, "queue": {"size": 2, "wait": "30s"}}
@@ -48,9 +47,9 @@ async def waiting(gw: Running, count: int) -> AsyncIterator[list[Client]]:
 
 def at_once(watch: Watch, answer: Answer, status: int, code: str) -> None:
     assert (answer.status, answer.error["code"]) == (status, code)
-    assert 10 <= int(answer.header("retry-after") or 0) <= 12
+    assert 8 <= int(answer.header("retry-after") or 0) <= 12
     assert answer.header("x-sluice-attempts") is None
-    assert watch.seconds < 0.5 * slowdown()
+    assert watch.seconds < 3
 
 
 async def hurried(gw: Running, *, stream: bool = True) -> Answer:
@@ -88,12 +87,12 @@ async def test_a_client_that_leaves_while_it_waits_for_a_pauses_end_leaves_the_q
 ) -> None:
     async with all_paused(backend, other, {}, **BOUND) as gw, waiting(gw, 1) as (client,):
         {"close": client.writer.close, "fin": client.half_close, "rst": client.reset}[how]()
-        await eventually(lambda: gw.total("queue_depth") == 0, "it waits still", timeout=0.1 * slowdown())
+        await eventually(lambda: gw.total("queue_depth") == 0, "it waits still", timeout=2)
 
 
 async def test_who_waits_is_served_when_the_first_is_back(backend: Backend, other: Backend) -> None:
     backend.answers(503, BUSY, [("retry-after", "20")])
-    other.answers(503, BUSY, [("retry-after", "1")]).then.streams("back")
+    other.answers(503, BUSY, [("retry-after", "2")]).then.streams("back")
     async with gateway_with(
         backend, other, policy=pool(**BOUND), route=route(total="10s", first_byte="5s", retry="off")
     ) as gw:

@@ -137,7 +137,7 @@ async def test_a_fault_is_what_it_has_to_be_and_leaves_nothing_behind(case: Case
                 answer, line = await ask_first_at(gw, "pool-0", stream=case.stream)
                 expect(case, answer, steps(line))
             if case.fault.outcome(case.stream) in ("no_answer", "too_slow", "broken_off"):
-                await faulty.all_closed(timeout=0.3)
+                await faulty.all_closed(timeout=1.0)
     except BaseException as error:
         error.add_note(f"SLUICE_SEED={SEED} chooses this case again")
         raise

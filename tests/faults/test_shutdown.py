@@ -261,7 +261,7 @@ async def test_what_is_left_after_the_drain_is_ended_honestly(backend: Backend, 
             assert event.startswith(DIALECTS[path])
             assert b"shutting down" in event
             assert event.endswith(b"\n\n")
-            await backend.all_closed(timeout=0.5)
+            await backend.all_closed(timeout=1.0)
             await end.ended()
             figures = await end.said("shutdown_cutting")
             assert (figures["requests"], figures["streams"]) == ("1", "1")

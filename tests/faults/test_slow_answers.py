@@ -54,7 +54,7 @@ async def test_a_slow_first_token_fails_over_at_about_first_byte_and_is_answered
         watch = Watch()
         answer, line = await ask_first_at(gw, "pool-0")
         took = watch.seconds
-        await backend.all_closed(timeout=0.1)
+        await backend.all_closed(timeout=1.0)
         # Requests that went to the other one before this took milliseconds.
         assert 1.0 <= took < 1.0 + 2 * TICK + 0.2
         assert steps(line) == [("pool-0", "too_slow"), ("pool-1", "ok")]

@@ -211,7 +211,7 @@ async def test_a_breaker_lets_no_more_than_its_probes_through_and_frees_those_th
             await backend.requested(3)
             assert [(await gw.ask()).status for _ in range(5)] == [503] * 5
             assert backend.attempts == 3
-        await backend.all_closed(timeout=0.2)
+        await backend.all_closed(timeout=1.0)
         await eventually(lambda: gw.gateway.plane.in_flight == 0, "a client left and its attempt did not")
         assert [(await gw.ask(stream=False)).status for _ in range(2)] == [200, 200]
         assert state(gw, "pool-0", "breaker_state") == "closed"

@@ -202,7 +202,7 @@ async def test_a_client_with_an_open_stream_is_told_of_the_end_and_gets_no_done(
         assert not rest.endswith(b"0\r\n\r\n"), "a stream that was broken off must not look complete"
         (event,) = [line for line in rest.split(b"\n") if line.startswith(b"data: ")]
         assert json.loads(event.removeprefix(b"data: "))["error"]["code"] == "shutting_down"
-        await backend.all_closed(timeout=0.5)
+        await backend.all_closed(timeout=1.0)
         (line,) = await gw.access_lines(1)
         assert (line["status"], line["code"]) == (200, "shutting_down")
 

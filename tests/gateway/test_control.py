@@ -392,7 +392,7 @@ async def test_a_stream_survives_a_reload_that_removes_its_pool(backend: Backend
         assert b"three" in rest
         assert b"[DONE]" in rest
         # Its connection ends with its last exchange: nobody could use it any more.
-        await backend.all_closed(timeout=0.5)
+        await backend.all_closed(timeout=1.0)
         lines = await gw.access_lines()
         assert sorted(line["pool"] for line in lines) == ["new", "pool"]
         assert gw.total("attempts_total", pool="pool", outcome="ok") == 1
