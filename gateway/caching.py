@@ -16,9 +16,9 @@ from backends.plane import View
 from backends.wheel import TimerWheel
 from gateway.absent import AbsentClient, absent
 from gateway.drive import Drive
-from gateway.errors import GatewayError, StreamBroken, error_event
 from gateway.exchange import Exchange
-from gateway.flights import Chunks, Flight, Follower, Head
+from gateway.flights import Flight
+from gateway.replay import Replay
 from policies.caching import Asked, age_of, cache_key, lifetime, says_its_end, wanted, whole
 from policies.principal import Principal
 from policies.routing import Routed
@@ -62,6 +62,7 @@ class Caching:
         self._wheel = wheel
         self._clock = clock
         self._epoch = epoch
+        self._replay = Replay(clock, epoch)
         self._flights: dict[bytes, Flight] = {}
         self._starting: asyncio.Task[None] | None = None
         self.store: Cache | None = None
@@ -141,7 +142,7 @@ class Caching:
             lookup.stale = found
         if age != "fresh":
             return False
-        await self._replay(exchange, found, "hit")
+        await self._replay.kept(exchange, found, "hit")
         return True
 
     def _lead(self, exchange: Exchange, lookup: Lookup, key: bytes) -> None:
@@ -173,7 +174,7 @@ class Caching:
             if flight.head is None:
                 return False
             exchange.cache = "shared"
-            await self._give(exchange, flight.head, follower)
+            await self._replay.give(exchange, flight.head, follower)
             return True
         finally:
             flight.part(follower)
@@ -196,56 +197,7 @@ class Caching:
 
     async def replay(self, exchange: Exchange, kept: Kept) -> None:
         """Give an answer past its time, as a route's fallback wants it; `exchange.extra_headers` may say why."""
-        await self._replay(exchange, kept, "stale")
-
-    async def _replay(self, exchange: Exchange, kept: Kept, word: str) -> None:
-        exchange.cache = word
-        chunks = Chunks()
-        for chunk in kept.chunks():
-            chunks.add(chunk)
-        follower = Follower(exchange.cycle, chunks, _nothing)
-        follower.whole = True
-        age = max(0, int(self._clock() + self._epoch - kept.stored_at))
-        head = Head(200, (*kept.headers, (b"age", b"%d" % age)), kept.stream, kept.length_known)
-        try:
-            await self._give(exchange, head, follower)
-        finally:
-            follower.close()
-
-    async def _give(self, exchange: Exchange, head: Head, follower: Follower) -> None:
-        """The head, and all that comes, to its end."""
-        now, cycle = self._clock(), exchange.cycle
-        exchange.status, exchange.phase = head.status, "stream"
-        if exchange.cache != "stale":
-            # No pool has been asked; for a stale one they have been, in vain.
-            exchange.pool = None
-        exchange.first_content = exchange.attempt_began = now
-        word = b"stale" if exchange.cache == "stale" else b"hit"
-        ours = [(b"x-request-id", exchange.request_id.encode()), (b"x-sluice-cache", word), *exchange.extra_headers]
-        cycle.wire.limit(exchange.left(now))
-        cycle.start(head.status, [*head.headers, *ours], length_known=head.length_known)
-        error: GatewayError = StreamBroken("The engine broke the stream off. What came before is all there is.")
-        try:
-            follower.open()
-            await follower.done
-        except GatewayError as late:
-            follower.whole, error = False, late
-        finally:
-            exchange.size_out = follower.size
-            exchange.events = follower.at if head.stream else 0
-        if follower.whole:
-            cycle.finish()
-        else:
-            self._break_off(exchange, head, error, follower.between_events)
-        del error
-
-    def _break_off(self, exchange: Exchange, head: Head, error: GatewayError, between: bool) -> None:
-        """Rule 5, of an answer that has no relay."""
-        exchange.error = error.code
-        if head.stream and not head.length_known:
-            event = error_event(error, exchange.kind.family, named=exchange.kind.named_events)
-            exchange.cycle.write(event if between else b"\n\n" + event)
-        exchange.cycle.cut()
+        await self._replay.kept(exchange, kept, "stale")
 
     # -- once it is over
 
@@ -278,10 +230,6 @@ class Caching:
             return None
         now = self._clock() + self._epoch
         return Kept(flight.key, now, head.headers, head.stream, head.length_known, body, array("I", flight.sizes))
-
-
-def _nothing() -> None:
-    pass
 
 
 def _asked(exchange: Exchange, view: View, principal: Principal, routed: Routed, settings: Settings) -> Asked:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -12,7 +12,8 @@ from gateway.absent import AbsentClient
 from gateway.client import ClientCycle, ClientGone
 from gateway.drive import Drive
 from gateway.exchange import Exchange
-from gateway.flights import Chunks, Flight, Follower
+from gateway.flights import Flight
+from gateway.followers import Follower
 from gateway.relay import Relay
 
 MOST = 1000
@@ -227,18 +228,3 @@ class FlightMachine(RuleBasedStateMachine):
 
 TestFlights = FlightMachine.TestCase
 TestFlights.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
-
-
-@given(st.lists(st.integers(1, 100_000), max_size=20), st.integers(0, 20))
-def test_a_batch_is_some_chunks_in_their_order(sizes: list[int], at: int) -> None:
-    chunks = Chunks()
-    for size in sizes:
-        chunks.add(b"x" * size)
-    at = min(at, len(sizes))
-    found, place = list[bytes](), at
-    while batch := chunks.batch(place):
-        found += batch
-        place += len(batch)
-    assert list(map(len, found)) == sizes[at:]
-    chunks.drop(at)
-    assert (chunks.begin, chunks.end, chunks.size) == (at, len(sizes), sum(sizes[at:]))

@@ -1,0 +1,72 @@
+"""Somebody else's answer for a client: the same status, headers and bytes in the same chunks, with the headers that are
+ours. It has no relay, so what is told of it is told here."""
+
+from collections.abc import Callable
+
+from backends.cache.base import Kept
+from gateway.errors import GatewayError, StreamBroken, error_event
+from gateway.exchange import Exchange
+from gateway.followers import Chunks, Follower, Head
+
+
+class Replay:
+    """Gives them. `clock` is monotonic, in seconds; `epoch` makes Unix time of it."""
+
+    def __init__(self, clock: Callable[[], float], epoch: float) -> None:
+        self._clock = clock
+        self._epoch = epoch
+
+    async def kept(self, exchange: Exchange, kept: Kept, word: str) -> None:
+        """Give one that was kept; `word` says which: hit or stale."""
+        exchange.cache = word
+        chunks = Chunks()
+        for chunk in kept.chunks():
+            chunks.add(chunk)
+        follower = Follower(exchange.cycle, chunks, _nothing)
+        follower.whole = True
+        age = max(0, int(self._clock() + self._epoch - kept.stored_at))
+        head = Head(200, (*kept.headers, (b"age", b"%d" % age)), kept.stream, kept.length_known)
+        try:
+            await self.give(exchange, head, follower)
+        finally:
+            follower.close()
+
+    async def give(self, exchange: Exchange, head: Head, follower: Follower) -> None:
+        """The head, and all that comes, to its end."""
+        now, cycle = self._clock(), exchange.cycle
+        exchange.status, exchange.phase = head.status, "stream"
+        if exchange.cache != "stale":
+            # No pool has been asked; for a stale one they have been, in vain.
+            exchange.pool = None
+        exchange.first_content = exchange.attempt_began = now
+        word = b"stale" if exchange.cache == "stale" else b"hit"
+        ours = [(b"x-request-id", exchange.request_id.encode()), (b"x-sluice-cache", word), *exchange.extra_headers]
+        cycle.wire.limit(exchange.left(now))
+        cycle.start(head.status, [*head.headers, *ours], length_known=head.length_known)
+        error: GatewayError = StreamBroken("The engine broke the stream off. What came before is all there is.")
+        try:
+            follower.open()
+            await follower.done
+        except GatewayError as late:
+            follower.whole, error = False, late
+        finally:
+            exchange.size_out = follower.size
+            exchange.events = follower.at if head.stream else 0
+        if follower.whole:
+            cycle.finish()
+        else:
+            _break_off(exchange, head, error, follower.between_events)
+        del error
+
+
+def _break_off(exchange: Exchange, head: Head, error: GatewayError, between: bool) -> None:
+    """Rule 5."""
+    exchange.error = error.code
+    if head.stream and not head.length_known:
+        event = error_event(error, exchange.kind.family, named=exchange.kind.named_events)
+        exchange.cycle.write(event if between else b"\n\n" + event)
+    exchange.cycle.cut()
+
+
+def _nothing() -> None:
+    pass
