@@ -20,7 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from policies.settings.routes import Fallback, Retry
+from policies.settings.fallback import Fallback
+from policies.settings.routes import Retry
 
 Kind = Literal["pool", "cache", "message"]
 

@@ -7,6 +7,7 @@ docstring of a class has a line for each of its keys: `sluice schema` and the do
 from policies.addresses import Address
 from policies.forms import Bound, Step
 from policies.settings.auth import ApiKeys, Auth, ClaimDefaults, Claims, Jwks, Jwt, Limit, Per, Plan, Scope
+from policies.settings.fallback import Fallback, Webhook
 from policies.settings.observe import AccessLog, Log, Metrics, Observe, Tracing
 from policies.settings.policy import Policy
 from policies.settings.pools import (
@@ -22,20 +23,8 @@ from policies.settings.pools import (
     Queue,
     Scrape,
 )
-from policies.settings.routes import (
-    Cache,
-    Canary,
-    Fallback,
-    Hedge,
-    Judge,
-    Match,
-    Method,
-    Retry,
-    Route,
-    Shadow,
-    Timeouts,
-    Webhook,
-)
+from policies.settings.rollout import Canary, Judge, Shadow
+from policies.settings.routes import Cache, Hedge, Match, Method, Retry, Route, Timeouts
 from policies.settings.secret import Secret
 from policies.settings.server import Cors, Server, ServerTls, Store
 from policies.settings.workers import Autoscale, CrashLoop, Down, Restart, Scale, Stop, Up, Workers

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from policies.addresses import URL
 from policies.forms import (
     BOOL,
     BOUND,
@@ -16,24 +15,12 @@ from policies.forms import (
     OUTCOME,
     PATH_GLOB,
     PLAN_NAME,
-    TEXT,
     Bound,
 )
 from policies.kind import UNSET
-from policies.settings.secret import Secret
-from policies.units import (
-    COUNT,
-    COUNT_ABOVE_0,
-    FACTOR,
-    NUMBER,
-    PERCENT,
-    PERCENT_ABOVE_0,
-    SECONDS,
-    SECONDS_ABOVE_0,
-    SHARE,
-    SIZE,
-    STATUS,
-)
+from policies.settings.fallback import Fallback
+from policies.settings.rollout import Canary, Shadow
+from policies.units import COUNT, FACTOR, NUMBER, SECONDS, SECONDS_ABOVE_0, SHARE, SIZE
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
@@ -126,117 +113,6 @@ class Cache:
     stale: Annotated[float, SECONDS] = 86400.0
     scope: Literal["tenant", "shared"] = "tenant"
     max_size: Annotated[int, SIZE] = 1 << 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Webhook:
-    """Whom to tell.
-
-    url: receives a POST
-    token: sent as a bearer
-    """
-
-    url: Annotated[str, URL]
-    token: Annotated[Secret | None, UNSET] = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fallback:
-    """One step once the pool cannot answer: exactly one of pool, cache and message.
-
-    pool: another pool
-    upstream_model: the model's name there; absent: the route's own
-    max_tokens: at most so many tokens from it
-    label: what x-sluice-degraded says of it; absent: simplified
-    concurrency: so many requests at once are sent there; others go to the next step
-    cache: stale: an answer past its ttl
-    message: a text of ours
-    status: the text's HTTP status; from 400 on, and where the path's answers hold no text, it is an error's text
-    webhook: who is told once an incident when this step answers
-    """
-
-    pool: Annotated[str | None, NAME, UNSET] = None
-    upstream_model: Annotated[str | None, MODEL, UNSET] = None
-    max_tokens: Annotated[int | None, COUNT_ABOVE_0, UNSET] = None
-    label: Annotated[str | None, NAME, UNSET] = None
-    concurrency: Annotated[int, COUNT_ABOVE_0] | None = 64
-    cache: Annotated[Literal["stale"] | None, UNSET] = None
-    message: Annotated[str | None, TEXT, UNSET] = None
-    status: Annotated[int, STATUS] = 200
-    webhook: Annotated[Webhook | None, UNSET] = None
-
-    def __post_init__(self) -> None:
-        if sum(kind is not None for kind in (self.pool, self.cache, self.message)) != 1:
-            raise ValueError("a step of fallback has exactly one of pool, cache and message")
-        if self.pool is None and any(one is not None for one in (self.upstream_model, self.max_tokens, self.label)):
-            raise ValueError("upstream_model, max_tokens and label belong to a step with a pool")
-        if self.message is None and self.status != 200:
-            raise ValueError("status belongs to a step with a message")
-        if self.message is not None and not _is_text(self.message):
-            raise ValueError("a message has text in it, and nothing that is no Unicode")
-        if 300 <= self.status < 400:
-            raise ValueError("a message has a status of 200 to 299, or from 400 on")
-
-
-def _is_text(message: str) -> bool:
-    """YAML can say half a surrogate pair, which nobody could be sent."""
-    return bool(message.strip()) and not any("\ud800" <= one <= "\udfff" for one in message)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judge:
-    """When a canary is as good as the pool beside it.
-
-    min_requests: fewest requests before a verdict
-    confidence: how sure
-    error_rate: margin over the baseline's
-    first_byte_p95: ratio to the baseline's
-    gap_p95: ratio to the baseline's
-    broken_streams: margin over the baseline's
-    """
-
-    min_requests: Annotated[int, COUNT_ABOVE_0] = 200
-    confidence: Annotated[float, SHARE] = 0.95
-    error_rate: Annotated[float, SHARE] = 0.01
-    first_byte_p95: Annotated[float, FACTOR] = 1.3
-    gap_p95: Annotated[float, FACTOR] = 1.5
-    broken_streams: Annotated[float, SHARE] = 0.005
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Canary:
-    """A new pool that gets more and more of the traffic.
-
-    pool: the new one
-    steps: percent of the traffic, rising
-    every: how long a step lasts
-    sticky: the same caller stays on the same side
-    judge: when it is good enough
-    on_failure: what happens when it is not
-    """
-
-    pool: Annotated[str, NAME]
-    steps: tuple[Annotated[float, PERCENT_ABOVE_0], ...] = (5.0, 10.0, 25.0, 50.0, 100.0)
-    every: Annotated[float, SECONDS_ABOVE_0] = 300.0
-    sticky: Literal["key", "tenant", "user", "session"] | None = "tenant"
-    judge: Judge = Judge()
-    on_failure: Literal["rollback", "pause"] = "rollback"
-
-    def __post_init__(self) -> None:
-        if not self.steps or list(self.steps) != sorted(set(self.steps)):
-            raise ValueError("steps are percentages, each more than the one before")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shadow:
-    """A pool that gets a copy of some requests and whose answers nobody sees.
-
-    pool: the pool
-    percent: how many of the requests
-    """
-
-    pool: Annotated[str, NAME]
-    percent: Annotated[float, PERCENT] = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

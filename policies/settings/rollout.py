@@ -1,0 +1,63 @@
+"""How a route tries another pool (POLICY: `routes[].canary`, `routes[].shadow`)."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from policies.forms import NAME
+from policies.units import COUNT_ABOVE_0, FACTOR, PERCENT, PERCENT_ABOVE_0, SECONDS_ABOVE_0, SHARE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """When a canary is as good as the pool beside it.
+
+    min_requests: fewest requests before a verdict
+    confidence: how sure
+    error_rate: margin over the baseline's
+    first_byte_p95: ratio to the baseline's
+    gap_p95: ratio to the baseline's
+    broken_streams: margin over the baseline's
+    """
+
+    min_requests: Annotated[int, COUNT_ABOVE_0] = 200
+    confidence: Annotated[float, SHARE] = 0.95
+    error_rate: Annotated[float, SHARE] = 0.01
+    first_byte_p95: Annotated[float, FACTOR] = 1.3
+    gap_p95: Annotated[float, FACTOR] = 1.5
+    broken_streams: Annotated[float, SHARE] = 0.005
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Canary:
+    """A new pool that gets more and more of the traffic.
+
+    pool: the new one
+    steps: percent of the traffic, rising
+    every: how long a step lasts
+    sticky: the same caller stays on the same side
+    judge: when it is good enough
+    on_failure: what happens when it is not
+    """
+
+    pool: Annotated[str, NAME]
+    steps: tuple[Annotated[float, PERCENT_ABOVE_0], ...] = (5.0, 10.0, 25.0, 50.0, 100.0)
+    every: Annotated[float, SECONDS_ABOVE_0] = 300.0
+    sticky: Literal["key", "tenant", "user", "session"] | None = "tenant"
+    judge: Judge = Judge()
+    on_failure: Literal["rollback", "pause"] = "rollback"
+
+    def __post_init__(self) -> None:
+        if not self.steps or list(self.steps) != sorted(set(self.steps)):
+            raise ValueError("steps are percentages, each more than the one before")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shadow:
+    """A pool that gets a copy of some requests and whose answers nobody sees.
+
+    pool: the pool
+    percent: how many of the requests
+    """
+
+    pool: Annotated[str, NAME]
+    percent: Annotated[float, PERCENT] = 1.0
