@@ -196,7 +196,10 @@ class Door:
         self._seen = pool.version
         most = pool.spec.max_in_flight
         room = pool.room(now) if pool.gated else math.inf
-        if self._limit is not None:
+        if room == math.inf and pool.lacking(now, None) is not None:
+            # Nobody is there to wait for, whoever still holds a slot: only an answer at once helps.
+            self.queue.slots = math.inf
+        elif self._limit is not None:
             self.queue.slots = min(room, self._limit.limit)
         else:
             self.queue.slots = min(room, most) if isinstance(most, int) else room

@@ -242,6 +242,28 @@ async def test_nobody_alive_is_503_at_once_for_all_that_wait(backend: Backend) -
         assert (await gw.ask()).status == 503
 
 
+async def test_whoever_waits_at_drained_endpoints_is_told_at_once(backend: Backend) -> None:
+    """Also while a stream that goes on there holds the only slot: nobody will take who waits for it."""
+    held = Held(backend)
+    async with gateway_with(backend, policy=pool(1)) as gw:
+        async with asyncio.TaskGroup() as group:
+            last = await filled(gw, group, held)
+            async with asking(gw, "a", "b") as tasks:
+                await order(gw, "drain")
+            assert [one.result().error["code"] for one in tasks] == ["no_endpoint_available"] * 2
+            assert (await gw.ask()).error["code"] == "no_endpoint_available"
+            await order(gw, "resume")
+            async with asking(gw, "c") as tasks:
+                held.let_go(2)
+        assert (last[0].result().status, tasks[0].result().status) == (200, 200)
+        assert held.texts == ["first", "c"]
+
+
+async def order(gw: Running, word: str) -> None:
+    json_body = [("content-type", "application/json")]
+    assert (await admin(gw, "POST", f"/api/endpoints/pool-0/{word}", b"{}", json_body)).status == 200
+
+
 async def test_an_endpoints_own_bound_holds(backend: Backend, other: Backend) -> None:
     first, second = Held(backend), Held(other)
     endpoints = [{"url": backend.url, "max_in_flight": 1}, {"url": other.url, "max_in_flight": 3}]
