@@ -69,6 +69,7 @@ def explain(
         return told_so
     _pool(routed.route.pool, policy.pools[routed.route.pool], told_so)
     _queue(policy.pools[routed.route.pool], policy.plans[principal.plan], told_so)
+    _cache(routed.route, told_so)
     _times(routed.route, told_so)
     _limits(policy, principal, routed.counted_as, told_so)
     return told_so
@@ -172,6 +173,15 @@ def _pool(name: str, pool: Pool, told_so: Explanation) -> None:
         told_so.tell("workers", str(pool.workers.count), "started and watched by the gateway")
 
 
+def _cache(route: Route, told_so: Explanation) -> None:
+    cache = route.cache
+    if cache is None:
+        return
+    whose = "all tenants share its answers" if cache.scope == "shared" else "each tenant has its own answers"
+    times = f"fresh for {write_seconds(cache.ttl)}, kept {write_seconds(cache.stale)} longer"
+    told_so.tell("cache", f"{cache.mode}, {times}", whose)
+
+
 def _queue(pool: Pool, plan: Plan, told_so: Explanation) -> None:
     """Where the pool is bounded: by what, and how its requests wait."""
     bounds = [] if pool.max_in_flight is None else [str(pool.max_in_flight)]
@@ -194,6 +204,9 @@ def _times(route: Route, told_so: Explanation) -> None:
     # Each pool of the chain has one, whatever `retries` says.
     most = max(retries, kept_back(route.fallback, -1)) + 1
     told_so.tell("attempts", f"{most} at most", ", ".join(limits))
+    if route.hedge is not None:
+        after, budget = write_seconds(route.hedge.after), f"at most {route.hedge.budget:g} for each request"
+        told_so.tell("hedge", f"after {after} of silence", f"a second attempt beside the first, {budget}")
     if route.fallback:
         told_so.tell("fallback", ", ".join(map(_step, route.fallback)), "once the pool can't answer, in this order")
 

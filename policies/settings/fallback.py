@@ -52,6 +52,8 @@ class Fallback:
             raise ValueError("a step of fallback has exactly one of pool, cache and message")
         if self.pool is None and any(one is not None for one in (self.upstream_model, self.max_tokens, self.label)):
             raise ValueError("upstream_model, max_tokens and label belong to a step with a pool")
+        if self.label in ("cache", "message"):
+            raise ValueError(f"label {self.label} says that no pool has answered: take another word")
         if self.message is None and self.status != 200:
             raise ValueError("status belongs to a step with a message")
         if self.message is not None and not _is_text(self.message):

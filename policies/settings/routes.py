@@ -157,5 +157,19 @@ class Route:
             raise ValueError("aliases and upstream_model belong to a route with a model")
         if not self.methods:
             raise ValueError("methods is empty")
-        if self.hedge is not None and (self.retry is None or not self.retry.retries):
+        if self.cache is not None and not self.cache.stale and any(step.cache is not None for step in self.fallback):
+            raise ValueError("a stale answer as a fallback needs cache.stale: with 0s none is kept past its ttl")
+        self._check_hedge()
+
+    def _check_hedge(self) -> None:
+        if self.hedge is None:
+            return
+        retries = 0 if self.retry is None else self.retry.retries
+        pools = sum(step.pool is not None for step in self.fallback)
+        if not retries:
             raise ValueError("hedge needs retry.retries: a hedge is an attempt after the first")
+        if retries <= pools:
+            raise ValueError(
+                f"hedge needs more retry.retries than {retries}: each pool of fallback is left one of them, and a "
+                "hedge takes one"
+            )

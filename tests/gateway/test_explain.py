@@ -160,5 +160,17 @@ def test_a_fallback_is_told_in_its_order(tmp_path: Path) -> None:
     chain = "cache: {ttl: 1m}, retry: off, fallback: [{pool: q}, {cache: stale}, {message: busy}]"
     policy = loaded(tmp_path, TEXT.replace("{model: llama, pool: q}", f"{{model: llama, pool: p, {chain}}}"))
     found = told(asked(policy, "k3", "llama"))
+    assert found["cache"] == ("deterministic, fresh for 60s, kept 1d longer", "each tenant has its own answers")
+    assert "hedge" not in found
     assert found["fallback"] == ("pool q, a stale answer, a message", "once the pool can't answer, in this order")
     assert found["attempts"][0] == "2 at most"
+
+
+def test_a_hedge_and_a_shared_cache_are_told(tmp_path: Path) -> None:
+    more = "cache: {mode: always, scope: shared, stale: 0s}, hedge: {after: 500ms}"
+    policy = loaded(tmp_path, TEXT.replace("{model: llama, pool: q}", f"{{model: llama, pool: p, {more}}}"))
+    found = told(asked(policy, "k3", "llama"))
+    assert found["cache"] == ("always, fresh for 10m, kept 0s longer", "all tenants share its answers")
+    assert found["hedge"] == (
+        "after 500ms of silence", "a second attempt beside the first, at most 0.05 for each request"
+    )  # fmt: skip

@@ -173,6 +173,10 @@ def fallback(steps: str, more: str = "") -> str:
         ),
         ('{message: " "}', "routes[0].fallback[0]: a message has text in it, and nothing that is no Unicode"),
         ('{message: "\\uD800"}', "routes[0].fallback[0]: a message has text in it, and nothing that is no Unicode"),
+        (
+            "{pool: q, label: cache}",
+            "routes[0].fallback[0]: label cache says that no pool has answered: take another word",
+        ),
         ("{pool: q, status: 503}", "routes[0].fallback[0]: status belongs to a step with a message"),
         ("{message: a, status: 302}", "routes[0].fallback[0]: a message has a status of 200 to 299, or from 400 on"),
     ],
@@ -180,6 +184,30 @@ def fallback(steps: str, more: str = "") -> str:
 def test_steps_of_a_fallback_that_lead_nowhere_are_mistakes(tmp_path: Path, steps: str, message: str) -> None:
     found = mistakes(tmp_path, fallback(steps))
     assert [line.split(" ", 1)[1] for line in found] == [message]
+
+
+@pytest.mark.parametrize(
+    ("steps", "more", "message"),
+    [
+        (
+            "{cache: stale}", "cache: {stale: 0s}",
+            "a stale answer as a fallback needs cache.stale: with 0s none is kept past its ttl",
+        ),
+        ("{message: a}", "hedge: {}, retry: off", "hedge needs retry.retries: a hedge is an attempt after the first"),
+        (
+            "{pool: q}", "hedge: {}, retry: {retries: 1}",
+            "hedge needs more retry.retries than 1: each pool of fallback is left one of them, and a hedge takes one",
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_route_could_never_do_is_a_mistake(tmp_path: Path, steps: str, more: str, message: str) -> None:
+    (found,) = mistakes(tmp_path, fallback(steps, f"{more}, "))
+    assert found.split(" ", 1)[1] == f"routes[0]: {message}"
+
+
+def test_a_hedge_beside_a_fallback_pool_has_an_attempt_of_its_own(tmp_path: Path) -> None:
+    (route,) = loaded(tmp_path, fallback("{pool: q}", "hedge: {}, retry: {retries: 2}, ")).routes
+    assert route.hedge is not None and route.fallback
 
 
 def test_a_whole_chain_is_accepted(tmp_path: Path) -> None:
