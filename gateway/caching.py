@@ -15,6 +15,7 @@ from backends.cache.base import Absent, Cache, Kept
 from backends.plane import View
 from backends.wheel import TimerWheel
 from gateway.absent import AbsentClient, absent
+from gateway.bodies import ON_LOOP
 from gateway.drive import Drive
 from gateway.exchange import Exchange
 from gateway.flights import Flight
@@ -24,8 +25,6 @@ from policies.principal import Principal
 from policies.routing import Routed
 from policies.settings.routes import Cache as Settings
 
-# Over this size a body is looked through in a thread (FAULTS row 45).
-_ON_LOOP: Final = 1 << 20
 # So often a request follows another that comes to nothing; then it goes alone.
 _MOST_JOINS: Final = 2
 
@@ -99,7 +98,7 @@ class Caching:
         lookup = exchange.lookup = Lookup(settings)
         reads, keeps = wanted(exchange.fields.get(b"cache-control", b""))
         asked = _asked(exchange, view, principal, routed, settings)
-        small = len(asked.body) <= _ON_LOOP
+        small = len(asked.body) <= ON_LOOP
         key = cache_key(asked, settings) if small else await asyncio.to_thread(cache_key, asked, settings)
         if key is None or not keeps or self.store is None:
             exchange.cache = "bypass"

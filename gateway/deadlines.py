@@ -9,7 +9,16 @@ fires is it worked out here what is over.
 import math
 from typing import TYPE_CHECKING, Final
 
-from gateway.errors import AttemptTimeout, DeadlineExceeded, FirstByteTimeout, GatewayError, IdleTimeout, QueueTimeout
+from gateway.errors import (
+    AttemptTimeout,
+    DeadlineExceeded,
+    FirstByteTimeout,
+    GatewayError,
+    IdleTimeout,
+    InvalidRequest,
+    QueueTimeout,
+)
+from policies.deadline import DeadlineError, time_left
 
 if TYPE_CHECKING:
     from gateway.exchange import Exchange
@@ -45,6 +54,21 @@ def overdue(exchange: "Exchange", now: float) -> float | GatewayError | None:
         return IdleTimeout("The engine's stream stood still for too long.")
     next_at = min(total_at, wait_until, attempt_at, first_at, quiet_at)
     return None if next_at == _NEVER else next_at - now
+
+
+def hurry(exchange: "Exchange", asked: bytes, now: float) -> None:
+    """A client may leave us less time than its route does, and not more: `asked` is its x-sluice-deadline."""
+    try:
+        total = time_left(asked)
+    except DeadlineError as error:
+        raise InvalidRequest(str(error)) from None
+    if exchange.total is not None and exchange.total <= total:
+        return
+    exchange.hurried, exchange.total = True, total
+    left = exchange.started + total - now
+    if left <= 0:
+        raise DeadlineExceeded("The deadline had passed before the request could be sent.")
+    exchange.first_look = left if exchange.first_look is None else min(left, exchange.first_look)
 
 
 def _quiet_at(exchange: "Exchange", now: float) -> float:

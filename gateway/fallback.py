@@ -14,6 +14,7 @@ from backends.plane import View
 from backends.pool import Pool
 from gateway import errors
 from gateway.admission import Admission
+from gateway.bodies import ON_LOOP
 from gateway.caching import Caching
 from gateway.client import ClientGone
 from gateway.degraded import Message, Said, answer
@@ -30,9 +31,6 @@ from policies.settings import Fallback
 from policies.usage.dialects import DIALECTS
 from policies.usage.edits import cap_output
 from policies.usage.sizes import sizes
-
-# Over this size a body is looked through in a thread (FAULTS row 45).
-_ON_LOOP: Final = 1 << 20
 
 Attempt = Callable[[Exchange, Pool, Routed], Awaitable[None]]
 """Has a pool answer: admitted, with retries, to the last byte. Raises GatewayError where it cannot."""
@@ -166,7 +164,7 @@ class Fallbacks:
         assert member.pool is not None, "a step with a pool"
         pool, routed = view.pools[member.pool], asked.routed
         exchange.pool = member.pool
-        if len(exchange.body) <= _ON_LOOP:
+        if len(exchange.body) <= ON_LOOP:
             self._edit(exchange, view, asked, member, pool)
         else:
             await asyncio.to_thread(self._edit, exchange, view, asked, member, pool)
@@ -229,7 +227,7 @@ class Fallbacks:
                 return sizes(members(body), dialect)[0]
 
             try:
-                call.prompt_bytes = prompt_bytes() if len(body) <= _ON_LOOP else await asyncio.to_thread(prompt_bytes)
+                call.prompt_bytes = prompt_bytes() if len(body) <= ON_LOOP else await asyncio.to_thread(prompt_bytes)
             except Refused:
                 # The engine says in its own words what is wrong with it.
                 return None

@@ -103,3 +103,14 @@ def reply_headers(
     if 300 <= status < 400 and fields.get(b"location", b"").startswith(origin):
         kept = [(name, value.removeprefix(origin) if name == b"location" else value) for name, value in kept]
     return kept, b"content-length" in fields
+
+
+def is_event_stream(headers: Headers) -> bool:
+    """Whether we can read the events: an encoded body's bytes tell us nothing."""
+    kind = False
+    for name, value in headers:
+        if name == b"content-type":
+            kind = value[:17].lower() == b"text/event-stream"
+        elif name == b"content-encoding" and value.lower() != b"identity":
+            return False
+    return kind

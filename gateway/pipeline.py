@@ -7,31 +7,28 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Final
 
 from backends.plane import View
 from backends.pool import Pool
 from gateway import errors
 from gateway.admission import Admission
 from gateway.attempts import Attempts
+from gateway.bodies import ON_LOOP, check_framing, refuse_repeats
 from gateway.caching import Caching
 from gateway.client import ClientGone
+from gateway.deadlines import hurry
 from gateway.exchange import Exchange
 from gateway.fallback import Asked, Fallbacks
 from gateway.identify import Doubt, Identity
 from gateway.limiting import Limiting
 from gateway.settle import Settlement
 from gateway.words import REFUSALS, ROUTE_REFUSALS
-from policies.deadline import DeadlineError, time_left
 from policies.describe import Call, Refused, describe, refuse_engine_fields
 from policies.principal import AuthenticationError, KeysWanted, Principal
 from policies.routing import Routed, RouteRefused
 from policies.usage.dialects import DIALECTS
 
 log = logging.getLogger("sluice.pipeline")
-
-# Over this size a body is scanned in a thread (FAULTS row 45).
-SCAN_ON_LOOP: Final = 1 << 20
 
 
 class Pipeline:
@@ -73,7 +70,7 @@ class Pipeline:
             await self._body(exchange, view.table.max_body) if exchange.cycle.more_body else self._whole_body(
                 exchange, view
             )
-            small = len(exchange.body) <= SCAN_ON_LOOP
+            small = len(exchange.body) <= ON_LOOP
             call = self._describe(exchange, view) if small else await self._describe_aside(exchange, view)
             routed = self._route(exchange, view, principal, call)
             self._times(exchange, routed)
@@ -117,7 +114,7 @@ class Pipeline:
                     "malformed",
                     "Several credentials were sent. Send one, as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.",
                 )
-            _refuse_repeats(exchange)
+            refuse_repeats(exchange)
         return self._entitle(exchange, view.authenticator.authenticate(authorization, x_api_key))
 
     async def _authenticate_later(self, exchange: Exchange, doubt: Doubt) -> Principal:
@@ -140,12 +137,12 @@ class Pipeline:
         parts = exchange.cycle.parts
         if parts:
             body = exchange.body = parts[0] if len(parts) == 1 else b"".join(parts)
-            _check_framing(exchange, view.table.max_body, len(body))
+            check_framing(exchange, view.table.max_body, len(body))
 
     async def _body(self, exchange: Exchange, limit: int) -> None:
         """Read the body: refused by its declared length before a byte of it is asked for, or as soon as it is over
         the limit."""
-        _check_framing(exchange, limit, int(exchange.fields.get(b"content-length", b"0")))
+        check_framing(exchange, limit, int(exchange.fields.get(b"content-length", b"0")))
         exchange.body = await exchange.cycle.read_body(limit)
         exchange.received = self._clock()
 
@@ -189,7 +186,7 @@ class Pipeline:
             await self._limiting.take(exchange, limits, principal, call, routed.counted_as)
             if routed.route.fallback:
                 exchange.original = exchange.body
-            if len(exchange.body) <= SCAN_ON_LOOP:
+            if len(exchange.body) <= ON_LOOP:
                 self._limiting.edit(exchange, limits, call, engine)
             else:
                 await asyncio.to_thread(self._limiting.edit, exchange, limits, call, engine)
@@ -213,21 +210,7 @@ class Pipeline:
         exchange.first_look = routed.first_looks[exchange.stream]
         exchange.cycle.timekeeper = exchange
         if b"x-sluice-deadline" in exchange.fields:
-            self._hurry(exchange, exchange.fields[b"x-sluice-deadline"])
-
-    def _hurry(self, exchange: Exchange, asked: bytes) -> None:
-        """A client may leave us less time than its route does, and not more."""
-        try:
-            total = time_left(asked)
-        except DeadlineError as error:
-            raise errors.InvalidRequest(str(error)) from None
-        if exchange.total is not None and exchange.total <= total:
-            return
-        exchange.hurried, exchange.total = True, total
-        left = exchange.started + total - self._clock()
-        if left <= 0:
-            raise errors.DeadlineExceeded("The deadline had passed before the request could be sent.")
-        exchange.first_look = left if exchange.first_look is None else min(left, exchange.first_look)
+            hurry(exchange, exchange.fields[b"x-sluice-deadline"], self._clock())
 
     # -- how it ends
 
@@ -250,27 +233,3 @@ class Pipeline:
         elif relay is not None and not cycle.complete:
             exchange.error = error.code
             relay.interrupt(errors.error_event(error, exchange.kind.family, named=exchange.kind.named_events))
-
-
-def _refuse_repeats(exchange: Exchange) -> None:
-    """What says how to read the body may stand once: we would read the last, and the engine perhaps the first."""
-    for name in (b"content-type", b"content-encoding", b"content-length", b"transfer-encoding"):
-        if exchange.repeats(name):
-            # Somebody before us may have read another length: what follows is read by nobody.
-            exchange.cycle.keep_alive = False
-            raise errors.InvalidRequest(f"The header {name.decode()} was sent more than once.")
-
-
-def _check_framing(exchange: Exchange, limit: int, size: int) -> None:
-    """Refuse what we would have to decode, and what is declared or known to be too large."""
-    fields = exchange.fields
-    if size > limit:
-        raise errors.BodyTooLarge(f"The body is over the limit of {limit} bytes (server.max_body).")
-    if b"transfer-encoding" in fields and (
-        fields[b"transfer-encoding"].lower() != b"chunked" or exchange.cycle.http_version == b"1.0"
-    ):
-        # RFC 9112 section 6.1: HTTP/1.0 has no codings, and whoever sends one does not know where its message ends.
-        exchange.cycle.keep_alive = False
-        raise errors.InvalidRequest("Only the transfer coding chunked is understood, and only of HTTP/1.1.")
-    if b"content-encoding" in fields and fields[b"content-encoding"].lower() != b"identity":
-        raise errors.UnsupportedMediaType("Send the body without a content coding.")

@@ -6,35 +6,24 @@ is direct too: a client that reads slowly pauses the upstream's reading.
 """
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from backends.http1 import Connection
 from backends.upstream import UpstreamError
 from gateway.client import ClientCycle
 from gateway.drive import Signal
-from gateway.headers import Headers
+from gateway.headers import Headers, is_event_stream
 from gateway.outbox import Outbox
 from gateway.tap import Tap
+from gateway.writers import Copy, break_off, writer
 from policies.first_content import FirstContent
 from policies.usage.strip import UsageStrip
 
 # Rule 1: at most this much is held back while no content has come.
 HOLD_LIMIT: Final = 64 * 1024
-
-
 # So many reads, or one so large, and what has passed is looked at: a stream keeps at most 64 KiB for that.
 LOOK_EVERY: Final = 32
 LOOK_AT_ONCE: Final = 2048
-
-
-class Copy(Protocol):
-    """Who gets what goes to the client too. The pump of the client's reply, in the relay's place."""
-
-    def write(self, data: bytes) -> None: ...
-    def finish(self) -> None: ...
-    def broke(self) -> None: ...
-    def pause(self) -> None: ...
-    def resume(self) -> None: ...
 
 
 class Relay:
@@ -144,21 +133,14 @@ class Relay:
             self._break()
         else:
             self._gap = gap
-            self._write = self._writer(cycle)
+            self._write = writer(cycle, self.copy, self.strip)
             self._passing = True
 
     def turn_to(self, cycle: ClientCycle) -> None:
         """Another one takes the client's place."""
         self._cycle = cycle
         if self._passing:
-            self._write = self._writer(cycle)
-
-    def _writer(self, cycle: ClientCycle) -> Callable[[bytes], None]:
-        """What takes the rest of the body."""
-        write, copy, strip = cycle.writer(), self.copy, self.strip
-        if copy is not None:
-            write = _copied(write, copy)
-        return write if strip is None else _stripped(write, strip)
+            self._write = writer(cycle, self.copy, self.strip)
 
     def close(self) -> None:
         """Leave the upstream: a connection still in use is closed at once, which aborts the request in the engine."""
@@ -196,7 +178,7 @@ class Relay:
     def on_head(self, status: int, headers: Headers) -> None:
         self.status = status
         self.headers = headers
-        if status == 200 and _is_event_stream(headers):
+        if status == 200 and is_event_stream(headers):
             self.stream = True
             self._first = FirstContent()
 
@@ -282,10 +264,7 @@ class Relay:
         if self.copy is not None:
             self.copy.write(held)
             self.copy.broke()
-        if event:
-            between = self.tap is None or self.tap.between_events
-            self._cycle.write(event if between else b"\n\n" + event)
-        self._cycle.cut()
+        break_off(self._cycle, event, between_events=self.tap is None or self.tap.between_events)
 
     # -- the client's side (Pump)
 
@@ -301,38 +280,5 @@ class Relay:
             self._connection.resume()
 
 
-def _copied(write: Callable[[bytes], None], copy: Copy) -> Callable[[bytes], None]:
-    """What writes the rest of an answer that others get too."""
-
-    def write_both(data: bytes) -> None:
-        write(data)
-        copy.write(data)
-
-    return write_both
-
-
-def _stripped(write: Callable[[bytes], None], strip: UsageStrip) -> Callable[[bytes], None]:
-    """What writes the rest of a stream that usage is taken out of."""
-
-    def write_left(data: bytes) -> None:
-        left = strip.feed(data)
-        # An empty chunk would be the end.
-        if left:
-            write(left)
-
-    return write_left
-
-
 def _nothing_to_tell(_relay: Relay) -> bytes:
     return b""
-
-
-def _is_event_stream(headers: Headers) -> bool:
-    """Whether we can read the events: an encoded body's bytes tell us nothing."""
-    kind = False
-    for name, value in headers:
-        if name == b"content-type":
-            kind = value[:17].lower() == b"text/event-stream"
-        elif name == b"content-encoding" and value.lower() != b"identity":
-            return False
-    return kind

@@ -7,6 +7,7 @@ from backends.cache.base import Kept
 from gateway.errors import GatewayError, StreamBroken, error_event
 from gateway.exchange import Exchange
 from gateway.followers import Chunks, Follower, Head
+from gateway.writers import break_off
 
 
 class Replay:
@@ -55,17 +56,12 @@ class Replay:
         if follower.whole:
             cycle.finish()
         else:
-            _break_off(exchange, head, error, follower.between_events)
+            # Rule 5.
+            exchange.error = error.code
+            told = head.stream and not head.length_known
+            event = error_event(error, exchange.kind.family, named=exchange.kind.named_events) if told else b""
+            break_off(cycle, event, between_events=follower.between_events)
         del error
-
-
-def _break_off(exchange: Exchange, head: Head, error: GatewayError, between: bool) -> None:
-    """Rule 5."""
-    exchange.error = error.code
-    if head.stream and not head.length_known:
-        event = error_event(error, exchange.kind.family, named=exchange.kind.named_events)
-        exchange.cycle.write(event if between else b"\n\n" + event)
-    exchange.cycle.cut()
 
 
 def _nothing() -> None:
