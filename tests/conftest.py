@@ -1,12 +1,18 @@
-"""Fixtures for every test: scripted backends."""
+"""For every test: scripted backends, and examples that hypothesis does not time."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.fakes.backend import Backend
+
+# An example that takes 200 ms fails otherwise, and so does one that is slow to draw: a machine that stands still is
+# no bug of ours.
+settings.register_profile("sluice", parent=settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("sluice")
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def corp(backend: Backend, **jwks: Any) -> Jwt:
 
 
 @asynccontextmanager
-async def fetching(settings: Jwt, *, cooldown: float = 10.0, timeout: float = 1.0) -> AsyncIterator[Fetching]:
+async def fetching(settings: Jwt, *, cooldown: float = 10.0, timeout: float = 5.0) -> AsyncIterator[Fetching]:
     before = asyncio.all_tasks()
     told: list[tuple[Event, Mapping[str, object]]] = []
     sources = KeySources(
@@ -116,8 +116,8 @@ ANSWERS: dict[str, tuple[str, Any]] = {
     "a list": ("not a JWK Set", plain(200, b"[]")),
     "cut off": ("peer closed connection", plain(200, SET)[:-20]),
     "no HTTP": ("", b"SSH-2.0-OpenSSH\r\n"),
-    "silence": ("no answer within 0.3 s", hangs),
-    "a drip": ("no answer within 0.3 s", drips),
+    "silence": ("no answer within 1 s", hangs),
+    "a drip": ("no answer within 1 s", drips),
 }
 
 
@@ -128,7 +128,7 @@ async def test_a_server_that_fails_leaves_the_last_keys_in_force_and_is_told_of_
     reason, bad = ANSWERS[name]
     backend.answers(200, SET)
     backend.then.raw(bad) if isinstance(bad, bytes) else backend.then.does(bad)
-    async with fetching(corp(backend, refresh=0.1), timeout=0.3) as it:
+    async with fetching(corp(backend, refresh=0.1), timeout=1.0 if bad in (hangs, drips) else 5.0) as it:
         await it.has("k1")
         await backend.requested(4)
         assert it.kids == ["k1"]
@@ -143,11 +143,11 @@ async def test_a_server_that_fails_leaves_the_last_keys_in_force_and_is_told_of_
 async def test_keys_are_forgotten_after_stale_and_had_again_when_the_issuer_is_back(backend: Backend) -> None:
     backend.answers(200, SET)
     backend.then.answers(500)
-    async with fetching(corp(backend, refresh=0.1, stale=0.5)) as it:
+    async with fetching(corp(backend, refresh=0.1, stale=1.0)) as it:
         await it.has("k1")
         fetched = time.monotonic()
         await eventually(lambda: it.kids is None, "kept for ever")
-        assert 0.4 < time.monotonic() - fetched < 1.5
+        assert 0.4 < time.monotonic() - fetched < 6
         assert it.changes == 2 and it.events == ["issuer_keys", "issuer_lost", "issuer_forgotten"]
         assert await it.sources.want("corp") == "unknown"
         backend.answers(200, SET)
@@ -176,7 +176,7 @@ async def test_nobody_there_at_the_start_is_asked_again(backend: Backend) -> Non
 
 async def test_many_who_want_a_key_share_one_fetch_and_then_none_is_made_for_the_cooldown(backend: Backend) -> None:
     backend.answers(200, SET)
-    async with fetching(corp(backend), cooldown=0.4) as it:
+    async with fetching(corp(backend), cooldown=1.5) as it:
         await it.has("k1")
         for rounds in (1, 2):
             assert set(await asyncio.gather(*(it.sources.want("corp") for _ in range(500)))) == {"newest"}
@@ -184,9 +184,9 @@ async def test_many_who_want_a_key_share_one_fetch_and_then_none_is_made_for_the
             began = time.perf_counter()
             for _ in range(500):
                 assert await it.sources.want("corp") == "newest"
-            assert time.perf_counter() - began < 0.2
+            assert time.perf_counter() - began < 1
             assert len(backend.requests) == 1 + rounds
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(1.6)
 
 
 async def test_who_wants_a_key_has_it_after_the_fetch(backend: Backend) -> None:
@@ -200,15 +200,15 @@ async def test_who_wants_a_key_has_it_after_the_fetch(backend: Backend) -> None:
 
 async def test_a_slow_fetch_is_waited_for_one_second_and_then_by_nobody(backend: Backend) -> None:
     backend.answers(200, SET)
-    async with fetching(corp(backend), timeout=3.0) as it:
+    async with fetching(corp(backend), timeout=4.0) as it:
         await it.has("k1")
         backend.does(hangs)
         began = time.monotonic()
         assert set(await asyncio.gather(*(it.sources.want("corp") for _ in range(100)))) == {"unknown"}
-        assert 0.9 < time.monotonic() - began < 1.5
+        assert 0.9 < time.monotonic() - began < 2.5
         again = time.monotonic()
         assert await it.sources.want("corp") == "unknown"
-        assert time.monotonic() - again < 0.1
+        assert time.monotonic() - again < 0.8
         await eventually(lambda: it.events == ["issuer_keys", "issuer_lost"], "never told")
         # Failed, and cooling down: still nobody knows, and nobody waits.
         assert await it.sources.want("corp") == "unknown"

@@ -36,7 +36,7 @@ async def main(url: str, prefix: str, requests: int, strategies: Sequence[str]) 
     """Count how many of so many requests are admitted, of each strategy; 16 are under way at a time."""
     meter = SpyMeter()
     around = Around(time.monotonic, time.time() - time.monotonic(), SystemRandom(), meter, lambda event, what: None)  # noqa: TID251  # as main does
-    store = make_store(Settings(url=url, prefix=prefix, timeout=5.0, on_outage="closed"), around)
+    store = make_store(Settings(url=url, prefix=prefix, timeout=20.0, on_outage="closed"), around)
     await store.start()
     for strategy in strategies:
         rules = rules_of(strategy.replace("_", "-"), [LIMITS[strategy]], "closed")

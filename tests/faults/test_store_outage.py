@@ -7,7 +7,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,7 @@ import pytest
 
 from backends.store.base import LEASE_LIFETIME
 from backends.store.outage import FAILURES
-from policies.limits import Granted, Refused
+from policies.limits import Demand, Granted, Refused
 from policies.limits.rules import Outage
 from policies.settings.auth import Limit
 from policies.units import Rate
@@ -26,7 +26,9 @@ from tests.fakes.store_proxy import store_proxy
 from tests.faults.store_client import BACK_WITHIN, MANY, TIMEOUT, Asked, Asker, asker
 
 # Beyond the timeout: two cores that others use as well.
-SLACK = 0.15
+SLACK = 1.0
+# Where the store is well, so that a machine which stands still is not taken for an outage.
+PATIENT = 2.0
 ROOT = Path(__file__).parents[2]
 DAY = 86400
 
@@ -52,7 +54,7 @@ async def test_nobody_is_there_at_the_start_and_comes_later(redis: Server) -> No
     redis.stop()
     began = time.perf_counter()
     async with asker(redis.url) as client:
-        assert time.perf_counter() - began < 1.5
+        assert time.perf_counter() - began < 4
         asked = client.plan(*MANY)
         assert not (await client.ask(asked)).waited
         assert await client.mode(asked) == "local"
@@ -66,7 +68,7 @@ async def test_a_server_that_does_not_even_refuse_does_not_hold_up_the_start(red
     redis.freeze()
     began = time.perf_counter()
     async with asker(redis.url) as client:
-        assert time.perf_counter() - began < 1.5
+        assert time.perf_counter() - began < 4
         asked = client.plan(*MANY)
         assert await client.mode(asked) == "local"
         redis.thaw()
@@ -194,7 +196,7 @@ async def test_shares_are_parts_of_the_limit(redis: Server) -> None:
         redis.thaw()
 
 
-@pytest.mark.parametrize("seconds", [0.2, 2.0])
+@pytest.mark.parametrize("seconds", [0.4, 2.0])
 async def test_it_is_slow(redis: Server, seconds: float) -> None:
     async with store_proxy(redis.port) as proxy, asker(proxy.url) as client:
         asked = client.plan(*MANY)
@@ -222,8 +224,7 @@ async def test_a_single_late_answer_is_nothing(redis: Server) -> None:
         assert client.said == []
         assert client.meter.errors == {"timeout": 1}
         # What came too late was given back: this process's share has it.
-        await asyncio.sleep(0.05)
-        assert [level.remaining for level in await client.store.seen(asked)] == [100_000, 1000]
+        await remaining(client, asked, lambda left: left == [100_000, 1000])
         assert proxy.connections == 1
 
 
@@ -240,14 +241,22 @@ async def test_a_loop_that_stood_still_is_no_outage(redis: Server) -> None:
         assert client.meter.errors == {}
 
 
+async def remaining(client: Asker, asked: Sequence[Demand], true: Callable[[list[int]], bool]) -> None:
+    """Wait until what is left of each limit is so."""
+    ends = time.monotonic() + 10
+    while not true(left := [level.remaining for level in await client.store.seen(asked)]):
+        assert time.monotonic() < ends, left
+        await asyncio.sleep(0.05)
+
+
 async def test_an_idle_connection_that_was_closed_is_made_anew_and_nobody_notices(redis: Server) -> None:
-    async with asker(redis.url) as client:
+    async with asker(redis.url, timeout=PATIENT) as client:
         asked = client.plan(*MANY)
         for _ in range(3):
             assert await client.mode(asked) == "store"
             await asyncio.sleep(0.02)
             redis.ask("CLIENT", "KILL", "TYPE", "normal")
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.3)
         assert await client.mode(asked) == "store"
         assert client.said == []
 
@@ -264,11 +273,8 @@ async def test_what_was_settled_meanwhile_is_carried_out_when_it_is_back(redis: 
         await asyncio.sleep(0.3)
         redis.thaw()
         await client.back(asked)
-        await asyncio.sleep(0.1)
-        tokens, slots = await client.store.seen(asked)
         # What was asked while it froze may have been counted there, and nobody knows: a slot is given back in any case.
-        assert 70 - FAILURES <= tokens.remaining <= 70
-        assert slots.remaining == 5
+        await remaining(client, asked, lambda left: 70 - FAILURES <= left[0] <= 70 and left[1] == 5)
 
 
 # -- 55: restarted
@@ -286,12 +292,11 @@ async def test_a_restarted_server_is_taught_anew_and_leases_are_there_again(redi
         for answer in held:
             assert isinstance(answer, Granted)
             client.store.settle(answer)
-        await asyncio.sleep(0.1)
-        assert [level.remaining for level in await client.store.seen(asked)][1] == 5
+        await remaining(client, asked, lambda left: left[1] == 5)
 
 
 async def test_scripts_that_were_forgotten_are_sent_again(redis: Server) -> None:
-    async with asker(redis.url) as client:
+    async with asker(redis.url, timeout=PATIENT) as client:
         asked = client.plan(*MANY, Limit(requests=Rate(1000, 60), strategy="sliding_window"))
         for _ in range(3):
             assert await client.mode(asked) == "store", (client.meter.errors, client.said)
@@ -394,7 +399,7 @@ async def test_a_node_of_the_cluster_is_lost() -> None:
 @pytest.mark.timeout(90)
 async def test_the_slot_moves_to_another_node() -> None:
     with cluster() as nodes:
-        async with asker(nodes.url) as client:
+        async with asker(nodes.url, timeout=PATIENT) as client:
             asked = client.plan(*MANY)
             assert await client.mode(asked) == "store"
             owner = nodes.owner("{sluice:limits:v1}:")
@@ -442,13 +447,13 @@ async def test_replies_that_are_none_of_ours_end_the_connection_and_decide_nothi
 
 async def test_a_reply_that_is_missing_is_noticed(redis: Server) -> None:
     """Where one is lost on the way, the next is not taken for it."""
-    async with store_proxy(redis.port) as proxy, asker(proxy.url, timeout=1.0) as client:
+    async with store_proxy(redis.port) as proxy, asker(proxy.url, timeout=3.0) as client:
         asked = client.plan(Limit(requests=Rate(10, DAY)))
         assert await client.mode(asked) == "store"
         await asyncio.sleep(0.05)
         proxy.tamper = lambda data: b""
         first = asyncio.create_task(client.ask(asked))  # noqa: TID251  # ended below
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.5)
         proxy.tamper = None
         second = await client.ask(asked)
         assert second.answer.mode == "local" and (await first).answer.mode == "local"
@@ -491,7 +496,10 @@ async def test_the_servers_clock_jumps(redis: Server, hours: int) -> None:
         stage.jump(hours * 3600.0)
         # The first reply tells of it, and leases are there again: no more get in than have place.
         await granted(stage.store, asked, "l4")
-        await asyncio.sleep(0.1)
+        for _ in range(100):
+            if (await stage.store.seen(asked))[1].remaining == 0:
+                break
+            await asyncio.sleep(0.05)
         assert isinstance(await take(stage.store, asked, "l5"), Refused)
         requests, slots = await stage.store.seen(asked)
         assert requests.remaining == 5 and slots.remaining == 0
@@ -520,7 +528,7 @@ async def test_slots_of_who_died_before_the_servers_clock_went_back_are_not_held
 
 
 async def test_every_key_has_an_end(redis: Server) -> None:
-    async with asker(redis.url) as client:
+    async with asker(redis.url, timeout=PATIENT) as client:
         rate = Rate(10, 60)
         limits = [Limit(requests=rate), Limit(tokens=rate, strategy="fixed_window"), Limit(concurrency=5)]
         limits += [Limit(requests=rate, strategy="sliding_window"), Limit(requests=rate, strategy="moving_window")]
@@ -530,7 +538,7 @@ async def test_every_key_has_an_end(redis: Server) -> None:
 
 
 async def test_wherever_a_request_is_broken_off_nothing_stays_taken(redis: Server) -> None:
-    async with asker(redis.url) as client:
+    async with asker(redis.url, timeout=PATIENT) as client:
         asked = client.plan(Limit(requests=Rate(1000, 30 * DAY)), Limit(concurrency=100))
 
         async def request(number: int) -> None:
@@ -553,7 +561,5 @@ async def test_wherever_a_request_is_broken_off_nothing_stays_taken(redis: Serve
                 await asyncio.sleep(0.001 * (turn % 7))
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        await asyncio.sleep(0.1)
-        await client.store.seen(asked)
-        assert [level.remaining for level in await client.store.seen(asked)] == [1000, 100]
+        await remaining(client, asked, lambda left: left == [1000, 100])
         assert client.meter.errors == {}

@@ -46,7 +46,8 @@ async def test_a_plain_answer_is_given_again(backend: Backend) -> None:
         assert (second.status, second.body, second.end) == (200, first.body, "complete")
         assert [first.header(name) for name in HEADERS] == [second.header(name) for name in HEADERS]
         assert (first.header("x-sluice-cache"), second.header("x-sluice-cache")) == (None, "hit")
-        assert (second.header("age"), second.header("x-sluice-pool")) == ("0", None)
+        assert int(second.header("age") or "-1") in range(10)
+        assert second.header("x-sluice-pool") is None
         lines = await gw.access_lines()
         assert [line["cache"] for line in lines] == ["miss", "hit"]
         assert [line["pool"] for line in lines] == ["pool", None]
@@ -183,7 +184,7 @@ async def test_of_many_who_ask_at_once_one_asks_the_engine(backend: Backend) -> 
     async with gateway_with(backend, route=ROUTE) as gw:
         asking = [asyncio.create_task(ask(gw)) for _ in range(20)]  # noqa: TID251  gathered below
         await backend.requested()
-        await asyncio.sleep(0.05)
+        await eventually(lambda: gw.gateway.client_requests == 20, "they follow")
         backend.release.set()
         answers = await asyncio.gather(*asking)
         assert backend.attempts == 1
@@ -250,7 +251,7 @@ async def test_once_nobody_is_left_the_engine_is_left_too(backend: Backend) -> N
                 await follower.until(b'"a"')
             await asyncio.sleep(0.05)
             assert backend.open
-        await backend.all_closed(1.0)
+        await backend.all_closed()
         await eventually(lambda: gw.gateway.client_requests == 0, "all are gone")
         assert sorted(map(str, await results(gw))) == ["miss", "shared"]
         assert [line["client_gone"] for line in await gw.access_lines()] == ["stream", "stream"]
@@ -286,7 +287,7 @@ async def test_a_leader_that_fails_lets_the_next_one_lead(backend: Backend) -> N
     async with gateway_with(backend, route={**ROUTE, "retry": "off"}) as gw:
         asking = [asyncio.create_task(ask(gw, stream=False)) for _ in range(5)]  # noqa: TID251  gathered below
         await backend.requested()
-        await asyncio.sleep(0.05)
+        await eventually(lambda: gw.gateway.client_requests == 5, "they follow")
         backend.release.set()
         answers = await asyncio.gather(*asking)
         assert sorted(answer.status for answer in answers) == [200] * 4 + [400]
@@ -305,7 +306,7 @@ async def test_a_stream_that_breaks_is_broken_for_all_and_kept_for_nobody(backen
     async with gateway_with(backend, route=ROUTE) as gw:
         asking = [asyncio.create_task(ask(gw)) for _ in range(4)]  # noqa: TID251  gathered below
         await backend.requested()
-        await asyncio.sleep(0.05)
+        await eventually(lambda: gw.gateway.client_requests == 4, "they follow")
         backend.release.set()
         for answer in await asyncio.gather(*asking):
             assert (answer.end, answer.chunks[-1]["error"]["code"]) == ("cut", "stream_broken")
@@ -353,7 +354,7 @@ async def test_a_follower_has_its_own_deadline(backend: Backend) -> None:
         async with await gw.connect() as leader:
             await leader.send(request(gw))
             await leader.until(b'"a"')
-            hurried = await gw.send(request(gw, headers=[("x-sluice-deadline", "300ms")]))
+            hurried = await gw.send(request(gw, headers=[("x-sluice-deadline", "1s")]))
             assert (hurried.end, hurried.chunks[-1]["error"]["code"]) == ("cut", "deadline_exceeded")
             backend.release.set()
             assert b"[DONE]" in await leader.until(LAST_CHUNK)
@@ -361,7 +362,7 @@ async def test_a_follower_has_its_own_deadline(backend: Backend) -> None:
 
 async def test_a_leader_that_left_is_still_bound_by_its_routes_times(backend: Backend) -> None:
     backend.streams("a", "b", hold=2)
-    async with gateway_with(backend, route={**ROUTE, "timeouts": {"idle": "400ms"}}) as gw:
+    async with gateway_with(backend, route={**ROUTE, "timeouts": {"idle": "1500ms"}}) as gw:
         async with await gw.connect() as follower:
             async with await gw.connect() as leader:
                 await leader.send(request(gw))

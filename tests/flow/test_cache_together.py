@@ -138,7 +138,7 @@ async def test_a_leader_that_left_is_ended_with_the_gateway(backend: Backend) ->
         await asyncio.sleep(0.05)
     rest = await follower.rest()
     assert b"shutting_down" in rest or b"stream_broken" in rest
-    await backend.all_closed(1.0)
+    await backend.all_closed()
     follower.writer.close()
 
 

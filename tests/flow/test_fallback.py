@@ -457,8 +457,10 @@ async def test_an_exhausted_chain_tells_of_its_last_failure_and_not_to_try_again
 
 @pytest.mark.parametrize("leaves", [False, True])
 async def test_who_follows_an_answer_that_falls_goes_on_alone(backend: Backend, leaves: bool) -> None:
+    go = asyncio.Event()
+
     async def slow_503(c: Connection, request: Request) -> None:
-        await asyncio.sleep(0.3)
+        await go.wait()
         await c.send(plain(503, b"{}"))
 
     async with Backend() as own:
@@ -471,10 +473,13 @@ async def test_who_follows_an_answer_that_falls_goes_on_alone(backend: Backend, 
                     await leader.send(gw.chat_request())
                     await own.requested()
                     following = [group.create_task(gw.ask()) for _ in range(3)]
-                    await asyncio.sleep(0.1)
+                    await eventually(lambda: gw.gateway.client_requests == 4, "they follow")
                     if not leaves:
+                        go.set()
                         first = await leader.answer()
                         assert (first.text, first.header("x-sluice-degraded")) == ("s", "simplified")
+                await asyncio.sleep(0.1)
+                go.set()
             answers = [task.result() for task in following]
             assert {(one.text, one.header("x-sluice-degraded")) for one in answers} == {("s", "simplified")}
             assert all(one.header("x-sluice-cache") is None for one in answers)

