@@ -9,57 +9,10 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from gateway.observe import names
 from gateway.observe.exposition import Snapshot, expose
 from gateway.observe.members import EndpointMetrics, PoolMetrics, WorkerMetrics
-from gateway.observe.names import (
-    ATTEMPTS,
-    AUTH_FAILURES,
-    AUTH_REASONS,
-    BREAKER_STATE,
-    BUILD_INFO,
-    CACHE,
-    CACHE_RESULTS,
-    CLIENT_GONE,
-    CLIENT_GONE_PHASES,
-    EJECTIONS,
-    ENDPOINT_IN_FLIGHT,
-    ENDPOINT_STATE,
-    FALLBACKS,
-    FIRST_BYTE,
-    GAP,
-    HEDGES,
-    LIMIT_MODE,
-    LIMIT_MODES,
-    LIMIT_REFUSED,
-    LOG_DROPPED,
-    LOOP_LAG,
-    METRICS,
-    OPEN_STREAMS,
-    OUTPUT_TOKEN,
-    OVERHEAD,
-    PANICS,
-    POLICY_GENERATION,
-    POLICY_RELOAD_FAILURES,
-    PROBES,
-    QUEUE_DEPTH,
-    QUEUE_REFUSED,
-    QUEUE_SECONDS,
-    REQUEST_SECONDS,
-    REQUESTS,
-    RETRIES,
-    RETRY_BUDGET_EXHAUSTED,
-    STORE_ERROR_KINDS,
-    STORE_ERRORS,
-    STORE_SECONDS,
-    STREAMS_BROKEN,
-    TIMEOUT_KINDS,
-    TIMEOUTS,
-    TOKENS,
-    UNFRAMED_ENDS,
-    WORKER_RESTARTS,
-    WORKER_START,
-    WORKER_STATE,
-)
+from gateway.observe.names import METRICS
 from gateway.observe.series import Budget, Family, Histogram, Metric, Number
 
 __all__ = ["METRICS", "EndpointMetrics", "Metrics", "PoolMetrics", "WorkerMetrics"]
@@ -84,52 +37,46 @@ class Metrics:
     ) -> None:
         self._budget = Budget(max_series, _OPTIONAL - frozenset(labels))
         self._families: dict[str, Family[Any]] = {}
-        self._requests = self._numbers(REQUESTS)
-        self._request_seconds = self._histograms(REQUEST_SECONDS)
-        self._first_byte = self._histograms(FIRST_BYTE)
-        self._gap = self._histograms(GAP)
-        self._output_token = self._histograms(OUTPUT_TOKEN)
-        self._tokens = self._numbers(TOKENS)
-        self.attempts = self._numbers(ATTEMPTS)
-        self.endpoint_in_flight = self._numbers(ENDPOINT_IN_FLIGHT)
-        self.endpoint_state = self._numbers(ENDPOINT_STATE)
-        self.ejections = self._numbers(EJECTIONS)
-        self.breaker_state = self._numbers(BREAKER_STATE)
-        self.probes = self._numbers(PROBES)
-        self.retries = self._numbers(RETRIES)
-        self.retry_budget_exhausted = self._numbers(RETRY_BUDGET_EXHAUSTED)
-        self.hedges = self._numbers(HEDGES)
-        self._fallbacks = self._numbers(FALLBACKS)
-        self.panics = self._numbers(PANICS)
-        self.queue_seconds = self._histograms(QUEUE_SECONDS)
-        self.queue_depth = self._numbers(QUEUE_DEPTH)
-        self.queue_refused = self._numbers(QUEUE_REFUSED)
-        self.streams_broken = self._numbers(STREAMS_BROKEN)
-        self.unframed_ends = self._numbers(UNFRAMED_ENDS)
-        self.worker_state = self._numbers(WORKER_STATE)
-        self.worker_restarts = self._numbers(WORKER_RESTARTS)
-        self.worker_start = self._histograms(WORKER_START)
-        client_gone = self._numbers(CLIENT_GONE)
-        self._client_gone = {phase: client_gone.known(phase) for phase in CLIENT_GONE_PHASES}
-        timeouts = self._numbers(TIMEOUTS)
-        self._timeouts = {kind: timeouts.known(kind) for kind in TIMEOUT_KINDS}
-        auth_failures = self._numbers(AUTH_FAILURES)
-        self._auth_failures = {reason: auth_failures.known(reason) for reason in AUTH_REASONS}
-        self.store_seconds: Observe = self._histograms(STORE_SECONDS).known().observe
-        store_errors = self._numbers(STORE_ERRORS)
-        self._store_errors = {kind: store_errors.known(kind) for kind in STORE_ERROR_KINDS}
-        self._limit_refused = self._numbers(LIMIT_REFUSED)
-        limit_mode = self._numbers(LIMIT_MODE)
-        self._limit_mode = {state: limit_mode.known(state) for state in LIMIT_MODES}
-        cache = self._numbers(CACHE)
-        self._cache = {result: cache.known(result) for result in CACHE_RESULTS}
-        self.overhead: Observe = self._histograms(OVERHEAD).known().observe
-        self.loop_lag: Observe = self._histograms(LOOP_LAG).known().observe
-        self.open_streams = self._numbers(OPEN_STREAMS).known()
-        self._generation = self._numbers(POLICY_GENERATION).known()
-        self._reload_failures = self._numbers(POLICY_RELOAD_FAILURES).known()
-        self._log_dropped = self._numbers(LOG_DROPPED).known()
-        self._numbers(BUILD_INFO).known(version).value = 1
+        self._requests = self._numbers(names.REQUESTS)
+        self._request_seconds = self._histograms(names.REQUEST_SECONDS)
+        self._first_byte = self._histograms(names.FIRST_BYTE)
+        self._gap = self._histograms(names.GAP)
+        self._output_token = self._histograms(names.OUTPUT_TOKEN)
+        self._tokens = self._numbers(names.TOKENS)
+        self.attempts = self._numbers(names.ATTEMPTS)
+        self.endpoint_in_flight = self._numbers(names.ENDPOINT_IN_FLIGHT)
+        self.endpoint_state = self._numbers(names.ENDPOINT_STATE)
+        self.ejections = self._numbers(names.EJECTIONS)
+        self.breaker_state = self._numbers(names.BREAKER_STATE)
+        self.probes = self._numbers(names.PROBES)
+        self.retries = self._numbers(names.RETRIES)
+        self.retry_budget_exhausted = self._numbers(names.RETRY_BUDGET_EXHAUSTED)
+        self.hedges = self._numbers(names.HEDGES)
+        self._fallbacks = self._numbers(names.FALLBACKS)
+        self.panics = self._numbers(names.PANICS)
+        self.queue_seconds = self._histograms(names.QUEUE_SECONDS)
+        self.queue_depth = self._numbers(names.QUEUE_DEPTH)
+        self.queue_refused = self._numbers(names.QUEUE_REFUSED)
+        self.streams_broken = self._numbers(names.STREAMS_BROKEN)
+        self.unframed_ends = self._numbers(names.UNFRAMED_ENDS)
+        self.worker_state = self._numbers(names.WORKER_STATE)
+        self.worker_restarts = self._numbers(names.WORKER_RESTARTS)
+        self.worker_start = self._histograms(names.WORKER_START)
+        self._client_gone = self._words(names.CLIENT_GONE, names.CLIENT_GONE_PHASES)
+        self._timeouts = self._words(names.TIMEOUTS, names.TIMEOUT_KINDS)
+        self._auth_failures = self._words(names.AUTH_FAILURES, names.AUTH_REASONS)
+        self.store_seconds: Observe = self._histograms(names.STORE_SECONDS).known().observe
+        self._store_errors = self._words(names.STORE_ERRORS, names.STORE_ERROR_KINDS)
+        self._limit_refused = self._numbers(names.LIMIT_REFUSED)
+        self._limit_mode = self._words(names.LIMIT_MODE, names.LIMIT_MODES)
+        self._cache = self._words(names.CACHE, names.CACHE_RESULTS)
+        self.overhead: Observe = self._histograms(names.OVERHEAD).known().observe
+        self.loop_lag: Observe = self._histograms(names.LOOP_LAG).known().observe
+        self.open_streams = self._numbers(names.OPEN_STREAMS).known()
+        self._generation = self._numbers(names.POLICY_GENERATION).known()
+        self._reload_failures = self._numbers(names.POLICY_RELOAD_FAILURES).known()
+        self._log_dropped = self._numbers(names.LOG_DROPPED).known()
+        self._numbers(names.BUILD_INFO).known(version).value = 1
         self._pools: dict[str, PoolMetrics] = {}
         self._endpoints: dict[Pair, EndpointMetrics] = {}
         self._workers: dict[Pair, WorkerMetrics] = {}
@@ -280,6 +227,11 @@ class Metrics:
         family = Family(metric, Number, self._budget)
         self._families[metric.name] = family
         return family
+
+    def _words(self, metric: Metric, words: Iterable[str]) -> dict[str, Number]:
+        """By its one label, which has these values and no other."""
+        family = self._numbers(metric)
+        return {word: family.known(word) for word in words}
 
     def _histograms(self, metric: Metric) -> Family[Histogram]:
         assert metric.name not in self._families, "one family a name"
