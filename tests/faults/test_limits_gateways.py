@@ -30,7 +30,7 @@ async def test_two_gateways_on_one_redis_admit_exactly_the_limit(backend: Backen
     rules: list[dict[str, Any]] = [
         {"requests": "50/day", "per": "tenant"},
         {"concurrency": 1000},
-        {"requests": "1000/hour"},
+        {"requests": "1000/day"},
     ]
     plan = limited(redis.url, *rules, timeout="5s", on_outage="closed")
     async with gateway_with(backend, policy=plan, quiet=False) as one:

@@ -124,7 +124,7 @@ async def test_bad_keys_are_refused_in_the_same_time(backend: Backend) -> None:
                 assert (await answer(gw, ("POST", "/v1/chat/completions"), key, "authorization"))[0] == 401
                 took[name].append(time.perf_counter() - began)
         medians = {name: statistics.median(times) for name, times in took.items()}
-        assert max(medians.values()) < 1.5 * min(medians.values()) + 0.001 * slowdown(), medians
+        assert max(medians.values()) < 2 * min(medians.values()) + 0.002 * slowdown(), medians
 
 
 def test_to_refuse_one_takes_as_much_as_to_refuse_another() -> None:

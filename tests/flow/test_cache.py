@@ -167,7 +167,7 @@ async def test_a_large_answer_is_given_to_a_slow_reader_as_it_reads(backend: Bac
 
 async def test_hits_take_of_the_plans_requests_and_of_its_tokens_nothing(backend: Backend) -> None:
     backend.answers(200, json.dumps({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}))
-    limits = [{"requests": "100/hour"}, {"tokens": "1000/hour"}, {"concurrency": 5}]
+    limits = [{"requests": "100/day"}, {"tokens": "1000/day"}, {"concurrency": 5}]
     async with gateway_with(backend, route=ROUTE, policy={"plans": {"test": {"limits": limits}}}) as gw:
         for _ in range(3):
             await ask(gw, stream=False, max_tokens=20)
