@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from backends.http import HttpClient, HttpError
+from backends.tasks import ended
 from policies import codec
 
 TIMEOUT: Final = 5.0
@@ -55,9 +56,7 @@ class Webhooks:
         telling = set(self._telling)
         if telling:
             _, late = await asyncio.wait(telling, timeout=grace)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            await ended(*late)
         http, self._http = self._http, None
         if http is not None:
             await http.close()

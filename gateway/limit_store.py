@@ -13,6 +13,7 @@ from typing import Protocol
 
 from backends.meters import StoreMeter
 from backends.store.base import LEASE_LIFETIME, Store
+from backends.tasks import ended
 from gateway.observe.log import fields
 from policies.limits import WINDOWS, Rule
 from policies.settings import Store as Settings
@@ -118,10 +119,7 @@ class LimitStores:
         """Settle what is left, for a moment at most."""
         await self.started()
         # Those that leave have waited long enough, and a change that is not through by now will not be.
-        ending = [*self._leaving] if self._starting is None else [*self._leaving, self._starting]
-        for task in ending:
-            task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
+        await ended(*self._leaving, self._starting)
         for one in {self._asked, self._newest} - {None}:
             assert one is not None
             await one.store.stop()

@@ -9,6 +9,7 @@ from typing import Final
 from backends.store.commands import Commands
 from backends.store.keys import KeyStore, KeyStoreError
 from backends.store.redis_errors import StoreLostError
+from backends.tasks import ended
 from gateway.observe.log import fields
 from policies.api_keys import KeyEntry
 from policies.settings import Store
@@ -47,9 +48,7 @@ class StoredKeys:
 
     async def stop(self) -> None:
         """Ask no more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await ended(self._task)
         await self._commands.close()
 
     async def look(self) -> None:

@@ -21,6 +21,7 @@ from backends.store.redis_calls import Asked
 from backends.store.redis_channel import Channel, Opens
 from backends.store.redis_errors import Kind, ReplyError, StoreLostError
 from backends.store.redis_link import DesyncError, Link, Stopwatch
+from backends.tasks import ended
 
 PARTS: Final = 16
 PROBE: Final = 0.25
@@ -114,9 +115,7 @@ class CachePart:
     async def stop(self) -> None:
         """End."""
         self._stopped = True
-        if self._probing is not None:
-            self._probing.cancel()
-            await asyncio.gather(self._probing, return_exceptions=True)
+        await ended(self._probing)
         await self._channel.close()
 
     def refused(self, kind: Kind, reason: str) -> None:

@@ -16,6 +16,7 @@ from typing import Final, Literal, Protocol
 from backends.meters import StoreMeter
 from backends.store.base import HEARTBEAT
 from backends.store.windowed import WindowedStore
+from backends.tasks import ended
 from policies.limits import Answer, Change, Demand, Granted, Level, Refused, Rule
 from policies.limits.rules import Outage as Word
 
@@ -214,9 +215,7 @@ class GuardedStore:
 
     async def stop(self) -> None:
         """As `Store.stop`."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await ended(self._task)
         await self._remote.stop(self._stop_for)
 
     async def _connect(self) -> None:
