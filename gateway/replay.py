@@ -42,6 +42,9 @@ class Replay:
         exchange.first_content = exchange.attempt_began = now
         word = b"stale" if exchange.cache == "stale" else b"hit"
         ours = [(b"x-request-id", exchange.request_id.encode()), (b"x-sluice-cache", word), *exchange.extra_headers]
+        if exchange.attempts:
+            # Of a stale one: what was tried before it.
+            ours.append((b"x-sluice-attempts", b"%d" % exchange.attempts))
         cycle.wire.limit(exchange.left(now))
         cycle.start(head.status, [*head.headers, *ours], length_known=head.length_known)
         error: GatewayError = StreamBroken("The engine broke the stream off. What came before is all there is.")

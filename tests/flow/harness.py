@@ -133,6 +133,7 @@ async def assert_quiet(gw: Running) -> None:
     await eventually(lambda: plane.active_connections == 0, "an upstream connection is still in use")
     doors = gw.gateway.data.admission.doors.values()
     await eventually(lambda: all(not door.queue.taken for door in doors), "a slot of a pool is still held")
+    await eventually(lambda: not gw.gateway.data.caching.flying, "an answer is still on its way to others")
     lines = await gw.access_lines()
     series = gw.series()
     assert total(series, "queue_depth") == 0
@@ -143,6 +144,10 @@ async def assert_quiet(gw: Running) -> None:
     assert total(series, "client_gone_total") == sum(line["client_gone"] is not None for line in lines)
     for status, count in Counter(line["status"] for line in lines).items():
         assert total(series, "requests_total", code=str(status)) == count
+    for metric, label, told in (("cache_total", "result", "cache"), ("fallbacks_total", "kind", "degraded")):
+        words = Counter(line[told] for line in lines if line[told] is not None)
+        assert {word: total(series, metric, **{label: word}) for word in words} == words, metric
+        assert total(series, metric) == words.total(), metric
     trails = [line["trail"] for line in lines]
     assert [len(trail) for trail in trails] == [line["attempts"] for line in lines]
     settled = Counter((endpoint, outcome) for trail in trails for endpoint, outcome, _ in trail)

@@ -309,7 +309,7 @@ async def test_tokens_are_charged_by_what_the_fallback_pool_used(backend: Backen
         await c.send(STREAM_HEAD + chunked(data + b"data: [DONE]\n\n") + LAST_CHUNK)
 
     backend.does(script)
-    policy = {"plans": {"test": {"limits": [{"tokens": "1000/hour", "per": "key"}]}}}
+    policy = {"plans": {"test": {"limits": [{"tokens": "1000/day", "per": "key"}]}}}
     pools: Pools = {"pool": [GONE], "small": [backend]}
     async with gateway_with(pools=pools, policy=policy, route=chain({"pool": "small"}, MESSAGE)) as gw:
         answer = await gw.ask()
@@ -374,6 +374,7 @@ async def test_a_stale_answer_is_given_again_byte_for_byte_and_labelled(backend:
         stale = await gw.ask()
         assert stale.body == fresh.body
         assert (stale.header("x-sluice-degraded"), stale.header("x-sluice-cache")) == ("cache", "stale")
+        assert stale.header("x-sluice-attempts") == "1"
         # What was not asked before has no such answer, and the next step is taken.
         assert (await gw.ask("something else")).header("x-sluice-degraded") == "message"
         assert gw.total("fallbacks_total", kind="cache") == gw.total("fallbacks_total", kind="message") == 1
