@@ -11,7 +11,7 @@ import pytest
 from gateway import __version__
 
 SLUICE = Path(sys.executable).with_name("sluice")
-VERBS = ["serve", "check", "schema", "keys", "simulate"]
+VERBS = ["serve", "check", "explain", "schema", "keys", "simulate"]
 
 
 def sluice(*words: str | Path) -> subprocess.CompletedProcess[str]:
