@@ -21,6 +21,7 @@ from backends.store.opening import Around
 from policies.settings.server import Store as Settings
 from tests.contracts.limit_stages import SERVERS
 from tests.fakes.store import SpyMeter
+from tests.flow.harness import eventually
 
 CHUNKS = (b'data: {"a":1}\n\n', b"\x00\xff\r\n\r\n", b"x", b"data: [DONE]\n\n")
 
@@ -57,6 +58,10 @@ async def on_redis(url: str) -> AsyncIterator[Cache]:
     around = Around(time.monotonic, 0.0, Random(), meter, lambda event, _: said.append(event))
     cache = open_redis_cache(Settings(url=url, prefix=f"t{uuid4().hex[:12]}", timeout=5.0), around)
     await cache.start()
+    # A machine that stands still while it connects loses a part for a moment.
+    await eventually(lambda: said.count("cache_back") == said.count("cache_lost"), "it never came back", timeout=20)
+    meter.errors.clear()
+    said.clear()
     try:
         yield cache
     finally:

@@ -16,6 +16,7 @@ say who they are) is kept apart: `requests`, `attempts`, `connections` and `rece
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import ssl
@@ -122,7 +123,9 @@ class Connection(asyncio.Protocol):
     def rst(self) -> None:
         """Reset: what is still in the other side's way is lost with it."""
         sock = self.transport.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        # Where the other side was faster there is no socket any more.
+        with contextlib.suppress(ValueError, OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
     # -- asyncio.Protocol

@@ -436,12 +436,12 @@ async def test_hedges_do_not_hide_an_engine_that_hangs(backend: Backend, other: 
     backend.does(silent())
     backend.token.does(silent())
     other.streams("a")
-    settings = in_order(backend, other, health={"every": "200ms", "timeout": "1s", "suspect_every": "50ms"})
+    settings = in_order(backend, other, health={"every": "200ms", "timeout": "500ms", "suspect_every": "50ms"})
     async with gateway_with(backend, other, policy=settings, route=hedged()) as gw:
         assert (await gw.ask()).text == "a"
         assert sum(gw.total("endpoint_state", endpoint="pool-0", state=one) for one in ("suspect", "down")) == 1
         await eventually(
-            lambda: gw.total("endpoint_state", endpoint="pool-0", state="down") == 1, "nobody found out", 20
+            lambda: gw.total("endpoint_state", endpoint="pool-0", state="down") == 1, "nobody found out", 40
         )
         assert (await gw.ask()).header("x-sluice-attempts") == "1"
         assert gw.total("ejections_total") == 0

@@ -12,7 +12,6 @@ import pytest
 from tests.fakes.backend import Backend, Connection, Request, Script, plain
 from tests.faults.scenes import dies, pool, route, state
 from tests.flow.harness import Running, gateway_with
-from tests.pace import slowdown
 
 ERROR = b'{"error":{"message":"failed","type":"InternalServerError","param":null,"code":500}}'
 
@@ -169,7 +168,7 @@ async def test_the_answer_that_opens_the_last_breaker_is_passed_on_when_nobody_i
 
 async def test_the_deadline_holds_in_the_second_attempt_too(backend: Backend, other: Backend) -> None:
     async def late(c: Connection, request: Request) -> None:
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(1.5)
         await c.send(plain(502, b"no"))
 
     async def silent(c: Connection, request: Request) -> None:
@@ -181,11 +180,11 @@ async def test_the_deadline_holds_in_the_second_attempt_too(backend: Backend, ot
         took = []
         for _ in range(2):
             began = time.monotonic()
-            answer = await gw.send(gw.chat_request(headers=[("x-sluice-deadline", "1s")]))
+            answer = await gw.send(gw.chat_request(headers=[("x-sluice-deadline", "2s")]))
             took.append(time.monotonic() - began)
             assert (answer.status, answer.error["code"]) == (504, "deadline_exceeded")
-        # Not a second after the second attempt was sent.
-        assert max(took) < 1 + 0.4 * slowdown()
+        # Not two seconds after the second attempt was sent.
+        assert max(took) < 3
 
 
 async def test_after_an_outage_long_streams_do_not_hold_the_others_up(backend: Backend) -> None:
