@@ -74,7 +74,12 @@ class Limiting:
         if asked and store is not None:
             answer = store.take(asked, next(self._names))
             if isinstance(answer, asyncio.Future):
-                answer = await _waited(store, answer, asked)
+                coming = answer
+                try:
+                    answer = await coming
+                except BaseException:
+                    _abandon(store, coming, asked)
+                    raise
             if isinstance(answer, Refused):
                 self._refused(answer.rule.name)
                 raise limit_error(answer, asked)
@@ -111,9 +116,14 @@ class Limiting:
         prompt, output = self._used(exchange, held)
         if held.granted is None or held.store is None:
             return
-        more = output - held.reserved[1]
-        beyond = {"tokens": prompt - held.reserved[0] + more, "output_tokens": more}
-        changes = [(one, beyond[one.rule.kind]) for one in held.demands if beyond.get(one.rule.kind)]
+        more_output = output - held.reserved[1]
+        more = prompt - held.reserved[0] + more_output
+        changes = []
+        for one in held.demands:
+            kind = one.rule.kind
+            amount = more if kind == "tokens" else more_output if kind == "output_tokens" else 0
+            if amount:
+                changes.append((one, amount))
         held.store.settle(held.granted, changes)
 
     def _used(self, exchange: Exchange, held: Held) -> tuple[int, int]:
@@ -136,14 +146,10 @@ class Limiting:
         return real(usage, found, held.reserved, whole=whole)
 
 
-async def _waited(store: Store, answer: "asyncio.Future[Answer]", asked: tuple[Demand, ...]) -> Answer:
-    """The store's answer. Who stops waiting leaves it to the store to give back what it takes, or gives it back
-    where the answer had just come."""
-    try:
-        return await answer
-    except BaseException:
-        if not answer.cancel() and not answer.cancelled() and answer.exception() is None:
-            came = answer.result()
-            if isinstance(came, Granted):
-                store.settle(came, [(one, -one.amount) for one in asked])
-        raise
+def _abandon(store: Store, answer: "asyncio.Future[Answer]", asked: tuple[Demand, ...]) -> None:
+    """Who stops waiting leaves it to the store to give back what it takes, or gives it back where the answer had just
+    come."""
+    if not answer.cancel() and not answer.cancelled() and answer.exception() is None:
+        came = answer.result()
+        if isinstance(came, Granted):
+            store.settle(came, [(one, -one.amount) for one in asked])
