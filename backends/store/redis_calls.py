@@ -43,6 +43,7 @@ _ARITHMETIC: Final[Mapping[str, _Arithmetic]] = {
     "fixed_window": fixed_window,
     "slots": slots,
 }
+_LEVELS: Final = {strategy: arithmetic.level for strategy, arithmetic in _ARITHMETIC.items()}
 
 
 class Taking:
@@ -207,7 +208,7 @@ def levels(demands: Sequence[Demand], found: Sequence[State], now: int) -> tuple
     """Where the buckets stand."""
     return tuple(
         [
-            _ARITHMETIC[(rule := demand.rule).strategy].level(rule, state, now)
+            _LEVELS[(rule := demand.rule).strategy](rule, state, now)
             for demand, state in zip(demands, found, strict=True)
         ]
     )
