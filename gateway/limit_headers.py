@@ -10,33 +10,33 @@ from math import ceil, inf
 from typing import Final
 
 from gateway.headers import Headers
-from policies.limits import Kind, Level
+from policies.limits import Level
 
 _REQUESTS: Final = (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests")
 _TOKENS: Final = (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens")
-# Of concurrency there is none: it has no time at which it is as it was, and clients would take it for a rate.
-_NAMES: Final[dict[Kind, tuple[bytes, bytes, bytes]]] = {
-    "requests": _REQUESTS,
-    "tokens": _TOKENS,
-    "output_tokens": _TOKENS,
-}
 
 
 def limit_headers(levels: Sequence[Level]) -> Headers:
     """The headers of the rule with the least share left, one of requests and one of tokens (output tokens count as
     tokens); of two that have as little, the one that is full again later. None for what no rule counts."""
-    least: dict[tuple[bytes, bytes, bytes], Level] = {}
+    requests: Level | None = None
+    tokens: Level | None = None
     for level in levels:
-        names = _NAMES.get(level.rule.kind)
-        if names is not None and (names not in least or _scarcer(level, least[names])):
-            least[names] = level
+        kind = level.rule.kind
+        if kind == "requests":
+            if requests is None or _scarcer(level, requests):
+                requests = level
+        # Of concurrency there is none: it has no time at which it is as it was, and clients would take it for a rate.
+        elif kind != "concurrency" and (tokens is None or _scarcer(level, tokens)):
+            tokens = level
     headers: Headers = []
-    for (limit, remaining, reset), level in least.items():
-        headers += (
-            (limit, b"%d" % level.limit),
-            (remaining, b"%d" % level.remaining),
-            (reset, duration(level.reset)),
-        )
+    for (limit, remaining, reset), least in ((_REQUESTS, requests), (_TOKENS, tokens)):
+        if least is not None:
+            headers += (
+                (limit, b"%d" % least.limit),
+                (remaining, b"%d" % least.remaining),
+                (reset, duration(least.reset)),
+            )
     return headers
 
 

@@ -16,7 +16,7 @@ from gateway.limit_errors import limit_error
 from gateway.limit_headers import limit_headers
 from gateway.limit_store import LimitStore, LimitStores
 from policies.describe import Call
-from policies.limits import Answer, Demand, Granted, Refused, Subject, demands
+from policies.limits import Answer, Demand, Granted, Refused, Subject
 from policies.limits.plans import PlanLimits
 from policies.principal import Principal
 from policies.usage.dialects import DIALECTS, Dialect
@@ -24,9 +24,9 @@ from policies.usage.edits import ask_usage, cap_output, may_ask
 from policies.usage.estimate import Estimates, counted, real
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Held:
-    """What a request has taken, until it is settled.
+    """What a request has taken, until it is settled. Not frozen for the reason that `policies.limits.answers` gives.
 
     model: what it is counted under
     reserved: tokens of the prompt and of the answer
@@ -69,12 +69,17 @@ class Limiting:
         dialect = DIALECTS.get(exchange.kind.path) if limits.counts else None
         reserved = self._estimates.reserve(call, limits.plan, model, limits.room) if dialect is not None else (0, 0)
         subject = Subject(principal.key, principal.tenant, principal.user_of(call.user), exchange.client, model)
-        asked = demands(limits.rules, subject, tokens=sum(reserved), output_tokens=reserved[1])
+        asked = limits.asking.demands(subject, reserved[0] + reserved[1], reserved[1])
         granted, store = None, self._stores.current
         if asked and store is not None:
             answer = store.take(asked, next(self._names))
             if isinstance(answer, asyncio.Future):
-                answer = await _waited(store, answer, asked)
+                coming = answer
+                try:
+                    answer = await coming
+                except BaseException:
+                    _abandon(store, coming, asked)
+                    raise
             if isinstance(answer, Refused):
                 self._refused(answer.rule.name)
                 raise limit_error(answer, asked)
@@ -88,13 +93,15 @@ class Limiting:
 
     def edit(self, exchange: Exchange, limits: PlanLimits, call: Call, engine: str) -> None:
         """The declared edits of the body (rule 8): the answer's bound, and asking for usage that is taken out again."""
-        dialect = DIALECTS.get(exchange.kind.path)
-        if dialect is None or not limits.counts:
+        most = limits.plan.max_output_tokens
+        asks = limits.charges and call.stream
+        dialect = DIALECTS.get(exchange.kind.path) if asks or most is not None else None
+        if dialect is None:
             return
         body = exchange.body
-        if limits.plan.max_output_tokens is not None:
-            body = cap_output(body, dialect, limits.plan.max_output_tokens, engine)
-        if limits.charges and may_ask(
+        if most is not None:
+            body = cap_output(body, dialect, most, engine)
+        if asks and may_ask(
             dialect, engine, stream=call.stream, include_usage=call.include_usage, answers=call.answers
         ):
             asked = ask_usage(body)
@@ -113,8 +120,14 @@ class Limiting:
         prompt, output = self._used(exchange, held)
         if held.granted is None or held.store is None:
             return
-        beyond = {"tokens": prompt + output - sum(held.reserved), "output_tokens": output - held.reserved[1]}
-        changes = [(one, beyond[one.rule.kind]) for one in held.demands if beyond.get(one.rule.kind)]
+        more_output = output - held.reserved[1]
+        more = prompt - held.reserved[0] + more_output
+        changes = []
+        for one in held.demands:
+            kind = one.rule.kind
+            amount = more if kind == "tokens" else more_output if kind == "output_tokens" else 0
+            if amount:
+                changes.append((one, amount))
         held.store.settle(held.granted, changes)
 
     def _used(self, exchange: Exchange, held: Held) -> tuple[int, int]:
@@ -125,23 +138,22 @@ class Limiting:
             return real((None, None), None, held.reserved)
         tap = relay.tap
         whole = not relay.stream or relay.said_end
-        found = counted(
-            held.call, held.dialect, events=tap.events, size=tap.size, stream=relay.stream, whole=whole
-        )  # fmt: skip
         usage = exchange.usage
+        # Counted only where the engine's word is not there, or not the last.
+        found = 0
+        if usage[1] is None or not whole:
+            found = counted(
+                held.call, held.dialect, events=tap.events, size=tap.size, stream=relay.stream, whole=whole
+            )  # fmt: skip
         if usage[0] is not None:
             self._estimates.learn(held.model, held.call.prompt_bytes, usage[0])
         return real(usage, found, held.reserved, whole=whole)
 
 
-async def _waited(store: Store, answer: "asyncio.Future[Answer]", asked: tuple[Demand, ...]) -> Answer:
-    """The store's answer. Who stops waiting leaves it to the store to give back what it takes, or gives it back
-    where the answer had just come."""
-    try:
-        return await answer
-    except BaseException:
-        if not answer.cancel() and not answer.cancelled() and answer.exception() is None:
-            came = answer.result()
-            if isinstance(came, Granted):
-                store.settle(came, [(one, -one.amount) for one in asked])
-        raise
+def _abandon(store: Store, answer: "asyncio.Future[Answer]", asked: tuple[Demand, ...]) -> None:
+    """Who stops waiting leaves it to the store to give back what it takes, or gives it back where the answer had just
+    come."""
+    if not answer.cancel() and not answer.cancelled() and answer.exception() is None:
+        came = answer.result()
+        if isinstance(came, Granted):
+            store.settle(came, [(one, -one.amount) for one in asked])

@@ -29,7 +29,7 @@ class Store(Protocol):
         """Take all demands, or none. Never raises, and never has a future raise.
 
         demands: of one request; at least one. No two of one bucket.
-        lease: unique for the request, such as its id
+        lease: unique for the request, such as its id; ASCII
 
         A future may be awaited with or without a task around it. Who stops waiting cancels it, and the store gives back
         what it took or still takes; where `cancel()` says False there is an answer. Whoever has a `Granted` settles it.

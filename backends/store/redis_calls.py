@@ -43,6 +43,7 @@ _ARITHMETIC: Final[Mapping[str, _Arithmetic]] = {
     "fixed_window": fixed_window,
     "slots": slots,
 }
+_LEVELS: Final = {strategy: arithmetic.level for strategy, arithmetic in _ARITHMETIC.items()}
 
 
 class Taking:
@@ -65,7 +66,7 @@ class Taking:
             return None
         store = self._store
         self._nonce = store.number()
-        return store.wire.take(self._nonce, self.demands, self.lease, looks=False, lifetime=LIFETIME, whole=self.whole)
+        return store.wire.take(self._nonce, self.demands, self.lease, looks=False, whole=self.whole)
 
     def replied(self, reply: Any) -> None:
         if type(reply) is not list:
@@ -199,17 +200,15 @@ def states(demands: Sequence[Demand], reply: Sequence[Any]) -> list[State]:
     if len(reply) != 3 + 2 * len(demands):
         raise DesyncError("it has another length")
     now = reply[2]
-    return [
-        (reply[at], reply[at + 1], now) if demand.rule.strategy == "token_bucket" else (reply[at], reply[at + 1])
-        for at, demand in zip(range(3, len(reply), 2), demands, strict=True)
-    ]
+    # The time is a part only of a bucket's state; nobody minds it in the others.
+    return [(reply[at], reply[at + 1], now) for at in range(3, len(reply), 2)]
 
 
 def levels(demands: Sequence[Demand], found: Sequence[State], now: int) -> tuple[Level, ...]:
     """Where the buckets stand."""
     return tuple(
         [
-            _ARITHMETIC[demand.rule.strategy].level(demand.rule, state, now)
+            _LEVELS[(rule := demand.rule).strategy](rule, state, now)
             for demand, state in zip(demands, found, strict=True)
         ]
     )

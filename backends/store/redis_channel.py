@@ -45,7 +45,8 @@ class Channel:
         self._links: set[Link] = set()
         self._making: asyncio.Task[None] | None = None
         self._flushing: asyncio.Handle | None = None
-        self._hurried = False
+        # Runs on when calls have taken along what it was set for: one timer in 2 ms is less than one a tick.
+        self._delayed: asyncio.TimerHandle | None = None
         self._calls: list[Call] = []
         self._closed = False
 
@@ -56,10 +57,7 @@ class Channel:
     def send(self, call: Call) -> None:
         """Send it with all others of this tick."""
         self._calls.append(call)
-        if not self._hurried:
-            if self._flushing is not None:
-                self._flushing.cancel()
-            self._hurried = True
+        if self._flushing is None:
             self._flushing = asyncio.get_running_loop().call_soon(self._flush)
 
     def again(self, call: Call, data: bytes) -> None:
@@ -71,8 +69,8 @@ class Channel:
 
     def soon(self) -> None:
         """There is something for `first`, if there is a connection; else it waits until there is one."""
-        if self._flushing is None and self._link is not None:
-            self._flushing = self._link.later(_DELAY, self._flush)
+        if self._delayed is None and self._link is not None:
+            self._delayed = self._link.later(_DELAY, self._late)
 
     def retire(self, kind: Kind, reason: str) -> None:
         """Use the connection no more; every call that waits is lost. A server that is only frozen carries out what lies
@@ -101,8 +99,9 @@ class Channel:
         if self._making is not None:
             self._making.cancel()
             await asyncio.gather(self._making, return_exceptions=True)
-        if self._flushing is not None:
-            self._flushing.cancel()
+        for handle in (self._flushing, self._delayed):
+            if handle is not None:
+                handle.cancel()
         self.drop("connection", "the gateway ends")
         links = list(self._links)
         for link in links:
@@ -110,8 +109,13 @@ class Channel:
         if links:
             await asyncio.wait([link.ended for link in links], timeout=1.0)
 
+    def _late(self) -> None:
+        self._delayed = None
+        if self._flushing is None and self._link is not None:
+            self._flush()
+
     def _flush(self) -> None:
-        self._flushing, self._hurried = None, False
+        self._flushing = None
         link = self._link
         if link is None:
             if self._calls:

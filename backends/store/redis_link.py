@@ -64,8 +64,9 @@ class Link(asyncio.Protocol):
         self._gone = gone
         self._stopwatch = stopwatch
         self._calls: deque[tuple[Call, float]] = deque()
-        # What was sent at once, and when it is late.
-        self._due: deque[tuple[float, Sequence[Call]]] = deque()
+        # When what was sent at once is late, the number of its last call, its calls. Gone when all are answered.
+        self._due: deque[tuple[float, int, Sequence[Call]]] = deque()
+        self._sent = 0
         self._timer: asyncio.Handle | None = None
         self._retired = False
         self._socket = opened.transport.get_extra_info("socket")
@@ -79,10 +80,10 @@ class Link(asyncio.Protocol):
             return
         began = self._stopwatch.clock()
         self._transport.write(data)
-        for call in calls:
-            self._calls.append((call, began))
+        self._calls.extend([(call, began) for call in calls])
+        self._sent += len(calls)
         now = self._loop.time()
-        self._due.append((now + self._timeout, calls))
+        self._due.append((now + self._timeout, self._sent, calls))
         if self._timer is None:
             self._timer = self._loop.call_at(now + self._timeout, self._judge)
         if len(self._calls) > _MOST_CALLS:
@@ -127,6 +128,9 @@ class Link(asyncio.Protocol):
         except (DesyncError, GarbageError) as error:
             # Nobody knows any more which reply is whose.
             self.drop("other", f"replies out of step: {error}")
+        answered, due = self._sent - len(calls), self._due
+        while due and due[0][1] <= answered:
+            due.popleft()
         if self._retired and not calls:
             self.drop("connection", "nobody waits here any more")
 
@@ -155,7 +159,7 @@ class Link(asyncio.Protocol):
             self._timer = self._loop.call_soon(self._judge)
             return
         while self._due and self._due[0][0] <= now:
-            for call in self._due.popleft()[1]:
+            for call in self._due.popleft()[2]:
                 call.lost("timeout", f"no reply in {self._timeout * 1000:g} ms")
                 if self.closed is not None:
                     return

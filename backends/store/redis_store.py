@@ -59,7 +59,7 @@ class RedisStore:
     def __init__(
         self, opens: Opens, scripts: Scripts, sharing: Sharing, outage: Outage, rng: Random, stopwatch: Stopwatch
     ) -> None:
-        self.wire = Wire(scripts, sharing.keys)
+        self.wire = Wire(scripts, sharing.keys, LIFETIME)
         self.outage = outage
         self.channel = Channel(opens, sharing.timeout, self._greet, self._settlings, stopwatch)
         self._clock = stopwatch.clock
@@ -83,14 +83,12 @@ class RedisStore:
             self._drop_slot(bucket, granted.lease)
         for demand, amount in changes:
             if amount and demand.rule.strategy != "slots":
-                self._settles.append((demand.rule, demand.bucket, amount, granted.at))
+                self._settles.append((demand.rule, demand.bucket, str(amount), granted.at))
         self.channel.soon()
 
     async def seen(self, demands: Sequence[Demand]) -> tuple[Level, ...]:
         """As `Store.seen`. Raises StoreLostError."""
-        reply = await self.ask(
-            lambda nonce, whole=False: self.wire.take(nonce, demands, "", looks=True, lifetime=LIFETIME, whole=whole)
-        )
+        reply = await self.ask(lambda nonce, whole=False: self.wire.take(nonce, demands, "", looks=True, whole=whole))
         return levels(demands, states(demands, reply), reply[2])
 
     async def ask(self, pack: Pack) -> list[Any]:
@@ -159,7 +157,10 @@ class RedisStore:
         for demand in demands:
             if demand.rule.strategy == "slots":
                 slots = (*slots, demand.bucket)
-                self._held.setdefault(demand.bucket, set()).add(lease)
+                held = self._held.get(demand.bucket)
+                if held is None:
+                    held = self._held[demand.bucket] = set()
+                held.add(lease)
         return Granted(levels(demands, found, now), "store", now, lease, slots)
 
     def give_back(self, demands: Sequence[Demand], lease: str, at: int) -> None:
@@ -167,7 +168,7 @@ class RedisStore:
         self.release(demands, lease)
         for demand in demands:
             if demand.rule.strategy != "slots":
-                self._settles.append((demand.rule, demand.bucket, -demand.amount, at))
+                self._settles.append((demand.rule, demand.bucket, str(-demand.amount), at))
         self.channel.soon()
 
     def release(self, demands: Sequence[Demand], lease: str) -> None:

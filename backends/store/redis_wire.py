@@ -33,39 +33,51 @@ class Scripts:
 class Wire:
     """Packs commands. `EVALSHA` and what never changes of a rule are packed once."""
 
-    def __init__(self, scripts: Scripts, prefix: str) -> None:
-        """prefix: begins every key; with braces around what a Cluster picks the slot by"""
+    def __init__(self, scripts: Scripts, prefix: str, lifetime: int) -> None:
+        """
+        prefix: begins every key; with braces around what a Cluster picks the slot by
+        lifetime: of a lease, in microseconds
+        """
         self._prefix = prefix
+        self._lifetime = lifetime
+        self._take, self._look = (bulk(word) + bulk(str(lifetime)) for word in ("take", "look"))
         self._texts = scripts.texts
         self._shas = {name: sha1(text.encode()).hexdigest() for name, text in scripts.texts.items()}
         self._keys: dict[str, str] = {}
         self._rules: dict[int, tuple[Rule, str]] = {}
         self._heads: dict[tuple[Name, int, int], str] = {}
 
-    def take(
-        self, nonce: int, demands: Sequence[Demand], lease: str, *, looks: bool, lifetime: int, whole: bool = False
-    ) -> bytes:
+    def take(self, nonce: int, demands: Sequence[Demand], lease: str, *, looks: bool, whole: bool = False) -> bytes:
         """`take.lua` for one request; `whole` sends the script itself."""
-        # Written out, since every request comes here: 2 us instead of 4.
+        # Written out, as in `settle`, since every request comes here: 1 us for three rules.
         keys, values, known_keys, known_rules = "", "", self._keys, self._rules
         for demand in demands:
             rule, bucket, amount = demand.rule, demand.bucket, demand.amount
             known = known_rules.get(id(rule))
             keys += known_keys.get(bucket) or self.key(bucket)
-            values += (known[1] if known is not None else self._rule(rule)) + (
-                _ONE if amount == 1 else bulk(str(amount))
-            )
+            values += known[1] if known is not None else self._rule(rule)
+            if amount == 1:
+                values += _ONE
+            else:
+                number = str(amount)
+                values += f"${len(number)}\r\n{number}\r\n"
         number = str(nonce)
         head = self._head("take", len(demands), 4 + 5 * len(demands), whole)
-        mode = _LOOK if looks else _TAKE
-        return f"{head}{keys}${len(number)}\r\n{number}\r\n{bulk(lease)}{mode}{bulk(str(lifetime))}{values}".encode()
+        mode = self._look if looks else self._take
+        return f"{head}{keys}${len(number)}\r\n{number}\r\n${len(lease)}\r\n{lease}\r\n{mode}{values}".encode()
 
     def settle(self, nonce: int, changes: Sequence["Change"], *, whole: bool = False) -> bytes:
         """`settle.lua` for a batch of changes."""
-        keys, values, known_keys = "", "", self._keys
+        keys, values, known_keys, known_rules = "", "", self._keys, self._rules
         for rule, bucket, what, taken in changes:
             keys += known_keys.get(bucket) or self.key(bucket)
-            values += f"{_SLOT if rule is None else self._rule(rule)}{bulk(str(what))}{bulk(str(taken))}"
+            if rule is None:
+                values += f"{_SLOT}${len(what)}\r\n{what}\r\n{_NEVER}"
+            else:
+                known = known_rules.get(id(rule))
+                packed = known[1] if known is not None else self._rule(rule)
+                at = str(taken)
+                values += f"{packed}${len(what)}\r\n{what}\r\n${len(at)}\r\n{at}\r\n"
         head = self._head("settle", len(changes), 1 + 6 * len(changes), whole)
         return f"{head}{keys}{bulk(str(nonce))}{values}".encode()
 
@@ -116,7 +128,7 @@ class Wire:
         return found[1]
 
 
-Change = tuple[Rule | None, str, int | str, int]
+Change = tuple[Rule | None, str, str, int]
 """(rule, bucket, units used beyond, when they were taken); for a slot that is given back (None, bucket, lease, 0)."""
 
 
@@ -139,6 +151,5 @@ def bulk(text: str) -> str:
 
 
 _ONE: Final = bulk("1")
-_TAKE: Final = bulk("take")
-_LOOK: Final = bulk("look")
+_NEVER: Final = bulk("0")
 _SLOT: Final = "".join(map(bulk, ("s", "0", "0", "0")))

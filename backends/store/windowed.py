@@ -58,7 +58,7 @@ Outage = Callable[[Sequence[Demand], str], Answer]
 
 
 class WindowedStore:
-    """A `Store` over another one, for all that is no window. Costs a look at each demand where there are none."""
+    """A `Store` over another one, for all that is no window. Costs next to nothing where no rule is of one."""
 
     def __init__(self, store: Store, open_windows: Callable[[], Windows], outage: Outage | None = None) -> None:
         """
@@ -77,12 +77,9 @@ class WindowedStore:
 
     def take(self, demands: Sequence[Demand], lease: str) -> "Answer | asyncio.Future[Answer]":
         """As `Store.take`."""
-        for demand in demands:
-            if demand.rule.strategy in WINDOWS:
-                break
-        else:
+        # `ready` was called for every rule: until it has opened windows, no demand is of one.
+        if self._windows is None or not any([demand.rule.strategy in WINDOWS for demand in demands]):
             return self._store.take(demands, lease)
-        assert self._windows is not None, "ready() is called for every rule"
         work = self._take(self._windows, demands, lease)
         if self._windows.at_once:
             return _run(work)
@@ -90,8 +87,9 @@ class WindowedStore:
 
     def settle(self, granted: Granted, changes: Sequence[Change] = ()) -> None:
         """As `Store.settle`."""
-        kept = [change for change in changes if change[0].rule.strategy not in WINDOWS]
-        self._store.settle(granted, kept)
+        if self._windows is not None:
+            changes = [change for change in changes if change[0].rule.strategy not in WINDOWS]
+        self._store.settle(granted, changes)
 
     async def seen(self, demands: Sequence[Demand]) -> tuple[Level, ...]:
         """As `Store.seen`."""

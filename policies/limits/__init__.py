@@ -5,12 +5,13 @@ with `Granted` or `Refused`. The arithmetic that every store of ours follows is 
 """
 
 from policies.limits.answers import Answer, Change, Granted, Level, Mode, Refused
-from policies.limits.demands import Demand, Subject, demands
+from policies.limits.demands import Asking, Demand, Subject, demands
 from policies.limits.rules import WINDOWS, Kind, Outage, Rule, Strategy, rules_of
 
 __all__ = [
     "WINDOWS",
     "Answer",
+    "Asking",
     "Change",
     "Demand",
     "Granted",

@@ -1,9 +1,10 @@
 """What each plan bounds, worked out once a table, so that a request whose plan bounds nothing pays for nothing."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from policies.limits.demands import Asking
 from policies.limits.rules import Outage, Rule, rules_of
 from policies.settings.auth import Plan
 
@@ -17,6 +18,7 @@ class PlanLimits:
     counts: whether its requests are read for how many tokens they may take
     charges: whether a rule counts tokens, so that the engine's own count is wanted
     room: the least burst of its token rules; None without one
+    asking: says what a request asks of the rules
     """
 
     plan: Plan
@@ -24,6 +26,7 @@ class PlanLimits:
     counts: bool
     charges: bool
     room: int | None
+    asking: Asking = field(compare=False, repr=False)
 
 
 def plan_limits(plans: Mapping[str, Plan], on_outage: Outage) -> Mapping[str, PlanLimits]:
@@ -35,5 +38,5 @@ def plan_limits(plans: Mapping[str, Plan], on_outage: Outage) -> Mapping[str, Pl
         if rules or capped:
             bursts = [rule.burst for rule in rules if rule.kind in _TOKENS]
             charges = bool(bursts)
-            found[name] = PlanLimits(plan, rules, charges or capped, charges, min(bursts, default=None))
+            found[name] = PlanLimits(plan, rules, charges or capped, charges, min(bursts, default=None), Asking(rules))
     return found

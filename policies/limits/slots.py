@@ -12,8 +12,7 @@ _WAIT: Final = round(SLOT_WAIT * 1_000_000)
 
 def wait(rule: Rule, state: State, amount: int, now: int) -> int | None:
     """0 where a slot is free or held already; else microseconds to wait, a guess; None where there are no slots."""
-    held, mine = state
-    if mine or held < rule.count:
+    if state[1] or state[0] < rule.count:
         return 0
     return _WAIT if rule.count else None
 

@@ -55,7 +55,9 @@ class Estimates:
         if prompt_tokens > _HEAVIEST:
             prompt_bytes, prompt_tokens = round(prompt_bytes * _HEAVIEST / prompt_tokens), _HEAVIEST
         # One that is beyond all measure (a picture, a prompt that the engine remembers) moves it by little.
-        within = min(MOST * prompt_tokens, max(LEAST * prompt_tokens, prompt_bytes))
+        within: float = prompt_bytes
+        if not LEAST * prompt_tokens <= prompt_bytes <= MOST * prompt_tokens:
+            within = min(MOST * prompt_tokens, max(LEAST * prompt_tokens, prompt_bytes))
         size, tokens = self._sums.get(model, (START * _GUESS, float(_GUESS)))
         self._sums[model] = (size * _DECAY + within, tokens * _DECAY + prompt_tokens)
         self._sums.move_to_end(model)

@@ -249,7 +249,9 @@ def free_port() -> int:
 
 def keys(nodes: Sequence[Server]) -> dict[str, int]:
     """Every key of these servers, and for how many milliseconds it will be there; -1 is for ever."""
-    return {key: one.ask("PTTL", key) for one in nodes for key in one.ask("KEYS", "*")}
+    found = {key: one.ask("PTTL", key) for one in nodes for key in one.ask("KEYS", "*")}
+    # -2: it has gone since it was listed.
+    return {key: left for key, left in found.items() if left != -2}
 
 
 @contextmanager

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.limits import Subject, demands, rules_of
-from policies.settings.auth import Limit
+from policies.limits import Asking, Subject, demands, rules_of
+from policies.settings.auth import Limit, Per
 from policies.units import Rate
 
 SUBJECT = Subject(key="k1", tenant="acme", user="ann", ip="192.0.2.1", model="qwen")
@@ -100,6 +100,34 @@ def test_two_subjects_share_a_bucket_only_if_they_are_one(one: tuple[str, str], 
     subjects = [replace(SUBJECT, tenant=tenant, model=model) for tenant, model in (one, other)]
     first, second = (demands([rule], subject)[0].bucket for subject in subjects)
     assert (first == second) == (one == other)
+
+
+PERS = ("key", "tenant", "user", "ip", "model", "tenant+model", "all")
+FEW = st.sampled_from(["a", "b", "a|b", ""])
+AMOUNTS = st.integers(0, 2)
+
+
+@given(
+    st.lists(st.sampled_from(PERS), min_size=1, max_size=4),
+    st.lists(st.tuples(st.builds(Subject, FEW, FEW, FEW, FEW, FEW), AMOUNTS, AMOUNTS), max_size=20),
+)
+def test_remembered_buckets_are_those_that_would_be_named_anew(
+    pers: list[Per], asked: list[tuple[Subject, int, int]]
+) -> None:
+    kinds = ({"requests": Rate(5, 60)}, {"tokens": Rate(5, 60)}, {"output_tokens": Rate(5, 60)}, {"concurrency": 1})
+    rules = rules_of("p", [Limit(**kind, per=per) for kind, per in zip(kinds, pers, strict=False)], "local")  # type: ignore[arg-type]
+    asking = Asking(rules)
+    for subject, tokens, output in asked:
+        assert asking.demands(subject, tokens, output) == demands(rules, subject, tokens, output)
+
+
+def test_only_so_many_subjects_are_remembered_and_only_what_rules_look_at() -> None:
+    asking = Asking(rules_of("p", [Limit(requests=Rate(5, 60)), Limit(concurrency=1, per="tenant")], "local"))
+    (first, _) = asking.demands(SUBJECT)
+    assert asking.demands(replace(SUBJECT, user="bob", ip="192.0.2.2"))[0] is first
+    for number in range(5000):
+        assert asking.demands(replace(SUBJECT, key=f"k{number}"))[0].bucket == f"p.0:rt60|k{number}"
+    assert asking.demands(SUBJECT)[0] is not first
 
 
 @given(st.text(max_size=100_000) | st.just("\ud800" * 100))
