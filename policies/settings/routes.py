@@ -164,6 +164,8 @@ class Route:
     def _check_hedge(self) -> None:
         if self.hedge is None:
             return
+        if self.timeouts.first_byte is not None and self.hedge.after >= self.timeouts.first_byte:
+            raise ValueError("hedge.after must be less than timeouts.first_byte, which ends an attempt that is silent")
         retries = 0 if self.retry is None else self.retry.retries
         pools = sum(step.pool is not None for step in self.fallback)
         if not retries:

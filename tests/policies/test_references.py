@@ -193,6 +193,10 @@ def test_steps_of_a_fallback_that_lead_nowhere_are_mistakes(tmp_path: Path, step
             "{cache: stale}", "cache: {stale: 0s}",
             "a stale answer as a fallback needs cache.stale: with 0s none is kept past its ttl",
         ),
+        (
+            "{message: a}", "hedge: {}, timeouts: {first_byte: 2s}",
+            "hedge.after must be less than timeouts.first_byte, which ends an attempt that is silent",
+        ),
         ("{message: a}", "hedge: {}, retry: off", "hedge needs retry.retries: a hedge is an attempt after the first"),
         (
             "{pool: q}", "hedge: {}, retry: {retries: 1}",
