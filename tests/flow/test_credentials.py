@@ -77,7 +77,7 @@ async def test_guesses_of_an_address_become_slow_and_its_good_keys_do_not(backen
         assert 1 <= int(answer.header("retry-after") or "") <= 3 and answer.header("x-should-retry") == "false"
         await held_up(gw, gw.request("GET", "/v1/models", headers=[("authorization", "Bearer x")]))
         assert (await gw.ask()).status == 200
-        assert 22 <= gw.total("auth_failures_total", reason="unknown") == gw.total("requests_total") - 1
+        assert 22 <= gw.total("auth_failures_total", reason="unknown") <= 30
 
 
 async def held_up(gw: Running, data: bytes) -> tuple[Answer, float]:
