@@ -105,7 +105,9 @@ class Running:
         path = self.folder / "access.log"
 
         def read() -> list[dict[str, Any]]:
-            return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+            # What is being written just now has no end yet.
+            whole = path.read_text().rpartition("\n")[0] if path.exists() else ""
+            return [json.loads(line) for line in whole.splitlines()]
 
         await eventually(lambda: len(read()) >= wanted, "the access log never had its lines")
         return read()
