@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+# Here first: the openai SDK would look into an httpx that the gateway in this process is just importing in a thread.
+import httpx  # noqa: F401
 from prometheus_client.parser import text_string_to_metric_families
 
 from backends.keyfile import change_keys
