@@ -103,4 +103,4 @@ def _settle_garbage() -> None:
     neither a request nor a connection makes any. Worth 5% of a request's CPU."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
+    gc.set_threshold(10_000, 5, 4)
