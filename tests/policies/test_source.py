@@ -1,5 +1,6 @@
 """Plain YAML 1.2 with places, and nothing else."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,25 @@ def test_message_shows_foreign_text_on_one_printable_line(tmp_path: Path) -> Non
     shown = refusal(tmp_path, text)
     assert shown.isprintable()
     assert len(shown) < 200
+
+
+def test_a_file_that_was_read_leaves_nothing_for_the_garbage_collector(tmp_path: Path) -> None:
+    good = tmp_path / "good.yaml"
+    good.write_text("version: 1\npools: {a: [1, 2]}\n")
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):
+            read(good)
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = {
+            type(thing).__qualname__
+            for thing in gc.garbage
+            if type(thing).__module__.startswith(("ruamel", "policies"))
+        }
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert left == set()
