@@ -1,0 +1,1 @@
+"""Pools of endpoints: the choice of an endpoint, its health, its breakers and its share of the traffic."""

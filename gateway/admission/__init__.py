@@ -1,0 +1,1 @@
+"""Admission: the bounded queue of each pool, and the gate that every request passes to get a slot."""

@@ -1,0 +1,1 @@
+"""Authentication: which principal a credential proves, and the API keys and issuers that it is checked against."""

@@ -1,0 +1,1 @@
+"""The process `sluice serve`: start, signals, logs and shutdown."""

@@ -1,0 +1,1 @@
+"""Capacity of a pool: who gets a slot, who waits for one in which order, and who is refused."""

@@ -1,0 +1,1 @@
+"""Identity: from a credential to a principal; API keys, JSON Web Tokens and their keys."""

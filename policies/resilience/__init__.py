@@ -1,0 +1,1 @@
+"""What follows from an outcome: retries, breakers, ejection, pauses, health, hedges and fallbacks."""
