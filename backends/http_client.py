@@ -1,8 +1,8 @@
 """The door to httpx: the client of the control plane, for what is fetched from others than endpoints.
 
 httpx is imported at the first request, not before: it costs 6.0 MB of memory (8.8 with a client) and 70 ms, and most
-gateways make none. Never on the data plane (3 ms of CPU a request; that is `backends/http1.py`), nor for probes, which
-are many and must see an endpoint as a request does (`backends/asking.py`).
+gateways make none. Never on the data plane (3 ms of CPU a request; that is `backends/http1/connection.py`), nor for
+probes, which are many and must see an endpoint as a request does (`backends/probes/one_shot.py`).
 """
 
 from __future__ import annotations

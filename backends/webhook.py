@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from backends.http import HttpClient, HttpError
+from backends.http_client import HttpClient, HttpError
 from backends.tasks import ended
 from policies import codec
 

@@ -1,5 +1,5 @@
 """The life of a gateway, from the reading of its policy to its end. `Gateway` is the whole program, which
-`gateway.running` runs until a signal ends it; what answers requests in it is put together in `gateway.assembly`."""
+`gateway.process.run` runs until a signal ends it; what answers requests in it is put together in `gateway.wiring`."""
 
 import asyncio
 import logging
@@ -11,27 +11,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from backends.probes import Prober
-from backends.wheel import TimerWheel
+from backends.http1.timer_wheel import TimerWheel
+from backends.probes.prober import Prober
 from backends.workers.launch import Launcher
 from backends.workers.supervisor import Supervisor, WorkerEvent
 from gateway import __version__
-from gateway.accepting import most_clients
+from gateway.admin.actions import Console
+from gateway.admin.overview import Overview
 from gateway.admin.routes import admin_routes, client_routes
-from gateway.assembly import Assembly, Means
-from gateway.clocks import WireSettings
-from gateway.console import Console
-from gateway.control import Control
-from gateway.logs import Logs
-from gateway.observe.lag import watch_lag
+from gateway.admin.status import GatewayStatus
+from gateway.control.control_plane import Control
+from gateway.control.policy_loader import StartError
+from gateway.http.accept import most_clients
+from gateway.http.listener import Listener
+from gateway.http.timers import WireSettings
+from gateway.limits.usage import UsageDesk
+from gateway.observe.loop_lag import watch_lag
 from gateway.observe.metrics import Metrics
-from gateway.overview import Overview
-from gateway.reading import StartError
-from gateway.server import Listener
-from gateway.shutdown import Shutdown
-from gateway.status import GatewayStatus
-from gateway.usage import UsageDesk
-from policies.settings import Policy, Server
+from gateway.process.log_outputs import Logs
+from gateway.process.shutdown import Shutdown
+from gateway.wiring import Assembly, Means
+from policies.config.settings import Policy, Server
 
 
 class Gateway:

@@ -3,11 +3,11 @@ told."""
 
 from typing import Final
 
-from backends.upstream import UpstreamError
+from backends.http1.interface import UpstreamError
 from gateway import errors
-from gateway.relay import Relay
-from policies import outcome as outcomes
-from policies.outcome import Outcome
+from gateway.upstream.relay import Relay
+from policies.resilience import outcome as outcomes
+from policies.resilience.outcome import Outcome
 
 REFUSALS: Final = {
     "invalid_json": errors.InvalidJson,
@@ -16,13 +16,13 @@ REFUSALS: Final = {
     "unsupported_media_type": errors.UnsupportedMediaType,
     "context_length_exceeded": errors.ContextTooLong,
 }
-"""Of `policies.describe`."""
+"""Of `policies.request.describe`."""
 ROUTE_REFUSALS: Final = {
     "model_not_found": errors.ModelNotFound,
     "model_not_allowed": errors.ModelNotAllowed,
     "path_not_found": errors.PathNotFound,
 }
-"""Of `policies.routing`."""
+"""Of `policies.request.routing`."""
 NOT_SENT: Final = frozenset({"refused", "connect_timeout", "tls", "dns", "no_descriptor"})
 
 

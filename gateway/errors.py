@@ -141,7 +141,7 @@ class HeadersTooLarge(GatewayError):
 
 
 class RateLimited(GatewayError):
-    """Too much in a time; `gateway.limit_errors` words it."""
+    """Too much in a time; `gateway.limits.limit_error` words it."""
 
     status, code = 429, "rate_limit_exceeded"
 

@@ -4,22 +4,22 @@ the way."""
 import time
 from typing import TYPE_CHECKING
 
-from backends.endpoint import Endpoint
-from gateway.client import ClientCycle
-from gateway.deadlines import overdue
+from backends.pool.endpoint import Endpoint
 from gateway.errors import GatewayError, StreamBroken, error_body, error_event
+from gateway.http.request import ClientCycle
 from gateway.observe.access_log import Entry
-from gateway.relay import Relay
-from policies.paths import PathKind
-from policies.principal import Principal
-from policies.settings import Timeouts
+from gateway.upstream.relay import Relay
+from gateway.upstream.timeouts import overdue
+from policies.config.settings import Timeouts
+from policies.identity.principal import Principal
+from policies.request.paths import PathKind
 
 if TYPE_CHECKING:
-    from gateway.caching import Lookup
-    from gateway.degraded import Answer
-    from gateway.door import Door
-    from gateway.flights import Flight
-    from gateway.limiting import Held
+    from gateway.admission.pool_queue import Door
+    from gateway.cache.coalescing import Flight
+    from gateway.cache.response_cache import Lookup
+    from gateway.fallback.canned_answer import Answer
+    from gateway.limits.limiter import Held
 
 Step = tuple[str, str, float]
 """One attempt in the access log: the endpoint's name, the outcome, milliseconds."""

@@ -8,25 +8,25 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from backends.plane import View
-from backends.pool import Pool
+from backends.control.data_plane import View
+from backends.pool.pool import Pool
 from gateway import errors
-from gateway.admission import Admission
-from gateway.attempts import Attempts
-from gateway.bodies import ON_LOOP, check_framing, refuse_repeats
-from gateway.caching import Caching
-from gateway.client import ClientGone
-from gateway.deadlines import hurry
+from gateway.admission.gate import Admission
+from gateway.auth.authenticate import Doubt, Identity
+from gateway.cache.response_cache import Caching
+from gateway.error_mapping import REFUSALS, ROUTE_REFUSALS
 from gateway.exchange import Exchange
-from gateway.fallback import Asked, Fallbacks
-from gateway.identify import Doubt, Identity
-from gateway.limiting import Limiting
-from gateway.settle import Settlement
-from gateway.words import REFUSALS, ROUTE_REFUSALS
-from policies.describe import Call, Refused, describe, refuse_engine_fields
-from policies.principal import AuthenticationError, KeysWanted, Principal
-from policies.routing import Routed, RouteRefused
-from policies.usage.dialects import DIALECTS
+from gateway.fallback.chain import Asked, Fallbacks
+from gateway.http.framing import ON_LOOP, check_framing, refuse_repeats
+from gateway.http.request import ClientGone
+from gateway.limits.limiter import Limiting
+from gateway.observe.completion import Settlement
+from gateway.upstream.attempts import Attempts
+from gateway.upstream.timeouts import hurry
+from policies.identity.principal import AuthenticationError, KeysWanted, Principal
+from policies.request.describe import Call, Refused, describe, refuse_engine_fields
+from policies.request.routing import Routed, RouteRefused
+from policies.request.usage.dialects import DIALECTS
 
 log = logging.getLogger("sluice.pipeline")
 

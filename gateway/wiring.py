@@ -8,31 +8,31 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from backends.cache.opening import make_cache
-from backends.plane import DataPlane, View
-from backends.store.opening import Around, make_store
-from backends.store.windowed import WindowedStore
+from backends.cache.factory import make_cache
+from backends.control.data_plane import DataPlane, View
+from backends.http1.timer_wheel import TimerWheel
+from backends.store.factory import Around, make_store
+from backends.store.windowed_store import WindowedStore
 from backends.webhook import Webhooks
-from backends.wheel import TimerWheel
 from gateway import __version__
-from gateway.admission import Admission
-from gateway.attempts import Attempts
-from gateway.caching import Caching
-from gateway.control import Control
-from gateway.dispatch import Dispatch
-from gateway.edge import Edge
-from gateway.fallback import Fallbacks
-from gateway.identify import Identity
-from gateway.limit_store import LimitStores, Voice
-from gateway.limiting import Limiting
+from gateway.admission.gate import Admission
+from gateway.auth.authenticate import Identity
+from gateway.cache.response_cache import Caching
+from gateway.control.control_plane import Control
+from gateway.fallback.chain import Fallbacks
+from gateway.fallback.notifier import Telling
+from gateway.http.router import Edge
+from gateway.limits.limiter import Limiting
+from gateway.limits.store_switch import LimitStores, Voice
 from gateway.observe.access_log import AccessLog
+from gateway.observe.completion import Settlement
 from gateway.observe.log import fields
 from gateway.observe.metrics import Metrics
 from gateway.pipeline import Pipeline
-from gateway.settle import Settlement
-from gateway.telling import Telling
-from policies.guessing import Guessing
-from policies.settings import Store
+from gateway.upstream.attempts import Attempts
+from gateway.upstream.dispatch import Dispatch
+from policies.config.settings import Store
+from policies.identity.guessing import Guessing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

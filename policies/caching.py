@@ -20,9 +20,9 @@ from hashlib import sha256
 from typing import Any, Final, Literal
 
 from policies.codec import JSONError, Raw, decode, encode_sorted
-from policies.json_object import Refused, members
-from policies.paths import PathKind
-from policies.settings.routes import Cache
+from policies.config.settings.routes import Cache
+from policies.request.json_object import Refused, members
+from policies.request.paths import PathKind
 
 CANONICAL: Final = 64 << 10
 """Bytes of a body that is brought into canonical form: 64 KiB take 6 ms at the worst, and the loop waits for it."""

@@ -61,7 +61,7 @@ def table(*head: str, rows: Iterator[str]) -> str:
 
 def metrics() -> str:
     """One row a metric: name, type, labels, meaning, in the order of the registry."""
-    from gateway.observe.names import METRICS, PREFIX
+    from gateway.observe.metric_catalog import METRICS, PREFIX
 
     def rows() -> Iterator[str]:
         for metric in METRICS:

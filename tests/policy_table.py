@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from policies.available import partly_built
+from policies.config.available import partly_built
 
 Schema = dict[str, Any]
 

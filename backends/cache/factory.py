@@ -2,8 +2,8 @@
 
 from backends.cache.base import Cache
 from backends.cache.memory import MemoryCache
-from backends.store.opening import Around
-from policies.settings.server import Store as Settings
+from backends.store.factory import Around
+from policies.config.settings.server import Store as Settings
 
 
 def make_cache(settings: Settings, around: Around) -> Cache:
@@ -18,7 +18,7 @@ def open_redis_cache(settings: Settings, around: Around) -> Cache:
     from backends.cache.redis import PARTS, CachePart, RedisCache, part_name
     from backends.store.redis_client import RedisClient
     from backends.store.redis_link import Stopwatch
-    from policies.store_url import read_target
+    from policies.config.store_url import read_target
 
     target = read_target(settings.url)
     password = None if settings.password is None else settings.password.value

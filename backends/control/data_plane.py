@@ -13,21 +13,21 @@ from dataclasses import dataclass
 from math import inf
 from typing import Protocol
 
-from backends.connections import ConnectionPool, read_buffer
-from backends.endpoint import Endpoint
-from backends.events import EndpointEvent, Verdict
-from backends.meters import EndpointMeter, PoolMeter
-from backends.pool import Pool, Strategy
-from backends.pool_state import PoolState
-from backends.resolve import Resolver
-from backends.table import EndpointSpec, Table
-from backends.tls import TlsSettings
-from backends.upstream import Origin
-from backends.wheel import Timer, TimerWheel
+from backends.control.events import EndpointEvent, Verdict
+from backends.control.meters import EndpointMeter, PoolMeter
+from backends.control.table import EndpointSpec, Table
+from backends.http1.connection_pool import ConnectionPool, read_buffer
+from backends.http1.interface import Origin
+from backends.http1.resolver import Resolver
+from backends.http1.timer_wheel import Timer, TimerWheel
+from backends.http1.tls import TlsSettings
+from backends.pool.endpoint import Endpoint
+from backends.pool.pool import Pool, Strategy
+from backends.pool.pool_state import PoolState
 from policies.balancing import strategy
-from policies.identity import Authenticator, Tokens
+from policies.identity.authenticator import Authenticator, Tokens
 from policies.limits.plans import PlanLimits, plan_limits
-from policies.routing import Routes
+from policies.request.routing import Routes
 
 # How often expired pauses and ejections are looked for while nobody chooses, in seconds.
 TICK = 0.25
@@ -163,7 +163,7 @@ class DataPlane:
         if not table.issuers:
             return None
         # Loads pyjwt and cryptography, which nobody pays for who has no issuer.
-        from policies.tokens import TokenVerifier
+        from policies.identity.tokens import TokenVerifier
 
         return TokenVerifier(table.issuers, table.plans, self._now)
 

@@ -1,4 +1,4 @@
-"""How pools and endpoints count, without knowing where to: `gateway.observe.members` fits these."""
+"""How pools and endpoints count, without knowing where to: `gateway.observe.member_metrics` fits these."""
 
 from collections.abc import Callable
 from typing import Protocol

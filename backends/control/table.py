@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from policies.identity import KeyRecord
-from policies.issuers import Issuer
+from policies.config.settings import Plan, Route
+from policies.config.settings.pools import Breaker, Ejection, Queue
+from policies.identity.authenticator import KeyRecord
+from policies.identity.issuers import Issuer
+from policies.identity.principal import Principal
 from policies.limits import Outage
-from policies.principal import Principal
-from policies.settings import Plan, Route
-from policies.settings.pools import Breaker, Ejection, Queue
 
 Forced = Literal["open", "closed"]
 

@@ -5,13 +5,13 @@ from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
 
-from backends.table import EndpointSpec, Forced, PoolSpec, Table
+from backends.control.table import EndpointSpec, Forced, PoolSpec, Table
 from backends.workers.process import State
 from backends.workers.supervisor import WorkerView
-from policies.identity import KeyRecord
-from policies.issuers import Issuer
-from policies.principal import principal_for
-from policies.settings import Endpoint, Policy, Pool
+from policies.config.settings import Endpoint, Policy, Pool
+from policies.identity.authenticator import KeyRecord
+from policies.identity.issuers import Issuer
+from policies.identity.principal import principal_for
 
 _NOBODY: Mapping[str, Forced] = MappingProxyType({})
 # A worker that is asked to stop is started again, unless it leaves the table.

@@ -9,8 +9,8 @@ from typing import Final, Protocol, cast
 
 from httptools import HttpParserError, HttpResponseParser
 
-from backends.response import ResponseReader
-from backends.upstream import Kind, Sink, UpstreamError
+from backends.http1.interface import Kind, Sink, UpstreamError
+from backends.http1.response import ResponseReader
 
 READ_SIZE: Final = 64 * 1024
 """Bytes of the read buffer: no more than this arrives after `pause()`."""

@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from backends.http1 import READ_SIZE, Connection
-from backends.resolve import Address, Resolver
-from backends.tls import client_context
-from backends.upstream import Origin, UpstreamError
-from backends.wheel import Timer, TimerWheel
+from backends.http1.connection import READ_SIZE, Connection
+from backends.http1.interface import Origin, UpstreamError
+from backends.http1.resolver import Address, Resolver
+from backends.http1.timer_wheel import Timer, TimerWheel
+from backends.http1.tls import client_context
 
 Resolve = Callable[[str, int], Awaitable[list[Address]]]
 

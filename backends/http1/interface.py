@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
-from backends.tls import TlsSettings
+from backends.http1.tls import TlsSettings
 
 Kind = Literal[
     "refused", "connect_timeout", "tls", "dns", "no_descriptor", "reset_reused", "no_answer", "malformed", "broken_off"

@@ -10,7 +10,7 @@ it to that.
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from backends.upstream import Headers
+from backends.http1.interface import Headers
 
 HEADERS_LIMIT: Final = 256
 """Header lines of one head."""

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from backends.http import HttpClient, HttpError
-from policies.issuers import VerifyingKey
-from policies.settings import Jwt
+from backends.http_client import HttpClient, HttpError
+from policies.config.settings import Jwt
+from policies.identity.issuers import VerifyingKey
 
 if TYPE_CHECKING:
-    from policies.jwks import Jwks
+    from policies.identity.jwks import Jwks
 
 log = logging.getLogger("sluice.identity")
 
@@ -98,7 +98,7 @@ class KeySource:
             self._begin()
         fetch = self._fetch
         if fetch is not None and (left := fetch.began + PATIENCE - now) > 0:
-            # Nothing that needs a task may stand here: a request is none (gateway/drive.py).
+            # Nothing that needs a task may stand here: a request is none (gateway/http/driver.py).
             await asyncio.wait({fetch.done}, timeout=left)
         over = fetch is None or fetch.done.done()
         return "newest" if over and self._failures == 0 and self.keys is not None else "unknown"
@@ -230,6 +230,6 @@ class KeySources:
 
 def _read(body: bytes, settings: Jwt) -> Jwks:
     """In a thread, where the first one loads pyjwt."""
-    from policies.jwks import read_jwks
+    from policies.identity.jwks import read_jwks
 
     return read_jwks(body, settings)

@@ -21,10 +21,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from policies.api_keys import KeyEntry, digest
 from policies.codec import UNSET, Decoder, Struct, UnsetType, encode
-from policies.keyring import DEMO_LABEL, check_names
-from policies.principal import read_scopes
+from policies.identity.api_keys import KeyEntry, digest
+from policies.identity.keyring import DEMO_LABEL, check_names
+from policies.identity.principal import read_scopes
 
 MAX_BYTES = 64 << 20
 # How long a change waits for another one, seconds; each takes milliseconds.

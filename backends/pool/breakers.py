@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from math import inf
 from typing import Final
 
-from backends.table import Forced
-from policies.breaker import Breaker, Permit, State
-from policies.settings.pools import Breaker as Settings
+from backends.control.table import Forced
+from policies.config.settings.pools import Breaker as Settings
+from policies.resilience.breaker import Breaker, Permit, State
 
 MODELS: Final = 64
 """So many models have a breaker of their own; further ones share one. A route with a glob lets clients choose names."""

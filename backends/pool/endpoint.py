@@ -4,14 +4,14 @@ outcomes."""
 from math import inf
 from types import TracebackType
 
-from backends.connections import ConnectionPool
-from backends.http1 import Connection
-from backends.meters import EndpointMeter, Gauge
-from backends.pool_state import PoolState
-from backends.standing import Standing
-from backends.table import EndpointSpec
-from policies.breaker import Permit
-from policies.outcome import OK, Outcome
+from backends.control.meters import EndpointMeter, Gauge
+from backends.control.table import EndpointSpec
+from backends.http1.connection import Connection
+from backends.http1.connection_pool import ConnectionPool
+from backends.pool.endpoint_health import Standing
+from backends.pool.pool_state import PoolState
+from policies.resilience.breaker import Permit
+from policies.resilience.outcome import OK, Outcome
 
 # Paths and queries that clients send are remembered with their ready-made request line; beyond this many they are
 # made anew.

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final, Literal
 
-from backends.breakers import Breakers
-from backends.events import Kind, Verdict
-from backends.meters import EndpointMeter
-from backends.pool_state import PoolState
-from backends.share import Owner, Share
-from backends.table import EndpointSpec, Forced, PoolSpec
-from policies.breaker import Permit, State
-from policies.ejection import FailureRecord, Reason
-from policies.outcome import Outcome
-from policies.pause import Pause
-from policies.settings.pools import Ejection
+from backends.control.events import Kind, Verdict
+from backends.control.meters import EndpointMeter
+from backends.control.table import EndpointSpec, Forced, PoolSpec
+from backends.pool.breakers import Breakers
+from backends.pool.pool_state import PoolState
+from backends.pool.share import Owner, Share
+from policies.config.settings.pools import Ejection
+from policies.resilience.breaker import Permit, State
+from policies.resilience.ejection import FailureRecord, Reason
+from policies.resilience.outcome import Outcome
+from policies.resilience.pause import Pause
 
 TRIAL: Final = 0.1
 """After a pause one attempt in so many seconds is sent until one succeeds. All that wait would come at once else, to an

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from math import inf
 from typing import Protocol
 
-from backends.endpoint import Endpoint
-from backends.events import Nobody
-from backends.pool_state import PoolState
-from backends.table import PoolSpec
-from policies.hedging import HedgeBudget
-from policies.retry_budget import RetryBudget
+from backends.control.events import Nobody
+from backends.control.table import PoolSpec
+from backends.pool.endpoint import Endpoint
+from backends.pool.pool_state import PoolState
+from policies.resilience.hedging import HedgeBudget
+from policies.resilience.retry_budget import RetryBudget
 
 # For what nobody can say how long it takes: a client may ask again after so many seconds.
 SOON = 1.0
@@ -30,7 +30,7 @@ class Pool:
     """One pool of one table. Every `now` is in seconds of one monotonic clock.
 
     candidates: all endpoints of the table, whatever is wrong with them
-    gated: whether a request needs leave to enter (`gateway.admission`): it is bounded, or has no endpoint yet
+    gated: whether a request needs leave to enter (`gateway.admission.gate`): it is bounded, or has no endpoint yet
     """
 
     __slots__ = (

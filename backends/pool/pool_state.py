@@ -4,15 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from backends.events import EndpointEvent, Figures, Kind
-from backends.meters import PoolMeter
-from backends.table import PoolSpec
-from policies.ejection import may_eject
-from policies.hedging import HedgeBudget
-from policies.retry_budget import RetryBudget
+from backends.control.events import EndpointEvent, Figures, Kind
+from backends.control.meters import PoolMeter
+from backends.control.table import PoolSpec
+from policies.resilience.ejection import may_eject
+from policies.resilience.hedging import HedgeBudget
+from policies.resilience.retry_budget import RetryBudget
 
 if TYPE_CHECKING:
-    from backends.standing import Standing
+    from backends.pool.endpoint_health import Standing
 
 PANIC_OVER: Final = 10.0
 """A panic that nobody had for so many seconds is over, and the next one is told again."""

@@ -3,7 +3,7 @@
 from math import inf
 from typing import Final, Protocol
 
-from policies.slow_start import factor
+from policies.resilience.slow_start import factor
 
 STEP: Final = 0.25
 """How often a growing share is looked at, in seconds."""

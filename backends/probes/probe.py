@@ -1,5 +1,5 @@
 """The probes of one endpoint: what is asked, what was found, when the next one is due. `probes.Prober` makes one an
-endpoint; `policies/health.py` decides."""
+endpoint; `policies/resilience/health.py` decides."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from backends.asking import Asker, Reply
+from backends.control.events import EndpointEvent
+from backends.control.table import EndpointSpec
 from backends.engines import ENGINES, Ask, health_of
 from backends.engines.dialect import first_model
-from backends.events import EndpointEvent
-from backends.table import EndpointSpec
-from backends.upstream import UpstreamError
-from policies.health import TOKEN_PATIENCE, Change, Finding, HealthRecord, Kind
-from policies.settings.pools import Health
+from backends.http1.interface import UpstreamError
+from backends.probes.one_shot import Asker, Reply
+from policies.config.settings.pools import Health
+from policies.resilience.health import TOKEN_PATIENCE, Change, Finding, HealthRecord, Kind
 
 FIRST_WITHIN: Final = 0.25
 """Seconds over which the first probes after a start are spread."""

@@ -1,7 +1,7 @@
 """The prober: looks at every endpoint of the table in force, and tells the data plane what it has found.
 
-`policies/health.py` decides, `backends/watch.py` asks; here are the tasks, one an endpoint. What is asked is not
-traffic: it has connections of its own, is counted in `probes_total` alone and never in the access log.
+`policies/resilience/health.py` decides, `backends/probes/probe.py` asks; here are the tasks, one an endpoint. What
+is asked is not traffic: it has connections of its own, is counted in `probes_total` alone and never in the access log.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import random
 import ssl
 from collections.abc import Callable, Coroutine, Mapping
 
-from backends.asking import Asker
-from backends.connections import Resolve, read_buffer
-from backends.events import EndpointEvent, Verdict
-from backends.resolve import Resolver
-from backends.table import EndpointSpec, Table
-from backends.tls import TlsSettings, client_context
-from backends.watch import Around, Meters, Plane, Watch
-from backends.wheel import TimerWheel
+from backends.control.events import EndpointEvent, Verdict
+from backends.control.table import EndpointSpec, Table
+from backends.http1.connection_pool import Resolve, read_buffer
+from backends.http1.resolver import Resolver
+from backends.http1.timer_wheel import TimerWheel
+from backends.http1.tls import TlsSettings, client_context
+from backends.probes.one_shot import Asker
+from backends.probes.probe import Around, Meters, Plane, Watch
+from policies.config.settings.pools import Pool
 from policies.globs import is_glob
-from policies.health import Change, Finding
-from policies.settings.pools import Pool
+from policies.resilience.health import Change, Finding
 
 
 class Prober:

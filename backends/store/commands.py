@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 
 from backends.store.redis_client import Opened, RedisClient
 from backends.store.redis_errors import UNFINISHED, GarbageError, ReplyError, StoreLostError
-from policies.store_url import read_target
+from policies.config.store_url import read_target
 
 TIMEOUT: Final = 2.0
 """Seconds for one reply; that of all keys may be 3 MB."""

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
-from backends.meters import StoreMeter
+from backends.control.meters import StoreMeter
 from backends.store.memory import MemoryStore
 from backends.store.outage import GuardedStore, Say, StoreOutage
-from backends.store.windowed import WindowedStore, Windows
-from policies.settings.server import Store as Settings
+from backends.store.windowed_store import WindowedStore, Windows
+from policies.config.settings.server import Store as Settings
 
 if TYPE_CHECKING:
     from backends.store.redis_wire import Scripts
@@ -54,7 +54,7 @@ def open_memory(clock: Callable[[], float], epoch: float) -> WindowedStore:
         return clock() + epoch
 
     def open_windows() -> Windows:
-        from backends.store.windows import LibraryWindows, WindowMemory
+        from backends.store.library_windows import LibraryWindows, WindowMemory
 
         return LibraryWindows(WindowMemory(now), now)
 
@@ -67,7 +67,7 @@ def open_redis(settings: Settings, around: Around, scripts: "Scripts") -> Window
     from backends.store.redis_errors import StoreLostError
     from backends.store.redis_link import Stopwatch
     from backends.store.redis_store import RedisStore, Sharing
-    from policies.store_url import read_target
+    from policies.config.store_url import read_target
 
     sharing = Sharing(settings.prefix, settings.timeout, f"{around.rng.getrandbits(64):016x}")
     password = None if settings.password is None else settings.password.value

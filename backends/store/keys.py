@@ -1,10 +1,10 @@
 """API keys in the store: hashes only, written by `sluice keys`, read by every gateway that shares the store.
 
 One Redis hash `<prefix>:keys:v1` holds a field a secret, named by the SHA-256 in hex, with the line that a keys file
-would have (backends/keyfile.py), and a field `version`: a random word that is another after each change. Gateways ask
-for that word twice a second and read all keys when it is another: 10,000 keys are 3 MB. A change is one script, which
-does nothing if somebody else has changed the keys since they were read. The hash has no lifetime; it is the only one
-of our keys in Redis without.
+would have (backends/identity/keyfile.py), and a field `version`: a random word that is another after each change.
+Gateways ask for that word twice a second and read all keys when it is another: 10,000 keys are 3 MB. A change is one
+script, which does nothing if somebody else has changed the keys since they were read. The hash has no lifetime; it
+is the only one of our keys in Redis without.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from backends.keyfile import read_entry, write_entry
-from policies.api_keys import KeyEntry
+from backends.identity.keyfile import read_entry, write_entry
+from policies.identity.api_keys import KeyEntry
 
 _TRIES: Final = 10
 _VERSION: Final = b"version"

@@ -24,7 +24,7 @@ from limits.aio.strategies import MovingWindowRateLimiter, RateLimiter, SlidingW
 from limits.errors import StorageError
 
 from backends.store.memory import MOST_BUCKETS
-from backends.store.windowed import Reading, WindowsLostError
+from backends.store.windowed_store import Reading, WindowsLostError
 from policies.limits import Demand, Level, Rule
 
 # What stands between "gone" and "still there" is in the window: a moment later it has left.

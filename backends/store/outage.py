@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Literal, Protocol
 
-from backends.meters import StoreMeter
+from backends.control.meters import StoreMeter
 from backends.store.base import HEARTBEAT
-from backends.store.windowed import WindowedStore
+from backends.store.windowed_store import WindowedStore
 from backends.tasks import ended
 from policies.limits import Answer, Change, Demand, Granted, Level, Refused, Rule
 from policies.limits.rules import Outage as Word

@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from backends.store.redis_errors import UNFINISHED, GarbageError, Kind, ReplyError, StoreLostError
-from policies.store_url import Target
+from policies.config.store_url import Target
 
 CONNECT_TIMEOUT: Final = 1.0
 """Seconds for finding the server, connecting and logging in: nobody waits for it but the background."""

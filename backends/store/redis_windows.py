@@ -7,12 +7,12 @@ of the other limits, so that a Cluster has them where the connection goes.
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from backends.store.library_windows import LibraryWindows, redis_storage
 from backends.store.redis_calls import Outage
 from backends.store.redis_errors import StoreLostError
 from backends.store.redis_store import RedisStore
 from backends.store.redis_wire import packed_script
-from backends.store.windowed import Reading, Windows, WindowsLostError
-from backends.store.windows import LibraryWindows, redis_storage
+from backends.store.windowed_store import Reading, Windows, WindowsLostError
 from policies.limits import Demand
 
 

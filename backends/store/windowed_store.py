@@ -1,4 +1,5 @@
-"""A store that also keeps sliding and moving windows, which the `limits` library counts (`backends/store/windows.py`).
+"""A store that also keeps sliding and moving windows, which the `limits` library counts
+(`backends/store/library_windows.py`).
 
 The library cannot count several rules in one step, nor give back. So windows are read first, the demands of our own
 strategies are taken in their one step, and the windows are hit last; where a hit fails since others were faster

@@ -9,8 +9,8 @@ from backends.engines import Health, health_of
 from backends.workers import simulator, vllm
 from backends.workers.command import flags, settle
 from backends.workers.process import Care
-from policies.settings import Pool, Workers
-from policies.settings.workers import VLLM
+from policies.config.settings import Pool, Workers
+from policies.config.settings.workers import VLLM
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from backends.workers.process import Do, Process, State
 from backends.workers.ready import until_well
 from backends.workers.spec import WorkerSpec, workers_of
 from backends.workers.worker import Child, Kind, Launcher, Tasks, Worker, WorkerEvent, WorkerView
-from policies.settings import Pool
+from policies.config.settings import Pool
 
 __all__ = ["State", "Supervisor", "WorkerEvent", "WorkerView"]
 

@@ -4,12 +4,12 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Final, Literal, Protocol
 
+from gateway.admin.overview import EndpointFacts, Overview, PoolFacts, QueueFacts
+from gateway.control.operator_orders import Orders
 from gateway.errors import InternalError, PathNotFound, shutting_down
 from gateway.observe.log import fields
-from gateway.observe.repeats import AUDIT
-from gateway.orders import Orders
-from gateway.overview import EndpointFacts, Overview, PoolFacts, QueueFacts
-from policies.mistakes import known, quoted
+from gateway.observe.log_suppression import AUDIT
+from policies.config.mistakes import known, quoted
 
 log = logging.getLogger(AUDIT)
 
@@ -27,7 +27,7 @@ _NAMES_TOLD: Final = 50
 
 
 class Commands(Protocol):
-    """Who puts orders in force (`gateway.control.Control`)."""
+    """Who puts orders in force (`gateway.control.control_plane.Control`)."""
 
     @property
     def orders(self) -> Orders: ...

@@ -7,8 +7,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.admin.pages import get, post, told
-from gateway.console import Order
+from gateway.admin.actions import Order
+from gateway.admin.handlers import get, post, told
 from gateway.errors import InvalidJson, InvalidRequest
 from policies import codec
 
@@ -17,7 +17,7 @@ _BREAKER: Final[Mapping[str, Order]] = {"open": "breaker open", "closed": "break
 
 
 class Console(Protocol):
-    """What an operator sees and orders (`gateway.console.Console`). All of it is written out as JSON."""
+    """What an operator sees and orders (`gateway.admin.actions.Console`). All of it is written out as JSON."""
 
     def pools(self) -> Sequence[object]: ...
     def queues(self) -> Sequence[object]: ...

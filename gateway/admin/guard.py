@@ -13,10 +13,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from gateway.admin.pages import refusal
+from gateway.admin.handlers import refusal
 from gateway.errors import BadHost, GatewayError, InvalidApiKey
 from gateway.observe.log import fields
-from policies.addresses import Address
+from policies.config.addresses import Address
 
 log = logging.getLogger("sluice.admin")
 

@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from math import inf
 from typing import Protocol
 
-from backends.endpoint import Endpoint
-from backends.events import EndpointEvent
-from backends.plane import DataPlane, View
-from backends.table import PoolSpec
+from backends.control.data_plane import DataPlane, View
+from backends.control.events import EndpointEvent
+from backends.control.table import PoolSpec
+from backends.pool.endpoint import Endpoint
 from backends.workers.supervisor import WorkerView
-from gateway.admission import Admission
-from policies.admission import Level
-from policies.health import Finding
+from gateway.admission.gate import Admission
+from policies.capacity.admission import Level
+from policies.resilience.health import Finding
 
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """The last probe of an endpoint. `found` is good, refused, silent, unwell ... (`policies/health.py`)."""
+    """The last probe of an endpoint. `found` is good, refused, silent, unwell ... (`policies/resilience/health.py`)."""
 
     seconds_ago: float
     ok: bool
@@ -96,7 +96,7 @@ class QueueFacts:
 
 
 class Knows(Protocol):
-    """What the control side knows of endpoints (`gateway.control.Control`)."""
+    """What the control side knows of endpoints (`gateway.control.control_plane.Control`)."""
 
     @property
     def news(self) -> Mapping[str, EndpointEvent]:

@@ -9,10 +9,10 @@ from starlette.routing import Router
 
 from gateway.admin.api import Console, api_routes
 from gateway.admin.guard import ASGIApp, Guard
-from gateway.admin.pages import get, not_found, told
+from gateway.admin.handlers import get, not_found, told
 from gateway.errors import ModelNotFound, NoEndpoint, ShuttingDown
-from policies.addresses import Address
-from policies.principal import Principal
+from policies.config.addresses import Address
+from policies.identity.principal import Principal
 
 
 class Status(Protocol):

@@ -2,12 +2,12 @@
 
 from typing import Protocol
 
-from backends.plane import DataPlane, View
-from gateway.identify import Identity
+from backends.control.data_plane import DataPlane, View
+from gateway.auth.authenticate import Identity
+from gateway.limits.usage import Usage, UsageDesk
 from gateway.observe.access_log import AccessLog
 from gateway.observe.metrics import Metrics
-from gateway.usage import Usage, UsageDesk
-from policies.principal import AuthenticationError, KeysWanted, Principal
+from policies.identity.principal import AuthenticationError, KeysWanted, Principal
 
 
 class Rounds(Protocol):

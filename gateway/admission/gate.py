@@ -8,13 +8,13 @@ request is settled, retries included.
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from backends.plane import View
-from backends.pool import Pool
-from backends.wheel import TimerWheel
-from gateway.door import Door
+from backends.control.data_plane import View
+from backends.http1.timer_wheel import TimerWheel
+from backends.pool.pool import Pool
+from gateway.admission.pool_queue import Door
 from gateway.exchange import Exchange
 from gateway.observe.metrics import Metrics
-from policies.settings import Plan
+from policies.config.settings import Plan
 
 # They ask for no work: what an engine knows, whether it is ready.
 _FREE: Final = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})

@@ -1,22 +1,22 @@
 """The door of one pool: its slots, and the requests that wait for one.
 
-`policies.admission` decides who is next; here requests wait for it, each on a Signal, and whatever ends the wait (a
-slot, the client's leaving, a deadline, the queue's own bound) gives the place back.
+`policies.capacity.admission` decides who is next; here requests wait for it, each on a Signal, and whatever ends the
+wait (a slot, the client's leaving, a deadline, the queue's own bound) gives the place back.
 """
 
 import math
 from collections.abc import Callable
 from typing import Final
 
-from backends.pool import Pool
-from backends.wheel import Timer, TimerWheel
+from backends.http1.timer_wheel import Timer, TimerWheel
+from backends.pool.pool import Pool
 from gateway import errors
-from gateway.drive import Signal
 from gateway.exchange import Exchange
-from gateway.observe.members import PoolMetrics
-from policies.adaptive import AdaptiveLimit
-from policies.admission import LONGEST_RETRY_AFTER, AdmissionQueue, Refused, Ticket
-from policies.settings import Plan, Queue
+from gateway.http.driver import Signal
+from gateway.observe.member_metrics import PoolMetrics
+from policies.capacity.adaptive import AdaptiveLimit
+from policies.capacity.admission import LONGEST_RETRY_AFTER, AdmissionQueue, Refused, Ticket
+from policies.config.settings import Plan, Queue
 
 TICK: Final = 0.25
 """How often it is looked for what lets somebody in and is told by nobody, such as the end of a pause; seconds."""

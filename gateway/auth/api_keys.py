@@ -7,14 +7,14 @@ from errno import EINVAL
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backends.keyfile import load_keys
+from backends.identity.keyfile import load_keys
 from gateway.observe.log import fields
-from policies.api_keys import KeyEntry
-from policies.identity import KeyRecord, records
-from policies.settings import Policy
+from policies.config.settings import Policy
+from policies.identity.api_keys import KeyEntry
+from policies.identity.authenticator import KeyRecord, records
 
 if TYPE_CHECKING:
-    from gateway.stored_keys import StoredKeys
+    from gateway.auth.stored_keys import StoredKeys
 
 log = logging.getLogger("sluice.control")
 
@@ -80,7 +80,7 @@ class KeysInStore:
         if policy.auth.api_keys is None or not policy.auth.api_keys.store:
             return False
         # Loads redis-py: 65 ms and 11 MB, for who keeps keys there.
-        from gateway.stored_keys import StoredKeys
+        from gateway.auth.stored_keys import StoredKeys
 
         try:
             self._followed = StoredKeys(policy.store, self._taken, self._failed)

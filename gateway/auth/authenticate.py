@@ -5,12 +5,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from backends.plane import DataPlane
+from backends.control.data_plane import DataPlane
 from gateway import errors
-from gateway.limit_headers import whole_seconds
-from policies.guessing import HOLD, Guessing
-from policies.principal import AuthenticationError, KeysWanted, Principal, Reason
-from policies.token_form import NOT_SIGNED, refused
+from gateway.limits.ratelimit_headers import whole_seconds
+from policies.identity.guessing import HOLD, Guessing
+from policies.identity.jwt_form import NOT_SIGNED, refused
+from policies.identity.principal import AuthenticationError, KeysWanted, Principal, Reason
 
 _REASONS: Final[dict[Reason, type[errors.GatewayError]]] = {
     "token_expired": errors.TokenExpired,
@@ -25,7 +25,7 @@ Doubt = AuthenticationError | KeysWanted
 
 
 class Keys(Protocol):
-    """Who has an issuer's keys fetched (`backends.jwks.KeySources`)."""
+    """Who has an issuer's keys fetched (`backends.identity.jwks.KeySources`)."""
 
     async def want(self, name: str, /) -> str:
         """Wait a little for newer keys: `newest`, or `unknown` where the issuer cannot be asked."""
@@ -59,7 +59,7 @@ class Identity:
         self, wanted: KeysWanted, authorization: bytes | None, x_api_key: bytes | None
     ) -> Principal:
         """A fetch that was under way already may have begun too early for the key, so a second one is waited for;
-        another is not made (`backends.jwks.COOLDOWN`)."""
+        another is not made (`backends.identity.jwks.COOLDOWN`)."""
         for _ in range(2):
             said = await self._keys.want(wanted.issuer)
             view = self._plane.view

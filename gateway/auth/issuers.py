@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from backends.jwks import Event, KeySources
+from backends.identity.jwks import Event, KeySources
 from gateway.observe.log import fields
-from policies.issuers import Issuer, VerifyingKey
-from policies.settings import Policy
+from policies.config.settings import Policy
+from policies.identity.issuers import Issuer, VerifyingKey
 
 log = logging.getLogger("sluice.identity")
 
@@ -40,7 +40,7 @@ def read_key_files(policy: Policy) -> KeyFiles:
     the start or in a thread. Raises IssuerFileError."""
     if not policy.auth.jwt:
         return KeyFiles({})
-    from policies.jwks import MAX_BYTES, JwksError, read_jwks
+    from policies.identity.jwks import MAX_BYTES, JwksError, read_jwks
 
     keys: dict[str, tuple[VerifyingKey, ...]] = {}
     problems: list[tuple[str, str]] = []

@@ -11,8 +11,8 @@ from backends.store.keys import KeyStore, KeyStoreError
 from backends.store.redis_errors import StoreLostError
 from backends.tasks import ended
 from gateway.observe.log import fields
-from policies.api_keys import KeyEntry
-from policies.settings import Store
+from policies.config.settings import Store
+from policies.identity.api_keys import KeyEntry
 
 log = logging.getLogger("sluice.control")
 

@@ -1,21 +1,22 @@
 """Single flight: one answer on its way to all who ask for the same meanwhile (POLICY: `routes[].cache`).
 
 Who asked first leads: its own attempts bring the answer, and what goes to its client is handed to the others as it
-comes, the same bytes in the same chunks. Its client's leaving ends nothing while somebody follows (`gateway.absent`
-takes the client's place); only once nobody is left is the engine left too. Nobody waits for the slowest: what a
-follower has not read yet is held for it; at most `most` bytes once the answer is too long to be kept, then all wait.
+comes, the same bytes in the same chunks. Its client's leaving ends nothing while somebody follows
+(`gateway.cache.detached_client` takes the client's place); only once nobody is left is the engine left too. Nobody
+waits for the slowest: what a follower has not read yet is held for it; at most `most` bytes once the answer is too
+long to be kept, then all wait.
 """
 
 from collections.abc import Callable
 from typing import Literal
 
-from gateway.absent import AbsentClient
-from gateway.client import ClientCycle, ClientGone
-from gateway.drive import Drive
+from gateway.cache.detached_client import AbsentClient
+from gateway.cache.subscriber import Chunks, Follower, Head
 from gateway.exchange import Exchange
-from gateway.followers import Chunks, Follower, Head
-from gateway.headers import Headers
-from gateway.relay import Relay
+from gateway.http.driver import Drive
+from gateway.http.headers import Headers
+from gateway.http.request import ClientCycle, ClientGone
+from gateway.upstream.relay import Relay
 from policies.caching import shareable
 
 State = Literal["waiting", "live", "landed", "failed"]

@@ -1,18 +1,19 @@
 """Stands in for a client that has left while others want its answer: takes everything, and keeps the request's time.
 
-A request's time is kept by its client's connection (`gateway.clocks`), which is gone: here it is the timer wheel's.
+A request's time is kept by its client's connection (`gateway.http.timers`), which is gone: here it is the timer
+wheel's.
 """
 
 import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
-from backends.wheel import Timer, TimerWheel
-from gateway.client import ClientCycle, Pump, Wire
-from gateway.drive import Drive
+from backends.http1.timer_wheel import Timer, TimerWheel
 from gateway.errors import GatewayError
 from gateway.exchange import Exchange
-from gateway.headers import Headers
+from gateway.http.driver import Drive
+from gateway.http.headers import Headers
+from gateway.http.request import ClientCycle, Pump, Wire
 
 
 class AbsentClient(ClientCycle):

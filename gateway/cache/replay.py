@@ -4,10 +4,10 @@ ours. It has no relay, so what is told of it is told here."""
 from collections.abc import Callable
 
 from backends.cache.base import Kept
+from gateway.cache.subscriber import Chunks, Follower, Head
 from gateway.errors import GatewayError, StreamBroken, error_event
 from gateway.exchange import Exchange
-from gateway.followers import Chunks, Follower, Head
-from gateway.writers import break_off
+from gateway.http.body_sinks import break_off
 
 
 class Replay:

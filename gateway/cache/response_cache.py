@@ -12,18 +12,18 @@ from collections.abc import Callable
 from typing import Final
 
 from backends.cache.base import Absent, Cache, Kept
-from backends.plane import View
-from backends.wheel import TimerWheel
-from gateway.absent import AbsentClient, absent
-from gateway.bodies import ON_LOOP
-from gateway.drive import Drive
+from backends.control.data_plane import View
+from backends.http1.timer_wheel import TimerWheel
+from gateway.cache.coalescing import Flight
+from gateway.cache.detached_client import AbsentClient, absent
+from gateway.cache.replay import Replay
 from gateway.exchange import Exchange
-from gateway.flights import Flight
-from gateway.replay import Replay
+from gateway.http.driver import Drive
+from gateway.http.framing import ON_LOOP
 from policies.caching import Asked, age_of, cache_key, lifetime, says_its_end, wanted, whole
-from policies.principal import Principal
-from policies.routing import Routed
-from policies.settings.routes import Cache as Settings
+from policies.config.settings.routes import Cache as Settings
+from policies.identity.principal import Principal
+from policies.request.routing import Routed
 
 # So often a request follows another that comes to nothing; then it goes alone.
 _MOST_JOINS: Final = 2

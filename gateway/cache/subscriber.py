@@ -1,13 +1,13 @@
 """Who is given a body that somebody else asked for, as far as it is here: that of an answer on its way
-(`gateway.flights`), or of one that was kept (`gateway.replay`)."""
+(`gateway.cache.coalescing`), or of one that was kept (`gateway.cache.replay`)."""
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.client import ClientCycle
-from gateway.drive import Signal
+from gateway.http.driver import Signal
+from gateway.http.request import ClientCycle
 
 log = logging.getLogger("sluice.cache")
 

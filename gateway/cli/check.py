@@ -4,8 +4,8 @@ and notes which are not there."""
 import sys
 from pathlib import Path
 
-from gateway.cli.notes import notes_of
-from policies.document import Policy, PolicyError, load
+from gateway.cli.warnings import notes_of
+from policies.config.document import Policy, PolicyError, load
 
 
 def run(policy: Path) -> int:

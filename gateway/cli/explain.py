@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gateway.cli.key_place import PlaceError, place_of
-from gateway.explain import ANONYMOUS, ExplainError, Explanation, explain
-from policies.document import PolicyError, load
+from gateway.cli.explanation import ANONYMOUS, ExplainError, Explanation, explain
+from gateway.cli.key_storage import PlaceError, place_of
+from policies.config.document import PolicyError, load
 
 
 def run(policy: Path, key: str, model: str | None, path: str) -> int:

@@ -4,18 +4,18 @@ is counted, and what engines and limits are like at the moment is not known here
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from gateway.limit_errors import told
-from gateway.words import ROUTE_REFUSALS
-from policies.api_keys import KeyEntry
-from policies.fallback import kept_back
+from gateway.error_mapping import ROUTE_REFUSALS
+from gateway.limits.limit_error import told
+from policies.config.mistakes import known
+from policies.config.settings import Fallback, Plan, Policy, Pool, Route
+from policies.config.units import write_seconds
 from policies.globs import is_glob, matches_any
+from policies.identity.api_keys import KeyEntry
+from policies.identity.principal import Principal, principal_for
 from policies.limits import Subject, demands, rules_of
-from policies.mistakes import known
-from policies.paths import CONTROL, MethodRefused, PathKind, classify
-from policies.principal import Principal, principal_for
-from policies.routing import Routed, RouteRefused, Routes
-from policies.settings import Fallback, Plan, Policy, Pool, Route
-from policies.units import write_seconds
+from policies.request.paths import CONTROL, MethodRefused, PathKind, classify
+from policies.request.routing import Routed, RouteRefused, Routes
+from policies.resilience.fallback import kept_back
 
 ANONYMOUS = "anonymous"
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from backends.keyfile import KeyFileError, change_keys, load_keys
+from backends.identity.keyfile import KeyFileError, change_keys, load_keys
 from backends.store.keys import KeyStore, KeyStoreError, open_keys
-from policies.addresses import STORE_URL
-from policies.api_keys import KeyEntry
-from policies.document import PolicyError, load
-from policies.secrets import SecretSource
+from policies.config.addresses import STORE_URL
+from policies.config.document import PolicyError, load
+from policies.config.secrets import SecretSource
+from policies.identity.api_keys import KeyEntry
 
 _T = TypeVar("_T")
 Change = Callable[[Sequence[KeyEntry]], Sequence[KeyEntry]]

@@ -11,12 +11,12 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.key_place import Change, Place, PlaceError, place_of
-from policies.api_keys import KeyEntry, digest, new_key
+from gateway.cli.key_storage import Change, Place, PlaceError, place_of
 from policies.codec import JSONError
-from policies.keyring import KeyringError, created, revoked, rotated
-from policies.mistakes import known
-from policies.units import read_seconds
+from policies.config.mistakes import known
+from policies.config.units import read_seconds
+from policies.identity.api_keys import KeyEntry, digest, new_key
+from policies.identity.keyring import KeyringError, created, revoked, rotated
 
 app = typer.Typer(
     help="Make, list, rotate and revoke API keys.",

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from policies.schema import policy_schema
+from policies.config.schema import policy_schema
 
 
 def run() -> int:

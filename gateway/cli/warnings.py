@@ -7,12 +7,12 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from backends.keyfile import KeyFileError, load_keys
-from gateway.issuers import IssuerFileError, read_key_files
-from policies.document import Policy, PolicyError, load
-from policies.identity import records
+from backends.identity.keyfile import KeyFileError, load_keys
+from gateway.auth.issuers import IssuerFileError, read_key_files
+from policies.config.document import Policy, PolicyError, load
+from policies.config.settings import Jwt, Plan
+from policies.identity.authenticator import records
 from policies.limits import rules_of
-from policies.settings import Jwt, Plan
 
 _MOST = 20  # notes about the keys of one file
 

@@ -15,23 +15,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from backends.events import EndpointEvent
-from backends.jwks import KeySources
-from backends.plane import DataPlane, View
-from backends.probes import Prober
-from backends.tables import build_table
+from backends.control.data_plane import DataPlane, View
+from backends.control.events import EndpointEvent
+from backends.control.table_builder import build_table
+from backends.identity.jwks import KeySources
+from backends.probes.prober import Prober
 from backends.workers.supervisor import Supervisor, WorkerEvent, WorkerView
-from gateway import issuers
-from gateway.files import Files
-from gateway.first_round import FirstRound
-from gateway.keys import KeysInStore, read_keys
-from gateway.observe import events, tables
+from gateway.auth import issuers
+from gateway.auth.api_keys import KeysInStore, read_keys
+from gateway.control.operator_orders import Orders
+from gateway.control.policy_loader import Reading, Unreadable, read_again, read_first
+from gateway.control.readiness import FirstRound
+from gateway.control.watched_files import Files
+from gateway.observe import events
+from gateway.observe import table_metrics as tables
 from gateway.observe.log import fields
 from gateway.observe.metrics import Metrics
-from gateway.orders import Orders
-from gateway.reading import Reading, Unreadable, read_again, read_first
-from policies.health import Finding
-from policies.settings import Policy
+from policies.config.settings import Policy
+from policies.resilience.health import Finding
 
 log = logging.getLogger("sluice.control")
 

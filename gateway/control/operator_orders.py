@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from backends.table import Forced
+from backends.control.table import Forced
 
 
 @dataclass(frozen=True, slots=True)

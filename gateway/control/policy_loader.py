@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from backends.keyfile import KeyFileError
+from backends.identity.keyfile import KeyFileError
 from backends.workers.spec import workers_of
-from gateway import issuers
-from gateway.issuers import IssuerFileError, KeyFiles, read_key_files
-from gateway.keys import Keys, read_keys
-from policies.api_keys import KeyEntry
-from policies.document import PolicyError, load
-from policies.settings import Policy
+from gateway.auth import issuers
+from gateway.auth.api_keys import Keys, read_keys
+from gateway.auth.issuers import IssuerFileError, KeyFiles, read_key_files
+from policies.config.document import PolicyError, load
+from policies.config.settings import Policy
+from policies.identity.api_keys import KeyEntry
 
 
 class StartError(Exception):

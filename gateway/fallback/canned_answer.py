@@ -7,7 +7,7 @@
     /v1/messages             message; message_start ... message_stop
     everything else          an error in the path's shape: there is no text in an embedding
 
-It says that no tokens were used, for none were. Written without I/O; `gateway.fallback` sends it.
+It says that no tokens were used, for none were. Written without I/O; `gateway.fallback.chain` sends it.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,7 +1,7 @@
 """The way of a request whose route has a fallback: its own pool first, then the chain (POLICY: `routes[].fallback`).
 
-What comes next is decided in `policies.fallback`; here it is done. Nothing is tried any more once a byte of an answer
-may have gone to the client. Requests of other routes never come here.
+What comes next is decided in `policies.resilience.fallback`; here it is done. Nothing is tried any more once a byte
+of an answer may have gone to the client. Requests of other routes never come here.
 """
 
 import asyncio
@@ -10,27 +10,27 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from backends.plane import View
-from backends.pool import Pool
+from backends.control.data_plane import View
+from backends.pool.pool import Pool
 from gateway import errors
-from gateway.admission import Admission
-from gateway.bodies import ON_LOOP
-from gateway.caching import Caching
-from gateway.client import ClientGone
-from gateway.degraded import Message, Said, answer
+from gateway.admission.gate import Admission
+from gateway.cache.response_cache import Caching
+from gateway.error_mapping import REFUSALS
 from gateway.exchange import Exchange
-from gateway.limiting import Limiting
-from gateway.telling import Telling
-from gateway.words import REFUSALS
-from policies.describe import Call, Refused
-from policies.fallback import TOO_LONG, Failure, failure_of, fits, label_of, longer, next_member
-from policies.json_object import members
-from policies.principal import Principal
-from policies.routing import Routed
-from policies.settings import Fallback
-from policies.usage.dialects import DIALECTS
-from policies.usage.edits import cap_output
-from policies.usage.sizes import sizes
+from gateway.fallback.canned_answer import Message, Said, answer
+from gateway.fallback.notifier import Telling
+from gateway.http.framing import ON_LOOP
+from gateway.http.request import ClientGone
+from gateway.limits.limiter import Limiting
+from policies.config.settings import Fallback
+from policies.identity.principal import Principal
+from policies.request.describe import Call, Refused
+from policies.request.json_object import members
+from policies.request.routing import Routed
+from policies.request.usage.dialects import DIALECTS
+from policies.request.usage.edits import cap_output
+from policies.request.usage.sizes import sizes
+from policies.resilience.fallback import TOO_LONG, Failure, failure_of, fits, label_of, longer, next_member
 
 Attempt = Callable[[Exchange, Pool, Routed], Awaitable[None]]
 """Has a pool answer: admitted, with retries, to the last byte. Raises GatewayError where it cannot."""

@@ -7,8 +7,8 @@ from typing import Any
 from backends.webhook import Webhooks
 from gateway.exchange import Exchange
 from gateway.observe.metrics import Metrics
-from policies.fallback import Incidents, label_of
-from policies.routing import Routed
+from policies.request.routing import Routed
+from policies.resilience.fallback import Incidents, label_of
 
 
 class Telling:

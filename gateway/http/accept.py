@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, Set
 from typing import Any, Final, Protocol
 
-from backends.wheel import Timer, TimerWheel
+from backends.http1.timer_wheel import Timer, TimerWheel
 from gateway.observe.log import fields
 
 log = logging.getLogger("sluice.client")
@@ -44,7 +44,7 @@ def most_clients() -> int:
 
 
 class Accepted(Protocol):
-    """A connection, as whoever makes room sees it (`gateway.connection.ClientConnection`)."""
+    """A connection, as whoever makes room sees it (`gateway.http.connection.ClientConnection`)."""
 
     transport: asyncio.Transport
 

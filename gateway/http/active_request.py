@@ -5,13 +5,13 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
-from backends.wheel import TimerWheel
-from gateway.client import ClientCycle, ClientGone
-from gateway.clocks import WireSettings
-from gateway.connection import ClientConnection
-from gateway.drive import Drive
+from backends.http1.timer_wheel import TimerWheel
 from gateway.errors import BodyTimeout, GatewayError, HeaderTimeout
-from gateway.refusals import PartialHead, answer
+from gateway.http.bad_requests import PartialHead, answer
+from gateway.http.connection import ClientConnection
+from gateway.http.driver import Drive
+from gateway.http.request import ClientCycle, ClientGone
+from gateway.http.timers import WireSettings
 
 
 class Door(Protocol):
@@ -25,7 +25,7 @@ class Door(Protocol):
 
 
 class RequestUnderWay(ClientConnection):
-    """What of a connection is about its one request; `gateway.protocol` reads them and takes them by turns."""
+    """What of a connection is about its one request; `gateway.http.protocol` reads them and takes them by turns."""
 
     conn: Any
     """The parser, which writes the replies' framing too."""

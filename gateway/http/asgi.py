@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import unquote
 
-from gateway.client import ClientCycle
 from gateway.errors import InternalError, error_body
+from gateway.http.request import ClientCycle
 
 log = logging.getLogger("sluice.client")
 

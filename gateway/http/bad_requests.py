@@ -4,9 +4,9 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gateway.client import ClientCycle
 from gateway.errors import BadHost, GatewayError, HeadersTooLarge, InvalidRequest, UriTooLong, error_body
-from gateway.headers import Headers
+from gateway.http.headers import Headers
+from gateway.http.request import ClientCycle
 
 # The parser's own limits (zttp 0.0.35): headers a head, and bytes a line, the first one included.
 MAX_HEADERS: Final = 100

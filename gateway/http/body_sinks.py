@@ -4,8 +4,8 @@ that we asked for in the client's place. Chosen once an answer, so that a read p
 from collections.abc import Callable
 from typing import Protocol
 
-from gateway.client import ClientCycle
-from policies.usage.strip import UsageStrip
+from gateway.http.request import ClientCycle
+from policies.request.usage.strip import UsageStrip
 
 
 class Copy(Protocol):

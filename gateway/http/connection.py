@@ -3,18 +3,18 @@
 import asyncio
 from typing import Final
 
-from backends.wheel import TimerWheel
-from gateway.client import ClientCycle
-from gateway.clocks import Clocks, WireSettings
+from backends.http1.timer_wheel import TimerWheel
+from gateway.http.request import ClientCycle
+from gateway.http.timers import Clocks, WireSettings
 
 # Back-pressure begins at this many unsent bytes; at most one upstream read (64 KiB) is added to it.
 WRITE_HIGH_WATER: Final = 64 * 1024
-# How much a refused client may go on sending while it is waited for (`gateway.clocks`).
+# How much a refused client may go on sending while it is waited for (`gateway.http.timers`).
 LINGER_BYTES: Final = 64 << 20
 
 
 class ClientConnection(asyncio.Protocol):
-    """What `gateway.protocol` builds on: it says what the bytes mean."""
+    """What `gateway.http.protocol` builds on: it says what the bytes mean."""
 
     transport: asyncio.Transport
 

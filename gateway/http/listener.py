@@ -1,5 +1,5 @@
-"""Listening addresses: uvicorn's server without its signal handling and main loop (ours are in `gateway.running`) and
-without its accepting (ours is in `gateway.accepting`), on uvloop."""
+"""Listening addresses: uvicorn's server without its signal handling and main loop (ours are in
+`gateway.process.run`) and without its accepting (ours is in `gateway.http.accept`), on uvloop."""
 
 import asyncio
 import contextlib
@@ -13,13 +13,13 @@ from typing import Any, Final
 import uvloop
 from uvicorn import Config, Server
 
-from backends.wheel import TimerWheel
-from gateway.accepting import ADMIN_CONNECTIONS, Acceptor
-from gateway.clocks import WireSettings
-from gateway.drive import Drive
+from backends.http1.timer_wheel import TimerWheel
 from gateway.errors import shutting_down
-from gateway.protocol import ClientProtocol
-from gateway.underway import Door
+from gateway.http.accept import ADMIN_CONNECTIONS, Acceptor
+from gateway.http.active_request import Door
+from gateway.http.driver import Drive
+from gateway.http.protocol import ClientProtocol
+from gateway.http.timers import WireSettings
 
 ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 

@@ -2,7 +2,8 @@
 protocols lack.
 
 A client's leaving is told at once, also by a FIN and also while a pipelined request waits; requests start without a
-task; replies are written by direct calls; every refusal has our error body. Its times are kept by `gateway.clocks`.
+task; replies are written by direct calls; every refusal has our error body. Its times are kept by
+`gateway.http.timers`.
 """
 
 import asyncio
@@ -10,13 +11,13 @@ from typing import Any, Final
 
 import zttp
 
-from backends.wheel import TimerWheel
-from gateway.asgi import AsgiCycle
-from gateway.client import ClientCycle
-from gateway.clocks import WireSettings
-from gateway.drive import Drive
-from gateway.refusals import MAX_LINE, PartialHead, Refused, head_size, nothing_waits, refusal, too_large
-from gateway.underway import Door, RequestUnderWay
+from backends.http1.timer_wheel import TimerWheel
+from gateway.http.active_request import Door, RequestUnderWay
+from gateway.http.asgi import AsgiCycle
+from gateway.http.bad_requests import MAX_LINE, PartialHead, Refused, head_size, nothing_waits, refusal, too_large
+from gateway.http.driver import Drive
+from gateway.http.request import ClientCycle
+from gateway.http.timers import WireSettings
 
 # A client may send this much ahead of its turn; beyond it we stop reading, and then its leaving goes unseen until
 # its turn.
@@ -25,7 +26,7 @@ _CR: Final = ord("\r")
 
 
 class ClientProtocol(RequestUnderWay):
-    """What is made for each accepted connection (`gateway.accepting`), in the place of one of uvicorn's protocols."""
+    """What is made for each accepted connection (`gateway.http.accept`), in the place of one of uvicorn's protocols."""
 
     def __init__(
         self,

@@ -1,14 +1,15 @@
-"""One client request with its reply, on the wire: direct calls for the pipeline (`gateway.asgi` for control routes)."""
+"""One client request with its reply, on the wire: direct calls for the pipeline (`gateway.http.asgi` for control
+routes)."""
 
 import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway.errors import BodyTooLarge, GatewayError
-from gateway.headers import Headers
+from gateway.http.headers import Headers
 
 if TYPE_CHECKING:
-    from gateway.drive import Drive
+    from gateway.http.driver import Drive
 
 
 class Pump(Protocol):
@@ -38,7 +39,7 @@ class ClientGone(Exception):
 
 
 class Wire(Protocol):
-    """The connection, as its requests see it (`gateway.protocol.ClientProtocol`)."""
+    """The connection, as its requests see it (`gateway.http.protocol.ClientProtocol`)."""
 
     transport: asyncio.Transport
     conn: Any

@@ -6,12 +6,12 @@ import re
 from collections.abc import Coroutine
 from typing import Any, Final
 
-from backends.plane import DataPlane, View
+from backends.control.data_plane import DataPlane, View
 from gateway import errors
-from gateway.client import ClientCycle
 from gateway.exchange import Exchange
+from gateway.http.request import ClientCycle
 from gateway.pipeline import Pipeline
-from policies.paths import CONTROL, MethodRefused, PathKind, classify, unknown
+from policies.request.paths import CONTROL, MethodRefused, PathKind, classify, unknown
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 # RFC 3986 section 3.2.2 without user information: a name or an address, perhaps a port.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from backends.wheel import Timer, TimerWheel
+from backends.http1.timer_wheel import Timer, TimerWheel
 
 # An idle keep-alive connection of a client ends after this long: above the 60 s that common load balancers keep theirs.
 CLIENT_KEEP_ALIVE: Final = 75.0

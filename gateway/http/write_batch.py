@@ -9,9 +9,9 @@ alone leaves 3 us later.
 import asyncio
 import logging
 
-from backends.http1 import Connection
-from backends.upstream import Sink, UpstreamError
-from gateway.client import ClientCycle
+from backends.http1.connection import Connection
+from backends.http1.interface import Sink, UpstreamError
+from gateway.http.request import ClientCycle
 
 log = logging.getLogger("sluice.outbox")
 

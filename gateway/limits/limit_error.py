@@ -11,9 +11,9 @@ from gateway.errors import (
     RateLimited,
     StoreUnavailable,
 )
-from gateway.limit_headers import duration, limit_headers, whole_seconds
+from gateway.limits.ratelimit_headers import duration, limit_headers, whole_seconds
+from policies.config.settings.auth import Per
 from policies.limits import Demand, Refused, Rule
-from policies.settings.auth import Per
 
 # The longest wait after which an SDK comes back by itself; older ones would not wait longer, but try again at once.
 PATIENCE: Final = 60

@@ -9,19 +9,19 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from backends.plane import View
+from backends.control.data_plane import View
 from backends.store.base import Store
 from gateway.exchange import Exchange
-from gateway.limit_errors import limit_error
-from gateway.limit_headers import limit_headers
-from gateway.limit_store import LimitStore, LimitStores
-from policies.describe import Call
+from gateway.limits.limit_error import limit_error
+from gateway.limits.ratelimit_headers import limit_headers
+from gateway.limits.store_switch import LimitStore, LimitStores
+from policies.identity.principal import Principal
 from policies.limits import Answer, Demand, Granted, Refused, Subject
 from policies.limits.plans import PlanLimits
-from policies.principal import Principal
-from policies.usage.dialects import DIALECTS, Dialect
-from policies.usage.edits import ask_usage, cap_output, may_ask
-from policies.usage.estimate import Estimates, counted, real
+from policies.request.describe import Call
+from policies.request.usage.dialects import DIALECTS, Dialect
+from policies.request.usage.edits import ask_usage, cap_output, may_ask
+from policies.request.usage.estimate import Estimates, counted, real
 
 
 @dataclass(slots=True)
@@ -64,8 +64,9 @@ class Limiting:
     # -- before the engine is asked
 
     async def take(self, exchange: Exchange, limits: PlanLimits, principal: Principal, call: Call, model: str) -> None:
-        """Take what the request may use of every rule, or raise the error that refuses it; `policies.json_object`'s
-        Refused where its prompt is longer than the plan allows. `model` is what the model is counted under."""
+        """Take what the request may use of every rule, or raise the error that refuses it;
+        `policies.request.json_object`'s Refused where its prompt is longer than the plan allows. `model` is what the
+        model is counted under."""
         dialect = DIALECTS.get(exchange.kind.path) if limits.counts else None
         reserved = self._estimates.reserve(call, limits.plan, model, limits.room) if dialect is not None else (0, 0)
         subject = Subject(principal.key, principal.tenant, principal.user_of(call.user), exchange.client, model)

@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from backends.meters import StoreMeter
+from backends.control.meters import StoreMeter
 from backends.store.base import LEASE_LIFETIME, Store
 from backends.tasks import ended
 from gateway.observe.log import fields
+from policies.config.settings import Store as Settings
 from policies.limits import WINDOWS, Rule
-from policies.settings import Store as Settings
 
 log = logging.getLogger("sluice.store")
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from backends.plane import View
+from backends.control.data_plane import View
 from backends.store.base import Store
-from gateway.limit_errors import told
+from gateway.limits.limit_error import told
 from gateway.observe.log import fields
+from policies.identity.principal import Principal
 from policies.limits import Demand, Level, Rule, Subject, demands
-from policies.principal import Principal
 
 log = logging.getLogger("sluice.usage")
 

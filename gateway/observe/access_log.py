@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gateway.observe.text import Stamp, printable
-from gateway.observe.writer import Complain, LineWriter
+from gateway.observe.line_writer import Complain, LineWriter
+from gateway.observe.log_text import Stamp, printable
 from policies import codec
 
 # The most that is logged of a value that a client chose.

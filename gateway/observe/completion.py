@@ -5,8 +5,8 @@ from collections.abc import Callable
 from gateway.exchange import Exchange
 from gateway.observe.access_log import AccessLog
 from gateway.observe.metrics import Metrics
-from gateway.relay import Relay
-from gateway.tap import Tap
+from gateway.upstream.relay import Relay
+from gateway.upstream.stream_tap import Tap
 
 
 class Settlement:

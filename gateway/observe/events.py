@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Final
 
-from backends.events import EndpointEvent, Kind
+from backends.control.events import EndpointEvent, Kind
 from backends.workers.supervisor import WorkerEvent
 from gateway.observe.log import fields
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gateway.observe.names import PREFIX
+from gateway.observe.metric_catalog import PREFIX
 from gateway.observe.series import Metric
 
 Snapshot = list[tuple[Metric, list[tuple[dict[str, str], list[tuple[str, str | None, float]]]]]]

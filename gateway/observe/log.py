@@ -16,9 +16,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from gateway.observe.repeats import AUDIT, FIELDS, Repeats
-from gateway.observe.text import Stamp, printable
-from gateway.observe.writer import STDERR, LineWriter
+from gateway.observe.line_writer import STDERR, LineWriter
+from gateway.observe.log_suppression import AUDIT, FIELDS, Repeats
+from gateway.observe.log_text import Stamp, printable
 from policies import codec
 
 # The root of all our loggers; libraries that speak through ours.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gateway.observe.names import (
+from gateway.observe.metric_catalog import (
     BREAKER_STATES,
     EJECTION_REASONS,
     ENDPOINT_STATES,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import get_args
 
 from gateway.observe.series import Metric
-from policies.principal import Reason
+from policies.identity.principal import Reason
 
 PREFIX = "sluice_"
 

@@ -9,10 +9,10 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from gateway.observe import names
+from gateway.observe import metric_catalog as names
 from gateway.observe.exposition import Snapshot, expose
-from gateway.observe.members import EndpointMetrics, PoolMetrics, WorkerMetrics
-from gateway.observe.names import METRICS
+from gateway.observe.member_metrics import EndpointMetrics, PoolMetrics, WorkerMetrics
+from gateway.observe.metric_catalog import METRICS
 from gateway.observe.series import Budget, Family, Histogram, Metric, Number
 
 __all__ = ["METRICS", "EndpointMetrics", "Metrics", "PoolMetrics", "WorkerMetrics"]

@@ -4,11 +4,11 @@ more goes with the last attempt."""
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
-from backends.table import Forced, Table
+from backends.control.table import Forced, Table
 from backends.workers.supervisor import WorkerView
 from gateway.observe.metrics import Metrics
-from policies.fallback import label_of
 from policies.globs import is_glob
+from policies.resilience.fallback import label_of
 
 _WORKER_STATES: Final = {"backing_off": "backoff"}
 

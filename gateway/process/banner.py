@@ -1,7 +1,7 @@
 """What `sluice serve` prints once it takes traffic: for a policy with a public demo key, everything needed for a
 first answer."""
 
-from policies.settings import Policy
+from policies.config.settings import Policy
 
 
 def banner(policy: Policy, address: str, admin: str, key: str | None) -> str:

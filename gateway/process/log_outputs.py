@@ -8,10 +8,10 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+from gateway.control.policy_loader import StartError
 from gateway.observe.access_log import AccessLog
 from gateway.observe.log import Log
-from gateway.reading import StartError
-from policies.settings import Observe
+from policies.config.settings import Observe
 
 
 class Logs:

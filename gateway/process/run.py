@@ -12,12 +12,12 @@ import signal
 import sys
 from pathlib import Path
 
-from gateway.accepting import raise_descriptor_limit
 from gateway.app import Gateway
-from gateway.banner import banner
+from gateway.control.policy_loader import StartError
+from gateway.http.accept import raise_descriptor_limit
+from gateway.http.listener import run
 from gateway.observe.log import fields
-from gateway.reading import StartError
-from gateway.server import run
+from gateway.process.banner import banner
 
 log = logging.getLogger("sluice.shutdown")
 

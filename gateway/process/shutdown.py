@@ -22,7 +22,7 @@ LOOK_EVERY: Final = 0.02
 
 
 class Listening(Protocol):
-    """The client listener, as its end sees it (`gateway.server.Listener`)."""
+    """The client listener, as its end sees it (`gateway.http.listener.Listener`)."""
 
     @property
     def busy(self) -> bool: ...
@@ -35,7 +35,7 @@ class Listening(Protocol):
 
 
 class Door(Protocol):
-    """Who takes requests (`gateway.edge.Edge`): once closed, each gets 503."""
+    """Who takes requests (`gateway.http.router.Edge`): once closed, each gets 503."""
 
     closed: bool
 

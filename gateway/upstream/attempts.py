@@ -1,8 +1,8 @@
 """attempt*: one attempt after another until an answer is the client's (DESIGN section 2, rules 1, 3, 4, 7, 11 and 12).
 
 The only loop of a request. Each attempt takes a slot of an endpoint, sends, and waits for the first content; what came
-of it is an `Outcome`, and `policies.retry.judge` alone says whether there is another. Once a byte may have gone to the
-client there is none.
+of it is an `Outcome`, and `policies.resilience.retry.judge` alone says whether there is another. Once a byte may
+have gone to the client there is none.
 """
 
 import math
@@ -10,28 +10,28 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from backends.endpoint import Endpoint
-from backends.events import Nobody
-from backends.pool import Pool
-from backends.upstream import UpstreamError
-from backends.wheel import TimerWheel
+from backends.control.events import Nobody
+from backends.http1.interface import UpstreamError
+from backends.http1.timer_wheel import TimerWheel
+from backends.pool.endpoint import Endpoint
+from backends.pool.pool import Pool
 from gateway import errors
-from gateway.client import ClientGone
-from gateway.dispatch import Dispatch
-from gateway.drive import Signal
+from gateway.error_mapping import client_error, outcome_of, outcome_of_error, timeout_of
 from gateway.exchange import Exchange
-from gateway.failed import ABSENT, Failed, had_it_all
-from gateway.hand_on import hand_on
-from gateway.hedge import Hedging
+from gateway.http.driver import Signal
+from gateway.http.request import ClientGone
 from gateway.observe.metrics import Metrics
-from gateway.relay import Relay
-from gateway.words import client_error, outcome_of, outcome_of_error, timeout_of
-from policies import outcome as outcomes
-from policies.breaker import Permit
-from policies.fallback import kept_back
-from policies.outcome import Outcome
-from policies.retry import LONGEST_RETRY_AFTER, judge, listed, retry_after
-from policies.routing import Routed
+from gateway.upstream.dispatch import Dispatch
+from gateway.upstream.divert import hand_on
+from gateway.upstream.failure import ABSENT, Failed, had_it_all
+from gateway.upstream.hedging import Hedging
+from gateway.upstream.relay import Relay
+from policies.request.routing import Routed
+from policies.resilience import outcome as outcomes
+from policies.resilience.breaker import Permit
+from policies.resilience.fallback import kept_back
+from policies.resilience.outcome import Outcome
+from policies.resilience.retry import LONGEST_RETRY_AFTER, judge, listed, retry_after
 
 # Two lengths of time, measured one after the other, that are the same one: seconds.
 _ALIKE: Final = 0.05

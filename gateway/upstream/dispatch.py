@@ -3,18 +3,18 @@
 import asyncio
 from collections.abc import Callable
 
-from backends.endpoint import Endpoint
-from backends.http1 import Connection
+from backends.http1.connection import Connection
+from backends.pool.endpoint import Endpoint
 from gateway.errors import GatewayError
 from gateway.exchange import Exchange
-from gateway.headers import downstream_filter, reply_headers, upstream_filter, upstream_head
+from gateway.http.headers import downstream_filter, reply_headers, upstream_filter, upstream_head
+from gateway.http.write_batch import Outbox
 from gateway.observe.metrics import Metrics
-from gateway.outbox import Outbox
-from gateway.relay import Relay
-from policies.describe import rewrite_model
-from policies.paths import with_model
-from policies.routing import Routed
-from policies.usage.strip import UsageStrip
+from gateway.upstream.relay import Relay
+from policies.request.describe import rewrite_model
+from policies.request.paths import with_model
+from policies.request.routing import Routed
+from policies.request.usage.strip import UsageStrip
 
 
 class Dispatch:

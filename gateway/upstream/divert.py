@@ -7,10 +7,10 @@ from typing import Final
 
 from gateway import errors
 from gateway.exchange import Exchange
-from gateway.relay import HOLD_LIMIT, Relay
-from policies.fallback import TOO_LONG, Failure, falls, next_member, says_too_long
-from policies.outcome import Outcome
-from policies.routing import Routed
+from gateway.upstream.relay import HOLD_LIMIT, Relay
+from policies.request.routing import Routed
+from policies.resilience.fallback import TOO_LONG, Failure, falls, next_member, says_too_long
+from policies.resilience.outcome import Outcome
 
 _SATURATED: Final = frozenset({429, 503})
 

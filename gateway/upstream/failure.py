@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Final
 
-from backends.endpoint import Endpoint
-from gateway.client import ClientGone
-from gateway.relay import Relay
-from gateway.words import outcome_of
-from policies.breaker import Permit
-from policies.outcome import Outcome
+from backends.pool.endpoint import Endpoint
+from gateway.error_mapping import outcome_of
+from gateway.http.request import ClientGone
+from gateway.upstream.relay import Relay
+from policies.resilience.breaker import Permit
+from policies.resilience.outcome import Outcome
 
 ABSENT: Final = frozenset({"refused", "dns"})
 """The engine did not let us in at all: whoever was refused so by every endpoint of a pool need not wait for a

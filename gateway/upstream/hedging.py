@@ -1,34 +1,35 @@
 """A second attempt beside a slow first one (POLICY: `hedge`): the way of a request on a route that has it.
 
 It stands beside `Attempts.make`, which it follows step by step, so that a route without hedges pays nothing for them.
-What is decided is decided in `policies.hedging`; what runs beside each other runs in `gateway.race`.
+What is decided is decided in `policies.resilience.hedging`; what runs beside each other runs in
+`gateway.upstream.race`.
 """
 
 import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from backends.endpoint import Endpoint
-from backends.pool import Pool
-from backends.upstream import UpstreamError
+from backends.http1.interface import UpstreamError
+from backends.pool.endpoint import Endpoint
+from backends.pool.pool import Pool
 from gateway import errors
-from gateway.client import ClientGone
-from gateway.dispatch import Dispatch
+from gateway.error_mapping import outcome_of, outcome_of_error, timeout_of
 from gateway.exchange import Exchange
-from gateway.failed import ABSENT, Failed, had_it_all
-from gateway.hand_on import hand_on
+from gateway.http.request import ClientGone
 from gateway.observe.metrics import Metrics
-from gateway.race import Leg, Race
-from gateway.relay import Relay
-from gateway.words import outcome_of, outcome_of_error, timeout_of
-from policies import hedging
-from policies import outcome as outcomes
-from policies.fallback import kept_back
-from policies.outcome import Outcome
-from policies.routing import Routed
+from gateway.upstream.dispatch import Dispatch
+from gateway.upstream.divert import hand_on
+from gateway.upstream.failure import ABSENT, Failed, had_it_all
+from gateway.upstream.race import Leg, Race
+from gateway.upstream.relay import Relay
+from policies.request.routing import Routed
+from policies.resilience import hedging
+from policies.resilience import outcome as outcomes
+from policies.resilience.fallback import kept_back
+from policies.resilience.outcome import Outcome
 
 if TYPE_CHECKING:
-    from gateway.attempts import Attempts
+    from gateway.upstream.attempts import Attempts
 
 
 class Hedging:

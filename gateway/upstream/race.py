@@ -10,21 +10,21 @@ The exchange tells of the oldest attempt that is left, whose times run out first
 import asyncio
 from collections.abc import Callable
 
-from backends.endpoint import Endpoint
-from backends.http1 import Connection
-from backends.pool import Pool
-from backends.upstream import UpstreamError
-from gateway.dispatch import Dispatch, give_up
-from gateway.door import Door
-from gateway.drive import Signal
+from backends.http1.connection import Connection
+from backends.http1.interface import UpstreamError
+from backends.pool.endpoint import Endpoint
+from backends.pool.pool import Pool
+from gateway.admission.pool_queue import Door
+from gateway.error_mapping import outcome_of_error
 from gateway.errors import GatewayError
 from gateway.exchange import Exchange
-from gateway.relay import Relay
-from gateway.words import outcome_of_error
-from policies import outcome as outcomes
-from policies.breaker import Permit
-from policies.outcome import Outcome
-from policies.routing import Routed
+from gateway.http.driver import Signal
+from gateway.upstream.dispatch import Dispatch, give_up
+from gateway.upstream.relay import Relay
+from policies.request.routing import Routed
+from policies.resilience import outcome as outcomes
+from policies.resilience.breaker import Permit
+from policies.resilience.outcome import Outcome
 
 
 class Leg:
@@ -63,7 +63,7 @@ class Leg:
 
 
 class Race:
-    """The legs of one request, the oldest first. Decides nothing: `gateway.hedge` does."""
+    """The legs of one request, the oldest first. Decides nothing: `gateway.upstream.hedging` does."""
 
     def __init__(
         self, exchange: Exchange, pool: Pool, routed: Routed, *, dispatch: Dispatch, clock: Callable[[], float]

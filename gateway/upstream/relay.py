@@ -8,16 +8,16 @@ is direct too: a client that reads slowly pauses the upstream's reading.
 from collections.abc import Callable
 from typing import Final
 
-from backends.http1 import Connection
-from backends.upstream import UpstreamError
-from gateway.client import ClientCycle
-from gateway.drive import Signal
-from gateway.headers import Headers, is_event_stream
-from gateway.outbox import Outbox
-from gateway.tap import Tap
-from gateway.writers import Copy, break_off, writer
-from policies.first_content import FirstContent
-from policies.usage.strip import UsageStrip
+from backends.http1.connection import Connection
+from backends.http1.interface import UpstreamError
+from gateway.http.body_sinks import Copy, break_off, writer
+from gateway.http.driver import Signal
+from gateway.http.headers import Headers, is_event_stream
+from gateway.http.request import ClientCycle
+from gateway.http.write_batch import Outbox
+from gateway.upstream.stream_tap import Tap
+from policies.request.first_content import FirstContent
+from policies.request.usage.strip import UsageStrip
 
 # Rule 1: at most this much is held back while no content has come.
 HOLD_LIMIT: Final = 64 * 1024
@@ -49,7 +49,7 @@ class Relay:
     strip: UsageStrip | None = None
     """Takes the usage that we asked for out of a stream again."""
     copy: Copy | None = None
-    """Who gets the same (`gateway.flights`)."""
+    """Who gets the same (`gateway.cache.coalescing`)."""
     _connection: Connection | None = None
     _first: FirstContent | None = None
     _gap: Callable[[float], None] | None = None

@@ -5,7 +5,7 @@ import re
 from typing import Final
 
 from policies import codec
-from policies.first_content import EVENT_END, Event, error_status
+from policies.request.first_content import EVENT_END, Event, error_status
 
 # What an event may have before it is ended and still be read for errors: beyond it only its end is looked for.
 _OPEN_LIMIT: Final = 64 * 1024

@@ -1,9 +1,9 @@
 """What may run out while a request is under way, and which of it has: the total deadline, the attempt's time, the time
 to the first content, the time between two reads of a stream, the wait for a place.
 
-All of them share the one lazy timer of the client's connection (`gateway.clocks`): each attempt says once when it must
-be looked at first (`policies.routing.Routed.first_looks`), a stream's reads touch nothing, and only when the timer
-fires is it worked out here what is over.
+All of them share the one lazy timer of the client's connection (`gateway.http.timers`): each attempt says once when
+it must be looked at first (`policies.request.routing.Routed.first_looks`), a stream's reads touch nothing, and only
+when the timer fires is it worked out here what is over.
 """
 
 import math
@@ -18,7 +18,7 @@ from gateway.errors import (
     InvalidRequest,
     QueueTimeout,
 )
-from policies.deadline import DeadlineError, time_left
+from policies.resilience.deadline import DeadlineError, time_left
 
 if TYPE_CHECKING:
     from gateway.exchange import Exchange

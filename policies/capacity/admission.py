@@ -3,8 +3,8 @@
 
 Priorities are strict, save that one turn in `PATIENCE` + 1 goes to a lower one: to that which has waited for its turn
 the longest. So with L priorities waiting, the lowest is served at least once in (L - 1) * (PATIENCE + 1) turns. Within
-a priority tenants are served by `policies.fair_queue`. A full queue keeps as large a part of its places for each
-priority.
+a priority tenants are served by `policies.capacity.fair_queue`. A full queue keeps as large a part of its places for
+each priority.
 
 How long a place takes is told by what slots were held for lately (Little's law: places / slots * mean), and, for a
 priority that others overtake, by how fast it itself has moved.
@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from policies.fair_queue import FairQueue
-from policies.pace import Held, Pace
+from policies.capacity.fair_queue import FairQueue
+from policies.capacity.pace import Held, Pace
 
 PATIENCE: Final = 9
 """So many turns in a row at most go to the highest priority while a lower one waits."""

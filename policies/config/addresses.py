@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
-from policies.kind import Kind
-from policies.mistakes import quoted
-from policies.store_url import read_target
+from policies.config.kind import Kind
+from policies.config.mistakes import quoted
+from policies.config.store_url import read_target
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?\.?")
 _STORES: Final = ("memory", "redis", "rediss", "redis+sentinel", "redis+cluster", "redis+unix")

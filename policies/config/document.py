@@ -1,7 +1,7 @@
 """The policy file -> frozen typed settings, or every mistake in it at once. The door to pydantic.
 
 pydantic's validation engine (pydantic-core) walks the file's tree by a schema made of the settings' own type hints, so
-names, types and defaults stand once, in `policies.settings`. pydantic's model layer is left out: its import
+names, types and defaults stand once, in `policies.config.settings`. pydantic's model layer is left out: its import
 costs more than all of the loading. Nothing of pydantic is in what comes out.
 """
 
@@ -21,18 +21,18 @@ from pydantic_core import (
 )
 from pydantic_core import core_schema as cs
 
-from policies import references
-from policies.available import NOT_BUILT, partly_built
-from policies.finishing import Finisher, Place
-from policies.kind import Kind
-from policies.mistakes import NOT_AVAILABLE, Mistake, PolicyError, unknown
-from policies.nodes import Mapping as MappingNode
-from policies.nodes import Node, Scalar, is_off, locate
-from policies.nodes import Sequence as SequenceNode
-from policies.secrets import SecretSource
-from policies.settings import Policy, Secret
-from policies.shapes import Either, Key, ListOf, NamesOf, Section, Shape, keys
-from policies.source import read
+from policies.config import references
+from policies.config.available import NOT_BUILT, partly_built
+from policies.config.finishing import Finisher, Place
+from policies.config.kind import Kind
+from policies.config.mistakes import NOT_AVAILABLE, Mistake, PolicyError, unknown
+from policies.config.nodes import Mapping as MappingNode
+from policies.config.nodes import Node, Scalar, is_off, locate
+from policies.config.nodes import Sequence as SequenceNode
+from policies.config.secrets import SecretSource
+from policies.config.settings import Policy, Secret
+from policies.config.shapes import Either, Key, ListOf, NamesOf, Section, Shape, keys
+from policies.config.source import read
 
 __all__ = ["Mistake", "Policy", "PolicyError", "load"]
 
@@ -60,7 +60,8 @@ def load(path: str | Path, *, secrets: bool, environ: Mapping[str, str] = os.env
 
 
 class _Compiler:
-    """Shapes -> the schema by which pydantic-core walks a tree. A `path` is a pattern, as in `policies.available`."""
+    """Shapes -> the schema by which pydantic-core walks a tree. A `path` is a pattern, as in
+    `policies.config.available`."""
 
     def __init__(self, place: Place) -> None:
         self._place = place

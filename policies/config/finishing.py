@@ -3,13 +3,13 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from policies import references
-from policies.addresses import Address
-from policies.kind import Kind
-from policies.nodes import OFF
-from policies.secrets import SecretSource
-from policies.settings import Auth, Policy, Pool
-from policies.settings.workers import VLLM
+from policies.config import references
+from policies.config.addresses import Address
+from policies.config.kind import Kind
+from policies.config.nodes import OFF
+from policies.config.secrets import SecretSource
+from policies.config.settings import Auth, Policy, Pool
+from policies.config.settings.workers import VLLM
 
 
 @dataclass(frozen=True, slots=True)

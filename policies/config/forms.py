@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from policies.kind import Kind
-from policies.mistakes import quoted, unknown
-from policies.nodes import OFF
-from policies.units import COUNT, COUNT_ABOVE_0, PORT, read_count, read_number
+from policies.config.kind import Kind
+from policies.config.mistakes import quoted, unknown
+from policies.config.nodes import OFF
+from policies.config.units import COUNT, COUNT_ABOVE_0, PORT, read_count, read_number
 
 _TEXT_SCHEMA: Final = {"type": ["string", "number", "boolean"]}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")

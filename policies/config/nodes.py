@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from policies.mistakes import Mark, joined, quoted
+from policies.config.mistakes import Mark, joined, quoted
 
 OFF = ("off", "false")
 

@@ -7,11 +7,11 @@ nothing about a part whose shape is wrong: that is found where types are.
 from collections.abc import Iterator
 from itertools import chain
 
+from policies.config.kind import Kind
+from policies.config.mistakes import Mistake, known, quoted
+from policies.config.nodes import Cursor, Mapping, is_off
+from policies.config.units import COUNT_ABOVE_0
 from policies.globs import is_glob, matches_any
-from policies.kind import Kind
-from policies.mistakes import Mistake, known, quoted
-from policies.nodes import Cursor, Mapping, is_off
-from policies.units import COUNT_ABOVE_0
 
 # What stands for `*` and `?` when two globs are compared: an unlikely text of each length that matters.
 _STAND_INS = ("", "\x01", "\x01\x01\x01")

@@ -6,11 +6,11 @@ For editors and for the docs. It says less than the loader checks: what hangs to
 from dataclasses import MISSING
 from typing import Any
 
-from policies.available import NOT_BUILT
-from policies.kind import Kind
-from policies.mistakes import NOT_AVAILABLE
-from policies.settings import Policy
-from policies.shapes import Either, Key, ListOf, NamesOf, OrOff, Section, Shape, keys
+from policies.config.available import NOT_BUILT
+from policies.config.kind import Kind
+from policies.config.mistakes import NOT_AVAILABLE
+from policies.config.settings import Policy
+from policies.config.shapes import Either, Key, ListOf, NamesOf, OrOff, Section, Shape, keys
 
 
 def policy_schema() -> dict[str, Any]:

@@ -9,8 +9,8 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from policies.forms import words
-from policies.kind import Kind, Unset
+from policies.config.forms import words
+from policies.config.kind import Kind, Unset
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def _bare(hint: Any) -> tuple[Any, tuple[Any, ...]]:
 def _is_compound(hint: Any) -> bool:
     # Either a settings class (told from a value such as Address by being written as a mapping) or a generic.
     return get_origin(hint) in (tuple, AbstractMapping) or (
-        is_dataclass(hint) and hint.__module__.startswith("policies.settings.")
+        is_dataclass(hint) and hint.__module__.startswith("policies.config.settings.")
     )
 
 

@@ -22,8 +22,8 @@ from ruamel.yaml.events import (
 from ruamel.yaml.parser import Parser
 from ruamel.yaml.reader import ReaderError
 
-from policies.mistakes import Mark, Mistake, PolicyError, joined
-from policies.nodes import Mapping, Node, Scalar, Sequence
+from policies.config.mistakes import Mark, Mistake, PolicyError, joined
+from policies.config.nodes import Mapping, Node, Scalar, Sequence
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32

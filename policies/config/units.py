@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-from policies.kind import Kind
-from policies.mistakes import quoted
+from policies.config.kind import Kind
+from policies.config.mistakes import quoted
 
 _WHOLE = r"(?:0|[1-9][0-9]{0,14})"
 _DECIMAL = rf"{_WHOLE}(?:\.[0-9]{{1,9}})?"

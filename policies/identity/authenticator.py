@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from policies.api_keys import KeyEntry, looks_like_ours
-from policies.mistakes import known
-from policies.principal import AuthenticationError, PlanRights, Principal, principal_for
-from policies.token_form import looks_like_jwt
+from policies.config.mistakes import known
+from policies.identity.api_keys import KeyEntry, looks_like_ours
+from policies.identity.jwt_form import looks_like_jwt
+from policies.identity.principal import AuthenticationError, PlanRights, Principal, principal_for
 
 MAX_TOKEN = 8192  # bytes; the longest JWTs that identity providers hand out stay under it
 
@@ -47,7 +47,7 @@ class KeyRecord:
 
 
 class Tokens(Protocol):
-    """Who verifies JSON Web Tokens (`policies.tokens.TokenVerifier`)."""
+    """Who verifies JSON Web Tokens (`policies.identity.tokens.TokenVerifier`)."""
 
     def record(self, token: bytes, sha256: bytes) -> KeyRecord | None:
         """Whom a token proves, and until when; None for what is no JWT. Raises AuthenticationError, KeysWanted."""

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from policies.principal import SCOPES, AuthenticationError, PlanRights, Principal, principal_for
-from policies.settings import Jwt
-from policies.token_form import Token, quoted, refused
+from policies.config.settings import Jwt
+from policies.identity.jwt_form import Token, quoted, refused
+from policies.identity.principal import SCOPES, AuthenticationError, PlanRights, Principal, principal_for
 
 _LONGEST = 256  # characters of a tenant, a subject or a model
 _OF_NO_TENANT = "default"

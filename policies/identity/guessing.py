@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from policies.origin import origin
+from policies.identity.origin import origin
 
 HOLD: Final = 1.0
 """Seconds after which a failure beyond the limit is answered."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from policies.settings import Jwt
+from policies.config.settings import Jwt
 
 MAX_KID = 256  # characters
 # What a key is called is only ever looked up among the keys; but it is also the one thing for which a stranger's token

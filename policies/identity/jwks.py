@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from policies import tokens
 from policies.codec import JSONError, decode
-from policies.issuers import VerifyingKey, is_kid
-from policies.settings import Jwt
+from policies.config.settings import Jwt
+from policies.identity import tokens
+from policies.identity.issuers import VerifyingKey, is_kid
 
 MAX_BYTES: Final = 1 << 20
 MAX_KEYS: Final = 100

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from policies.codec import JSONError, Raw, decode
-from policies.issuers import is_kid
-from policies.json_object import Refused, members
-from policies.principal import AuthenticationError
+from policies.identity.issuers import is_kid
+from policies.identity.principal import AuthenticationError
+from policies.request.json_object import Refused, members
 
 _COMPACT: Final = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 # `crit` and `b64` change what is signed, `enc` and `zip` what it says; the rest would have the token name its own key.

@@ -10,10 +10,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from policies.api_keys import FORWARDS_USER, KeyEntry
-from policies.forms import GLOB
-from policies.mistakes import known
-from policies.principal import read_scopes
+from policies.config.forms import GLOB
+from policies.config.mistakes import known
+from policies.identity.api_keys import FORWARDS_USER, KeyEntry
+from policies.identity.principal import read_scopes
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _RESERVED = "anonymous"

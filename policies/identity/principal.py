@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from policies.api_keys import FORWARDS_USER, KeyEntry
+from policies.config.mistakes import known
 from policies.globs import matches_any
-from policies.mistakes import known
+from policies.identity.api_keys import FORWARDS_USER, KeyEntry
 
 SCOPES = frozenset({"chat", "completions", "embeddings", "rerank", "audio", "predict", "engine_fields"})
 DEFAULT_SCOPES = SCOPES - {"engine_fields"}
@@ -98,7 +98,7 @@ class AuthenticationError(Exception):
 
 class KeysWanted(Exception):
     """Whether a token is good cannot be told with the keys that are known of this issuer: it names a key that is not
-    among them, or none are known. Whoever can wait has them fetched (`backends.jwks`) and asks again."""
+    among them, or none are known. Whoever can wait has them fetched (`backends.identity.jwks`) and asks again."""
 
     def __init__(self, issuer: str) -> None:
         super().__init__(issuer)

@@ -16,12 +16,12 @@ from typing import Any, Final
 import jwt
 from jwt.algorithms import Algorithm, get_default_algorithms
 
-from policies.claims import principal_of
-from policies.identity import KeyRecord
-from policies.issuers import Issuer, VerifyingKey, may_be_new
-from policies.principal import AuthenticationError, KeysWanted, PlanRights
-from policies.settings import Jwt
-from policies.token_form import NOT_SIGNED, Token, looks_like_jwt, parse, refused
+from policies.config.settings import Jwt
+from policies.identity.authenticator import KeyRecord
+from policies.identity.claims import principal_of
+from policies.identity.issuers import Issuer, VerifyingKey, may_be_new
+from policies.identity.jwt_form import NOT_SIGNED, Token, looks_like_jwt, parse, refused
+from policies.identity.principal import AuthenticationError, KeysWanted, PlanRights
 
 _MAX_KEPT: Final = 4096  # tokens
 _MAX_TRIED: Final = 4  # keys, for a token that names none

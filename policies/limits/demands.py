@@ -6,9 +6,9 @@ from hashlib import sha256
 from operator import attrgetter
 from typing import Final
 
+from policies.config.settings.auth import Per
+from policies.identity.origin import origin
 from policies.limits.rules import Rule
-from policies.origin import origin
-from policies.settings.auth import Per
 
 _LONGEST: Final = 64
 # Subjects of a plan whose buckets are remembered; then it begins anew. One takes 1 KB with three rules.

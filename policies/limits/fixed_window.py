@@ -1,8 +1,8 @@
 """The arithmetic of a fixed window, in integers; the same in Python and in Lua.
 
 Windows are aligned to the epoch: one of an hour begins with the hour, one of a day at midnight UTC, one of a month (30
-days: policies/units.py) every 30 days since 1970-01-01. A window's state is `(number, used)`, used in micro-units;
-another number means that nothing was used.
+days: policies/config/units.py) every 30 days since 1970-01-01. A window's state is `(number, used)`, used in
+micro-units; another number means that nothing was used.
 
 A clock that goes back over the border of two windows stays in the later one, so that nobody is given a window twice.
 One that goes back further begins anew, or a limit a minute would refuse for an hour.

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from policies.config.settings.auth import Plan
 from policies.limits.demands import Asking
 from policies.limits.rules import Outage, Rule, rules_of
-from policies.settings.auth import Plan
 
 _TOKENS: Final = frozenset({"tokens", "output_tokens"})
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from policies.settings.auth import Limit, Per
+from policies.config.settings.auth import Limit, Per
 
 Kind = Literal["requests", "tokens", "output_tokens", "concurrency"]
 Strategy = Literal["token_bucket", "fixed_window", "sliding_window", "moving_window", "slots"]
@@ -22,8 +22,8 @@ class Rule:
 
     name: `<plan>.<n>`, n from 0: what a 429 names, and the label of its metric
     strategy: `slots` for concurrency, which knows no time
-    count, seconds: so many in so many seconds; a month is 30 days (policies/units.py). 0 seconds for concurrency.
-    burst: the most at once: a bucket's size, and the count of everything else
+    count, seconds: so many in so many seconds; a month is 30 days (policies/config/units.py). 0 seconds for
+    concurrency. burst: the most at once: a bucket's size, and the count of everything else
     quota: a fixed window of a day or longer: its 429 says insufficient_quota
     stem: begins the name of its buckets. It holds what makes two states comparable (kind, strategy, seconds) and not
         the count: a changed count keeps what was used, a changed kind begins anew.

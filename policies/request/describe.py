@@ -12,8 +12,8 @@ two requests:
     user                  at most 256 characters if it is a string; else it is absent   invalid_request
     engine-shared fields  absent, unless the plan has the scope engine_fields           field_not_allowed
 
-With `counts` (a path's dialect of tokens: `policies.usage.dialects`) the sizes are read too: `policies.usage.sizes`
-says what they must be. Nobody else pays for them.
+With `counts` (a path's dialect of tokens: `policies.request.usage.dialects`) the sizes are read too:
+`policies.request.usage.sizes` says what they must be. Nobody else pays for them.
 
 All functions are pure. 2.4 KB of JSON take 2.5 us, 1 MiB at most 15 ms whatever it holds; run longer bodies in a
 thread.
@@ -26,10 +26,10 @@ from functools import lru_cache
 from typing import Literal
 
 from policies.codec import Decoder, JSONError, JSONShapeError, Raw, Struct
-from policies.json_object import Refused, members, replace
-from policies.multipart import fields_of, replace_field
-from policies.usage.dialects import Dialect
-from policies.usage.sizes import sizes
+from policies.request.json_object import Refused, members, replace
+from policies.request.multipart import fields_of, replace_field
+from policies.request.usage.dialects import Dialect
+from policies.request.usage.sizes import sizes
 
 __all__ = [
     "ENGINE_FIELDS",

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 from urllib.parse import quote, unquote_to_bytes
 
-from policies.describe import ModelIn
+from policies.request.describe import ModelIn
 
 Family = Literal["openai", "anthropic", "triton", "tgi"]
 

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from policies.config.settings import Route
 from policies.globs import is_glob, matches_any
-from policies.paths import MethodRefused, PathKind, family_of, is_plain
-from policies.principal import Principal
-from policies.settings import Route
+from policies.identity.principal import Principal
+from policies.request.paths import MethodRefused, PathKind, family_of, is_plain
 
 MAX_REMEMBERED = 4096
 _MAX_NAMED = 5  # models that an error names

@@ -30,7 +30,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal, NoReturn
 
-from policies.settings import Breaker as Settings
+from policies.config.settings import Breaker as Settings
 
 
 @contextmanager

@@ -4,7 +4,7 @@ It lowers the route's `total` and never raises it: whoever reads it takes the le
 a point in time, so the client's clock and ours need not agree.
 """
 
-from policies.units import read_seconds
+from policies.config.units import read_seconds
 
 
 class DeadlineError(ValueError):

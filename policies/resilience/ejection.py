@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from policies.settings import Ejection
+from policies.config.settings import Ejection
 
 SATURATED_IN_ROW: Final = 5
 """So many 503 without Retry-After, with nothing else between them, are a reason (rule 7)."""

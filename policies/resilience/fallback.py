@@ -1,7 +1,7 @@
 """What is tried once a route's pool cannot answer: the chain, member by member (POLICY: `routes[].fallback`).
 
-Everything here decides and does nothing: `gateway.fallback` acts. A chain is entered for what is ours to answer for,
-never for a client's own mistake, a limit of its plan or a deadline that has passed:
+Everything here decides and does nothing: `gateway.fallback.chain` acts. A chain is entered for what is ours to
+answer for, never for a client's own mistake, a limit of its plan or a deadline that has passed:
 
     nobody available                    no_endpoint_available
     no place, or not in time            queue_full, queue_timeout
@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from policies.settings.fallback import Fallback
-from policies.settings.routes import Retry
+from policies.config.settings.fallback import Fallback
+from policies.config.settings.routes import Retry
 
 Kind = Literal["pool", "cache", "message"]
 

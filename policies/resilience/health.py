@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from policies.settings.pools import Health
+from policies.config.settings.pools import Health
 
 ASK_EVERY: Final = 6
 """Good health probes between two tokens asked for while nothing is wrong."""

@@ -7,10 +7,10 @@ bound is what keeps it from doing harm: a pool that is slow because it is full w
 
 from typing import Final, Literal
 
-from policies.outcome import Outcome
-from policies.retry import listed
-from policies.retry_budget import RetryBudget
-from policies.settings.routes import Hedge, Retry
+from policies.config.settings.routes import Hedge, Retry
+from policies.resilience.outcome import Outcome
+from policies.resilience.retry import listed
+from policies.resilience.retry_budget import RetryBudget
 
 Why = Literal["hedge", "spent", "nobody", "budget"]
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Final, Literal, cast
 from tenacity.stop import stop_after_attempt, stop_before_delay
 from tenacity.wait import wait_exponential
 
-from policies.outcome import BROKEN_OFF, CLIENT_GONE, Outcome
-from policies.retry_after import retry_after
-from policies.retry_budget import RetryBudget
-from policies.settings.routes import Retry
+from policies.config.settings.routes import Retry
+from policies.resilience.outcome import BROKEN_OFF, CLIENT_GONE, Outcome
+from policies.resilience.retry_after import retry_after
+from policies.resilience.retry_budget import RetryBudget
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState

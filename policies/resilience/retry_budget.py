@@ -8,7 +8,7 @@ at most.
 
 from math import floor, inf
 
-from policies.settings.routes import Retry
+from policies.config.settings.routes import Retry
 
 # An eighth is exact in binary: no moment falls into the slot beside its own.
 _PER_SECOND = 8

@@ -9,19 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from backends.endpoint import Endpoint
-from backends.events import EndpointEvent, Verdict
-from backends.meters import EndpointMeter
-from backends.meters import Gauge as AnyGauge
-from backends.plane import DataPlane
-from backends.pool import Pool
-from backends.table import EndpointSpec, PoolSpec, Table
-from backends.wheel import TimerWheel
-from policies.outcome import Outcome
-from policies.principal import Principal
-from policies.settings import Route
-from policies.settings.pools import Breaker, Ejection
-from tests.backends.test_wheel import FakeLoop
+from backends.control.data_plane import DataPlane
+from backends.control.events import EndpointEvent, Verdict
+from backends.control.meters import EndpointMeter
+from backends.control.meters import Gauge as AnyGauge
+from backends.control.table import EndpointSpec, PoolSpec, Table
+from backends.http1.timer_wheel import TimerWheel
+from backends.pool.endpoint import Endpoint
+from backends.pool.pool import Pool
+from policies.config.settings import Route
+from policies.config.settings.pools import Breaker, Ejection
+from policies.identity.principal import Principal
+from policies.resilience.outcome import Outcome
+from tests.backends.http1.test_timer_wheel import FakeLoop
 
 MODEL = "m"
 

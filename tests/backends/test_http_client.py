@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from backends.http import HttpClient, HttpError
-from tests.backends.answering import answering
+from backends.http_client import HttpClient, HttpError
+from tests.backends.http1.answering import answering
 
 
 @pytest.mark.parametrize("status", [200, 307, 404, 503])
@@ -65,5 +65,5 @@ async def test_two_first_requests_share_one_client() -> None:
 
 
 def test_httpx_is_not_loaded_before_the_first_request() -> None:
-    script = "import sys, backends.http, backends.workers.supervisor; sys.exit('httpx' in sys.modules)"
+    script = "import sys, backends.http_client, backends.workers.supervisor; sys.exit('httpx' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], timeout=30).returncode == 0

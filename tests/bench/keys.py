@@ -19,8 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from backends.keyfile import load_keys, write_entry
-from policies.api_keys import KeyEntry, digest
+from backends.identity.keyfile import load_keys, write_entry
+from policies.identity.api_keys import KeyEntry, digest
 from tests.bench.machine import busy, machine
 from tests.fakes.client import Client, request
 from tests.fakes.redis_servers import Server, server

@@ -8,11 +8,11 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from backends.store.factory import open_memory
 from backends.store.memory import MemoryStore
-from backends.store.opening import open_memory
+from policies.config.settings.auth import Limit
+from policies.config.units import Rate
 from policies.limits import Demand, Granted, Rule, Subject, demands, rules_of
-from policies.settings.auth import Limit
-from policies.units import Rate
 
 DAY = 86400
 

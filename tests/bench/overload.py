@@ -24,10 +24,10 @@ from typing import Any, Final
 
 import uvloop
 
-from backends.keyfile import change_keys
+from backends.identity.keyfile import change_keys
 from backends.simulator.server import Simulator
 from backends.simulator.settings import Settings
-from policies.api_keys import KeyEntry, digest, new_key
+from policies.identity.api_keys import KeyEntry, digest, new_key
 from tests.flow.harness import Running, gateway_with
 
 ENDPOINTS: Final = 4

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from backends.keyfile import change_keys
-from policies.api_keys import KeyEntry, digest, new_key
+from backends.identity.keyfile import change_keys
+from policies.identity.api_keys import KeyEntry, digest, new_key
 from tests.bench.children import Child, Cores, child
 from tests.bench.load import PROMPT
 

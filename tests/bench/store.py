@@ -21,11 +21,11 @@ from random import Random
 
 import uvloop
 
-from backends.store.opening import Around, make_store
+from backends.store.factory import Around, make_store
+from policies.config.settings.auth import Limit
+from policies.config.settings.server import Store as Settings
+from policies.config.units import Rate
 from policies.limits import Demand, Granted, Subject, demands, rules_of
-from policies.settings.auth import Limit
-from policies.settings.server import Store as Settings
-from policies.units import Rate
 from tests.fakes.redis_servers import Server, cluster, server
 from tests.fakes.store import SpyMeter
 

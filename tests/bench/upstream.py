@@ -21,9 +21,9 @@ from typing import Final, cast
 
 import uvloop
 
-from backends.connections import ConnectionPool
-from backends.upstream import Headers, Origin, UpstreamError
-from backends.wheel import TimerWheel
+from backends.http1.connection_pool import ConnectionPool
+from backends.http1.interface import Headers, Origin, UpstreamError
+from backends.http1.timer_wheel import TimerWheel
 
 CHUNKS: Final = 100
 DELAY_MS: Final = 5

@@ -9,10 +9,10 @@ from typing import Any, Final, Protocol
 from uuid import uuid4
 
 from backends.store.base import Store
-from backends.store.opening import open_memory
+from backends.store.factory import open_memory
+from policies.config.settings.auth import Limit
+from policies.config.units import Rate
 from policies.limits import Answer, Demand, Granted, Refused, Rule, Subject, demands, rules_of
-from policies.settings.auth import Limit
-from policies.units import Rate
 from tests.contracts.redis_stage import redis_stage
 from tests.fakes.redis_servers import Servers
 

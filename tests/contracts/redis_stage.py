@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from random import Random
 
 from backends.store.base import Store
-from backends.store.opening import open_memory
+from backends.store.factory import open_memory
 from backends.store.outage import GuardedStore, StoreOutage
 from backends.store.redis_client import RedisClient
 from backends.store.redis_errors import StoreLostError
@@ -17,9 +17,9 @@ from backends.store.redis_link import Stopwatch
 from backends.store.redis_store import RedisStore, Sharing
 from backends.store.redis_windows import open_redis_windows
 from backends.store.redis_wire import Scripts
-from backends.store.windowed import WindowedStore
+from backends.store.windowed_store import WindowedStore
+from policies.config.store_url import read_target
 from policies.limits import Rule
-from policies.store_url import read_target
 from tests.fakes.redis_servers import Server
 from tests.fakes.store import SpyMeter
 

@@ -15,10 +15,10 @@ from uuid import uuid4
 import pytest
 
 from backends.cache.base import Absent, Cache, Found, Kept
+from backends.cache.factory import open_redis_cache
 from backends.cache.memory import MemoryCache
-from backends.cache.opening import open_redis_cache
-from backends.store.opening import Around
-from policies.settings.server import Store as Settings
+from backends.store.factory import Around
+from policies.config.settings.server import Store as Settings
 from tests.contracts.limit_stages import SERVERS
 from tests.fakes.store import SpyMeter
 from tests.flow.harness import eventually

@@ -15,7 +15,7 @@ from backends.engines import ENGINES, Engine, Told, health_of
 from backends.engines.dialect import first_model
 from backends.simulator.server import Simulator
 from backends.simulator.settings import Settings
-from policies.settings.pools import Engine as EngineName
+from policies.config.settings.pools import Engine as EngineName
 from tests.fakes.client import Client, request
 
 RECORDED = Path(__file__).parent / "recorded" / "engines"

@@ -22,8 +22,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from policies.config.settings.auth import Limit
 from policies.limits import Demand, Granted, Level, Refused, Rule
-from policies.settings.auth import Limit
 from tests.contracts.limit_stages import STAGES, START, SUBJECT, one, per, plan, take
 
 T = TypeVar("T")

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from backends.store.base import LEASE_LIFETIME
+from policies.config.settings.auth import Limit
 from policies.limits import Granted, Refused, Subject
-from policies.settings.auth import Limit
 from tests.contracts.limit_stages import (
     MORTAL,
     STAGES,

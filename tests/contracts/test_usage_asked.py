@@ -12,12 +12,12 @@ import pytest
 
 from backends.simulator.server import Simulator
 from backends.simulator.settings import Settings
-from gateway.tap import Tap
-from policies.describe import describe
-from policies.usage.dialects import ASKED_OF, DIALECTS
-from policies.usage.edits import ask_usage, cap_output
-from policies.usage.estimate import counted, real
-from policies.usage.strip import UsageStrip
+from gateway.upstream.stream_tap import Tap
+from policies.request.describe import describe
+from policies.request.usage.dialects import ASKED_OF, DIALECTS
+from policies.request.usage.edits import ask_usage, cap_output
+from policies.request.usage.estimate import counted, real
+from policies.request.usage.strip import UsageStrip
 from tests.fakes.client import Client, request
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from policies.describe import describe
-from policies.usage.dialects import DIALECTS
-from policies.usage.edits import ask_usage, cap_output, may_ask
-from policies.usage.strip import UsageStrip
+from policies.request.describe import describe
+from policies.request.usage.dialects import DIALECTS
+from policies.request.usage.edits import ask_usage, cap_output, may_ask
+from policies.request.usage.strip import UsageStrip
 from tests.engines.clients import CLIENTS, Request
 from tests.engines.conftest import House
 from tests.engines.payloads import CHAT, COMPLETIONS, GOOD, ask

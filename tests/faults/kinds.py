@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Literal
 
-from policies.settings import Retry
+from policies.config.settings import Retry
 from tests.fakes.backend import LAST_CHUNK, STREAM_HEAD, Connection, Request, Said, Script, chunked, plain
 
 Phase = Literal["connect", "head", "content", "stream"]

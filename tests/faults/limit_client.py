@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from random import SystemRandom
 
 from backends.store.base import Store
-from backends.store.opening import Around, make_store
+from backends.store.factory import Around, make_store
+from policies.config.settings.auth import Limit
+from policies.config.settings.server import Store as Settings
+from policies.config.units import Rate
 from policies.limits import Demand, Granted, Subject, demands, rules_of
-from policies.settings.auth import Limit
-from policies.settings.server import Store as Settings
-from policies.units import Rate
 from tests.fakes.store import SpyMeter
 
 _MONTH = 30 * 86400

@@ -9,14 +9,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import Random
 
-from backends.store.opening import Around, make_store
-from backends.store.windowed import WindowedStore
+from backends.store.factory import Around, make_store
+from backends.store.windowed_store import WindowedStore
+from policies.config.settings import Secret
+from policies.config.settings.auth import Limit
+from policies.config.settings.server import Store as Settings
+from policies.config.units import Rate
 from policies.limits import Answer, Demand, Granted, Subject, demands, rules_of
 from policies.limits.rules import Outage
-from policies.settings import Secret
-from policies.settings.auth import Limit
-from policies.settings.server import Store as Settings
-from policies.units import Rate
 from tests.fakes.store import SpyMeter
 
 TIMEOUT = 0.2

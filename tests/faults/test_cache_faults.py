@@ -17,9 +17,9 @@ import pytest
 
 from backends.cache.base import Kept
 from backends.cache.memory import MemoryCache
-from backends.keyfile import change_keys
-from policies.api_keys import KeyEntry, digest, new_key
-from policies.keyring import created
+from backends.identity.keyfile import change_keys
+from policies.identity.api_keys import KeyEntry, digest, new_key
+from policies.identity.keyring import created
 from tests.fakes.backend import LAST_CHUNK, Backend
 from tests.fakes.client import Answer
 from tests.fakes.redis_servers import Server, server

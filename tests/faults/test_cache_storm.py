@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from gateway.flights import Flight
+from gateway.cache.coalescing import Flight
 from tests.fakes.backend import LAST_CHUNK, STREAM_HEAD, Backend, Connection, Request, Said, chunked, plain
 from tests.flow.harness import Running, eventually, gateway_with
 

@@ -19,18 +19,18 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.plane import View
-from backends.store.opening import Around, make_store
+from backends.control.data_plane import View
+from backends.store.factory import Around, make_store
 from gateway.exchange import Exchange
-from gateway.limit_store import LimitStores, Voice
-from gateway.limiting import Limiting
-from policies.describe import Call
+from gateway.limits.limiter import Limiting
+from gateway.limits.store_switch import LimitStores, Voice
+from policies.config.settings import Store as Settings
+from policies.config.settings.auth import Limit, Plan
+from policies.config.units import Rate
+from policies.identity.principal import Principal
 from policies.limits import Subject, demands
 from policies.limits.plans import PlanLimits, plan_limits
-from policies.principal import Principal
-from policies.settings import Store as Settings
-from policies.settings.auth import Limit, Plan
-from policies.units import Rate
+from policies.request.describe import Call
 from tests.fakes.awaits import Cut, When
 from tests.fakes.redis_servers import Servers
 from tests.fakes.store import SpyMeter

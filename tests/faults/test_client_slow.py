@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway.accepting import most_clients, raise_descriptor_limit
+from gateway.http.accept import most_clients, raise_descriptor_limit
 from tests.fakes.backend import Backend
 from tests.fakes.client import Client, request
 from tests.flow.harness import CHAT, Running, eventually, gateway_with, resident

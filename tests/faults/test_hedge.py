@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.reading import StartError
+from gateway.control.policy_loader import StartError
 from tests.fakes.backend import LAST_CHUNK, STREAM_HEAD, Backend, Connection, Request, Script, chunked, plain
 from tests.fakes.client import Answer
 from tests.fakes.listeners import full_backlog, refusing

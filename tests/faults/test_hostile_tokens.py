@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import pytest
 
-from policies.api_keys import new_key
+from policies.identity.api_keys import new_key
 from tests.fakes.backend import Backend
 from tests.fakes.client import Answer, Client
 from tests.fakes.hostile import EC, OTHER, RSA, Making, hostile

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from gateway.client import ClientCycle
-from gateway.protocol import ClientProtocol
+from gateway.http.protocol import ClientProtocol
+from gateway.http.request import ClientCycle
 from tests.fakes import redis_servers
 from tests.fakes.backend import LAST_CHUNK, STREAM_HEAD, Backend, Connection, Request, Said, chunked, plain
 from tests.fakes.client import Client

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from backends.store.keys import open_keys
-from policies.api_keys import KeyEntry, digest, new_key
-from policies.keyring import created
+from policies.identity.api_keys import KeyEntry, digest, new_key
+from policies.identity.keyring import created
 from tests.fakes.backend import Backend
 from tests.fakes.redis_servers import Server
 from tests.faults.limit_rig import limited

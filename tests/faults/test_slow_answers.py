@@ -12,9 +12,9 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.deadlines import overdue
-from policies.settings import Timeouts
-from policies.settings.pools import Health
+from gateway.upstream.timeouts import overdue
+from policies.config.settings import Timeouts
+from policies.config.settings.pools import Health
 from tests.fakes.backend import STREAM_HEAD, Backend, Connection, Request, Said, chunked, plain
 from tests.faults.scenes import TICK, Watch, ask_first_at, pool, state, steps
 from tests.flow.harness import gateway_with

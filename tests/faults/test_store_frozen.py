@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from policies.config.settings.auth import Limit
+from policies.config.units import Rate
 from policies.limits import Demand, Granted
-from policies.settings.auth import Limit
-from policies.units import Rate
 from tests.fakes.redis_servers import Server, server
 from tests.faults.store_client import Asker, asker
 

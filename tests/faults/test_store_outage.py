@@ -15,10 +15,10 @@ import pytest
 
 from backends.store.base import LEASE_LIFETIME
 from backends.store.outage import FAILURES
+from policies.config.settings.auth import Limit
+from policies.config.units import Rate
 from policies.limits import Demand, Granted, Refused
 from policies.limits.rules import Outage
-from policies.settings.auth import Limit
-from policies.units import Rate
 from tests.contracts.limit_stages import START, granted, one, plan, take
 from tests.contracts.redis_stage import redis_stage
 from tests.fakes.redis_servers import Server, cluster, keys, sentinels, server

@@ -29,7 +29,8 @@ async def fails_until(gw: Running, metric: str, wanted: str) -> None:
     assert state(gw, "pool-0", metric) == wanted
 
 
-# -- rows 1 and 29: nobody there; what a resolver does that fails or hangs is told in tests/backends/test_resolve.py
+# -- rows 1 and 29: nobody there; what a resolver does that fails or hangs is told in
+# tests/backends/http1/test_resolver.py
 
 # A label may have 63 characters: this name has no address, and no DNS is asked for it.
 NAMELESS = f"http://{'a' * 64}.test"

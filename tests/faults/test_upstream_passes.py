@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from policies.document import load
+from policies.config.document import load
 from tests.fakes.backend import STREAM_HEAD, Backend, Connection, Request, Said, chunked, plain
 from tests.flow.harness import gateway_with
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from backends.keyfile import change_keys
-from policies.api_keys import KeyEntry, digest, new_key
-from policies.identity import Authenticator, records
-from policies.paths import SERVED
-from policies.principal import AuthenticationError
-from policies.settings import Plan
+from backends.identity.keyfile import change_keys
+from policies.config.settings import Plan
+from policies.identity.api_keys import KeyEntry, digest, new_key
+from policies.identity.authenticator import Authenticator, records
+from policies.identity.principal import AuthenticationError
+from policies.request.paths import SERVED
 from tests.fakes.backend import Backend
 from tests.fakes.client import Answer
 from tests.fakes.tokens import Signer, issuer_entry, jwk_set, valid_now

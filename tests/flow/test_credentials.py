@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from backends.keyfile import change_keys, load_keys
-from policies.api_keys import KeyEntry, digest, new_key
-from policies.keyring import created, revoked, rotated
+from backends.identity.keyfile import change_keys, load_keys
+from policies.identity.api_keys import KeyEntry, digest, new_key
+from policies.identity.keyring import created, revoked, rotated
 from tests.fakes.backend import Backend
 from tests.fakes.client import Answer
 from tests.flow.asking import WITHIN, status, until_it_is

@@ -10,7 +10,7 @@ from typing import Any
 
 from backends.simulator.server import Simulator
 from backends.simulator.settings import Settings
-from tests.backends.test_probes import free_port, hang
+from tests.backends.probes.test_prober import free_port, hang
 from tests.fakes.backend import Backend
 from tests.fakes.certificates import Authority
 from tests.fakes.client import Answer, Client, request

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from gateway.reading import StartError
+from gateway.control.policy_loader import StartError
 from tests.fakes.backend import Backend, Connection, Request, plain
 from tests.fakes.client import Answer
 from tests.fakes.tokens import AUDIENCE, ISSUER, Signer, hmac_token, issuer_entry, jwk_set, shared_jwk, valid_now
@@ -116,7 +116,7 @@ async def test_tokens_of_many_that_end_behind_one_address_are_no_guesses(sso: Ba
 
 
 async def test_hostile_tokens_are_401_on_every_path_and_nothing_is_fetched(sso: Backend, backend: Backend) -> None:
-    # The whole table is in tests/policies/test_tokens.py.
+    # The whole table is in tests/policies/identity/test_tokens.py.
     tokens = [
         RSA.token(valid_now(), header={"alg": "none"}),
         RSA.token(valid_now()).rsplit(".", 1)[0] + ".",

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from policies.api_keys import new_key
+from policies.identity.api_keys import new_key
 from tests.fakes.backend import Backend
 from tests.fakes.client import Answer
 from tests.flow.harness import Running, gateway_with

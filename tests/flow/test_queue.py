@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from backends.keyfile import change_keys
+from backends.identity.keyfile import change_keys
 from backends.simulator.server import Simulator
 from backends.simulator.settings import Settings
-from policies.api_keys import KeyEntry, digest, new_key
+from policies.identity.api_keys import KeyEntry, digest, new_key
 from tests.fakes.backend import LAST_CHUNK, STREAM_HEAD, Backend, Connection, Request, Said, chunked, plain
 from tests.fakes.client import Answer
 from tests.flow.harness import Running, eventually, gateway_with

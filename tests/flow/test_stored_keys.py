@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from backends.store.keys import open_keys
-from policies.api_keys import KeyEntry, digest, new_key
-from policies.keyring import created, revoked
+from policies.identity.api_keys import KeyEntry, digest, new_key
+from policies.identity.keyring import created, revoked
 from tests.fakes import redis_servers
 from tests.fakes.backend import Backend
 from tests.flow.asking import WITHIN, status, until_it_is

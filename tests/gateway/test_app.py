@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from gateway.app import Gateway
-from gateway.reading import StartError
+from gateway.control.policy_loader import StartError
 from tests.fakes.backend import Backend
 from tests.flow.harness import Footprint, eventually, gateway_with
 from tests.gateway.served import engine, policy, serving

@@ -8,12 +8,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
-from backends.wheel import TimerWheel
-from gateway.client import ClientCycle, ClientGone
-from gateway.clocks import WireSettings
+from backends.http1.timer_wheel import TimerWheel
 from gateway.errors import GatewayError
-from gateway.refusals import answer
-from gateway.server import Listener
+from gateway.http.bad_requests import answer
+from gateway.http.listener import Listener
+from gateway.http.request import ClientCycle, ClientGone
+from gateway.http.timers import WireSettings
 from tests.flow.harness import eventually
 
 Answer = Callable[[ClientCycle], Coroutine[Any, Any, None]]

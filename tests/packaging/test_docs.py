@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from policies.paths import SERVED
+from policies.request.paths import SERVED
 from tests import docs
 
 ROOT = docs.ROOT

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from policies.document import Policy, PolicyError, load
+from policies.config.document import Policy, PolicyError, load
 
 DATA = Path(__file__).parent / "data"
 EXAMPLES = Path(__file__).parents[2] / "policies" / "examples"

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.caching import CANONICAL, Asked, age_of, cache_key, shareable, wanted, whole
-from policies.paths import SERVED, PathKind
-from policies.settings.routes import Cache
+from policies.config.settings.routes import Cache
+from policies.request.paths import SERVED, PathKind
 
 CHAT = next(kind for kind in SERVED if kind.path == "/v1/chat/completions")
 ALWAYS, FIXED = Cache(mode="always"), Cache()

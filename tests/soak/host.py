@@ -18,7 +18,7 @@ import sys
 import threading
 from pathlib import Path
 
-from gateway.running import serve
+from gateway.process.run import serve
 
 
 def descriptors() -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from policies.settings.routes import Retry
+from policies.config.settings.routes import Retry
 from tests.flow.harness import Series, total
 from tests.soak.clients import Seen, Tally
 from tests.soak.stage import RETRIES

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from backends.keyfile import change_keys
-from policies.api_keys import KeyEntry, digest, new_key
+from backends.identity.keyfile import change_keys
+from policies.identity.api_keys import KeyEntry, digest, new_key
 from tests.bench.children import Child, child, memory_mb
 
 MODEL: Final = "m"

@@ -4,13 +4,13 @@ Durations are seconds, sizes bytes, `off` is None (of a list: empty), and every 
 docstring of a class has a line for each of its keys: `sluice schema` and the docs show them.
 """
 
-from policies.addresses import Address
-from policies.forms import Bound, Step
-from policies.settings.auth import ApiKeys, Auth, ClaimDefaults, Claims, Jwks, Jwt, Limit, Per, Plan, Scope
-from policies.settings.fallback import Fallback, Webhook
-from policies.settings.observe import AccessLog, Log, Metrics, Observe, Tracing
-from policies.settings.policy import Policy
-from policies.settings.pools import (
+from policies.config.addresses import Address
+from policies.config.forms import Bound, Step
+from policies.config.settings.auth import ApiKeys, Auth, ClaimDefaults, Claims, Jwks, Jwt, Limit, Per, Plan, Scope
+from policies.config.settings.fallback import Fallback, Webhook
+from policies.config.settings.observe import AccessLog, Log, Metrics, Observe, Tracing
+from policies.config.settings.policy import Policy
+from policies.config.settings.pools import (
     Balance,
     Breaker,
     Discover,
@@ -23,12 +23,12 @@ from policies.settings.pools import (
     Queue,
     Scrape,
 )
-from policies.settings.rollout import Canary, Judge, Shadow
-from policies.settings.routes import Cache, Hedge, Match, Method, Retry, Route, Timeouts
-from policies.settings.secret import Secret
-from policies.settings.server import Cors, Server, ServerTls, Store
-from policies.settings.workers import Autoscale, CrashLoop, Down, Restart, Scale, Stop, Up, Workers
-from policies.units import Rate
+from policies.config.settings.rollout import Canary, Judge, Shadow
+from policies.config.settings.routes import Cache, Hedge, Match, Method, Retry, Route, Timeouts
+from policies.config.settings.secret import Secret
+from policies.config.settings.server import Cors, Server, ServerTls, Store
+from policies.config.settings.workers import Autoscale, CrashLoop, Down, Restart, Scale, Stop, Up, Workers
+from policies.config.units import Rate
 
 __all__ = [
     "AccessLog",

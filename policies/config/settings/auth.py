@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
-from policies.addresses import URL
-from policies.forms import BOOL, GLOB, NAME, PATH, PLAN_NAME, SOME_TEXT
-from policies.kind import UNSET
-from policies.units import COUNT, COUNT_ABOVE_0, PRIORITY, RATE, SECONDS, SECONDS_ABOVE_0, WEIGHT, Rate
+from policies.config.addresses import URL
+from policies.config.forms import BOOL, GLOB, NAME, PATH, PLAN_NAME, SOME_TEXT
+from policies.config.kind import UNSET
+from policies.config.units import COUNT, COUNT_ABOVE_0, PRIORITY, RATE, SECONDS, SECONDS_ABOVE_0, WEIGHT, Rate
 
 Scope = Literal["chat", "completions", "embeddings", "rerank", "audio", "predict", "engine_fields"]
 Per = Literal["key", "tenant", "user", "ip", "model", "tenant+model", "all"]

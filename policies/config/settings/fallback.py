@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from policies.addresses import URL
-from policies.forms import MODEL, NAME, TEXT
-from policies.kind import UNSET
-from policies.settings.secret import Secret
-from policies.units import COUNT_ABOVE_0, STATUS
+from policies.config.addresses import URL
+from policies.config.forms import MODEL, NAME, TEXT
+from policies.config.kind import UNSET
+from policies.config.settings.secret import Secret
+from policies.config.units import COUNT_ABOVE_0, STATUS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from policies.addresses import URL
-from policies.forms import LOG_PATH
-from policies.nodes import OFF
-from policies.units import COUNT_ABOVE_0, SHARE
+from policies.config.addresses import URL
+from policies.config.forms import LOG_PATH
+from policies.config.nodes import OFF
+from policies.config.units import COUNT_ABOVE_0, SHARE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

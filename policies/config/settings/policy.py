@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from policies.forms import NAME, PLAN_NAME, VERSION
-from policies.settings.auth import Auth, Plan
-from policies.settings.observe import Observe
-from policies.settings.pools import Pool
-from policies.settings.routes import Route
-from policies.settings.server import Server, Store
+from policies.config.forms import NAME, PLAN_NAME, VERSION
+from policies.config.settings.auth import Auth, Plan
+from policies.config.settings.observe import Observe
+from policies.config.settings.pools import Pool
+from policies.config.settings.routes import Route
+from policies.config.settings.server import Server, Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

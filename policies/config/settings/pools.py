@@ -4,12 +4,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from policies.addresses import BASE_URL, HOST
-from policies.forms import AUTO_PORT, HASH_ON, HEADER_NAME, HEADER_VALUE, IN_FLIGHT, NAME, OUTCOME, PATH, TEXT, URL_PATH
-from policies.kind import UNSET
-from policies.settings.secret import Secret
-from policies.settings.workers import Workers
-from policies.units import COUNT, COUNT_ABOVE_0, PORT, SECONDS, SECONDS_ABOVE_0, SHARE, WEIGHT
+from policies.config.addresses import BASE_URL, HOST
+from policies.config.forms import (
+    AUTO_PORT,
+    HASH_ON,
+    HEADER_NAME,
+    HEADER_VALUE,
+    IN_FLIGHT,
+    NAME,
+    OUTCOME,
+    PATH,
+    TEXT,
+    URL_PATH,
+)
+from policies.config.kind import UNSET
+from policies.config.settings.secret import Secret
+from policies.config.settings.workers import Workers
+from policies.config.units import COUNT, COUNT_ABOVE_0, PORT, SECONDS, SECONDS_ABOVE_0, SHARE, WEIGHT
 
 Engine = Literal["vllm", "sglang", "tgi", "tensorrt_llm", "triton", "llama_cpp", "openai", "http", "simulator"]
 _Turns = Literal["round_robin", "weighted_round_robin"]

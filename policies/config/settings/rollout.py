@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from policies.forms import NAME
-from policies.units import COUNT_ABOVE_0, FACTOR, PERCENT, PERCENT_ABOVE_0, SECONDS_ABOVE_0, SHARE
+from policies.config.forms import NAME
+from policies.config.units import COUNT_ABOVE_0, FACTOR, PERCENT, PERCENT_ABOVE_0, SECONDS_ABOVE_0, SHARE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

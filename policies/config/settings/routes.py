@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from policies.forms import (
+from policies.config.forms import (
     BOOL,
     BOUND,
     GLOB,
@@ -17,10 +17,10 @@ from policies.forms import (
     PLAN_NAME,
     Bound,
 )
-from policies.kind import UNSET
-from policies.settings.fallback import Fallback
-from policies.settings.rollout import Canary, Shadow
-from policies.units import COUNT, FACTOR, NUMBER, SECONDS, SECONDS_ABOVE_0, SHARE, SIZE
+from policies.config.kind import UNSET
+from policies.config.settings.fallback import Fallback
+from policies.config.settings.rollout import Canary, Shadow
+from policies.config.units import COUNT, FACTOR, NUMBER, SECONDS, SECONDS_ABOVE_0, SHARE, SIZE
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from policies.forms import ENV_NAME, PATH
-from policies.kind import UNSET
+from policies.config.forms import ENV_NAME, PATH
+from policies.config.kind import UNSET
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

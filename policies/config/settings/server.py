@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Literal
 
-from policies.addresses import ADDRESS, NETWORK, STORE_URL, Address
-from policies.forms import NAME, PATH, PROCESSES, TEXT
-from policies.settings.secret import Secret
-from policies.units import SECONDS, SECONDS_ABOVE_0, SIZE
+from policies.config.addresses import ADDRESS, NETWORK, STORE_URL, Address
+from policies.config.forms import NAME, PATH, PROCESSES, TEXT
+from policies.config.settings.secret import Secret
+from policies.config.units import SECONDS, SECONDS_ABOVE_0, SIZE
 
 _WILDCARDS = {"0.0.0.0", "::"}
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from policies.forms import ENV_NAME, GPUS, MODEL, STEP, TEXT, Step
-from policies.kind import UNSET
-from policies.mistakes import unknown
-from policies.units import COUNT, COUNT_ABOVE_0, SECONDS, SECONDS_ABOVE_0, SHARE
+from policies.config.forms import ENV_NAME, GPUS, MODEL, STEP, TEXT, Step
+from policies.config.kind import UNSET
+from policies.config.mistakes import unknown
+from policies.config.units import COUNT, COUNT_ABOVE_0, SECONDS, SECONDS_ABOVE_0, SHARE
 
 PLACEHOLDERS = ("model", "port", "port2", "port3", "host", "name")
 VLLM = ("vllm", "serve")

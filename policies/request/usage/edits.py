@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Final
 
 from policies.codec import Raw
-from policies.json_object import members, opening, spans
-from policies.usage.dialects import ASKED_OF, CHAT, Dialect
-from policies.usage.sizes import nested, whole
+from policies.request.json_object import members, opening, spans
+from policies.request.usage.dialects import ASKED_OF, CHAT, Dialect
+from policies.request.usage.sizes import nested, whole
 
 _ASKED: Final = b'{"include_usage":true}'
 

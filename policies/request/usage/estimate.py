@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final, Protocol
 
-from policies.describe import Call
-from policies.json_object import Refused
-from policies.usage.dialects import Dialect
+from policies.request.describe import Call
+from policies.request.json_object import Refused
+from policies.request.usage.dialects import Dialect
 
 START: Final = 4.0
 LEAST: Final = 1.0
@@ -28,7 +28,7 @@ _DECAY: Final = 0.98
 
 
 class Plan(Protocol):
-    """What of a plan counts here (`policies.settings.Plan`)."""
+    """What of a plan counts here (`policies.config.settings.Plan`)."""
 
     @property
     def max_input_tokens(self) -> int | None: ...

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from policies.codec import Decoder, JSONError, Raw
-from policies.json_object import Refused, members
-from policies.usage.dialects import Dialect
+from policies.request.json_object import Refused, members
+from policies.request.usage.dialects import Dialect
 
 # 2**31 - 1 is a usual way to say "no bound".
 _MOST_DIGITS: Final = 15

@@ -13,11 +13,11 @@ from random import Random
 import pytest
 
 from backends.cache.base import Absent, Cache, Found, Kept
-from backends.cache.opening import open_redis_cache
+from backends.cache.factory import open_redis_cache
 from backends.cache.packing import pack, unpack
 from backends.cache.redis import PROBE
-from backends.store.opening import Around
-from policies.settings.server import Store as Settings
+from backends.store.factory import Around
+from policies.config.settings.server import Store as Settings
 from tests.fakes.redis_servers import Server, server
 from tests.fakes.store import SpyMeter
 from tests.fakes.store_proxy import StoreProxy, store_proxy

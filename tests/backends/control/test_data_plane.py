@@ -10,16 +10,16 @@ from dataclasses import replace
 
 import pytest
 
-from backends.endpoint import Endpoint
-from backends.events import EndpointEvent, Verdict
-from backends.http1 import Connection
-from backends.plane import DataPlane, View
-from backends.table import EndpointSpec, PoolSpec, Table
-from backends.upstream import UpstreamError
-from backends.wheel import TimerWheel
-from policies import outcome as outcomes
-from policies.principal import AuthenticationError, Principal
-from policies.settings import Route
+from backends.control.data_plane import DataPlane, View
+from backends.control.events import EndpointEvent, Verdict
+from backends.control.table import EndpointSpec, PoolSpec, Table
+from backends.http1.connection import Connection
+from backends.http1.interface import UpstreamError
+from backends.http1.timer_wheel import TimerWheel
+from backends.pool.endpoint import Endpoint
+from policies.config.settings import Route
+from policies.identity.principal import AuthenticationError, Principal
+from policies.resilience import outcome as outcomes
 from tests.backends.rig import Meters, Rig
 from tests.fakes.backend import Backend
 from tests.flow.harness import eventually

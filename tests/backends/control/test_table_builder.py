@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from backends.table import EndpointSpec, Table
-from backends.tables import build_table
+from backends.control.table import EndpointSpec, Table
+from backends.control.table_builder import build_table
 from backends.workers.supervisor import WorkerView
-from policies.api_keys import KeyEntry, digest, new_key
-from policies.document import load
-from policies.identity import records
-from policies.settings import Policy
+from policies.config.document import load
+from policies.config.settings import Policy
+from policies.identity.api_keys import KeyEntry, digest, new_key
+from policies.identity.authenticator import records
 
 POLICY: dict[str, Any] = {
     "version": 1,

@@ -7,11 +7,11 @@ import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from backends.connections import ConnectionPool
-from backends.http1 import Connection
-from backends.tls import TlsSettings
-from backends.upstream import Headers, Origin, UpstreamError
-from backends.wheel import TimerWheel
+from backends.http1.connection import Connection
+from backends.http1.connection_pool import ConnectionPool
+from backends.http1.interface import Headers, Origin, UpstreamError
+from backends.http1.timer_wheel import TimerWheel
+from backends.http1.tls import TlsSettings
 
 BODY = b'{"model": "m"}'
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(BODY)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from backends.connections import ConnectionPool
-from backends.tls import TlsSettings, client_context
-from backends.upstream import Origin, UpstreamError
-from backends.wheel import TimerWheel
+from backends.http1.connection_pool import ConnectionPool
+from backends.http1.interface import Origin, UpstreamError
+from backends.http1.timer_wheel import TimerWheel
+from backends.http1.tls import TlsSettings, client_context
 from tests.backends.http1.rig import OK, Peer, Server, ask, pool_to, says
 from tests.fakes.certificates import Authority
 from tests.fakes.listeners import full_backlog, silent

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import pytest
 
-from backends.connections import ConnectionPool
-from backends.upstream import Origin
-from backends.wheel import TimerWheel
+from backends.http1.connection_pool import ConnectionPool
+from backends.http1.interface import Origin
+from backends.http1.timer_wheel import TimerWheel
 from tests.backends.http1.rig import BODY, HEAD, OK, Answer, Server, ask, pool_to, says
-from tests.backends.test_wheel import FakeLoop
+from tests.backends.http1.test_timer_wheel import FakeLoop
 
 
 def kept(seconds: str) -> bytes:

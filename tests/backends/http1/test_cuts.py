@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.connections import read_buffer
-from backends.http1 import Connection
+from backends.http1.connection import Connection
+from backends.http1.connection_pool import read_buffer
 from tests.backends.http1.rig import BODY, HEAD, Answer, Peer, Server, ask, pool_to
 
 EVENTS = (

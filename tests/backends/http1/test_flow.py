@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from backends.connections import ConnectionPool
-from backends.http1 import READ_SIZE, Connection
-from backends.tls import TlsSettings
+from backends.http1.connection import READ_SIZE, Connection
+from backends.http1.connection_pool import ConnectionPool
+from backends.http1.tls import TlsSettings
 from tests.backends.http1.rig import BODY, HEAD, OK, Answer, Peer, Server, ask, pool_to, ready, says
 from tests.fakes.certificates import Authority
 

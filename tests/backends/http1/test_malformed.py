@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from backends.http1 import HEAD_LIMIT
-from backends.response import HEADERS_LIMIT, INTERIM_LIMIT
+from backends.http1.connection import HEAD_LIMIT
+from backends.http1.response import HEADERS_LIMIT, INTERIM_LIMIT
 from tests.backends.http1.rig import BODY, HEAD, Answer, Peer, Server, ask, pool_to, ready
 
 START = b"HTTP/1.1 200 OK\r\n"

@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from backends.connections import ConnectionPool
-from backends.resolve import FRESH, KEPT, Resolver, system_lookup
-from backends.upstream import Origin, UpstreamError
-from backends.wheel import TimerWheel
+from backends.http1.connection_pool import ConnectionPool
+from backends.http1.interface import Origin, UpstreamError
+from backends.http1.resolver import FRESH, KEPT, Resolver, system_lookup
+from backends.http1.timer_wheel import TimerWheel
 from tests.backends.http1.rig import OK, Server, says
 from tests.flow.harness import eventually
 
@@ -288,7 +288,7 @@ def test_a_loop_that_closes_under_a_lookup_is_let_go() -> None:
 def test_a_process_ends_while_dns_hangs() -> None:
     code = """
 import asyncio, time
-from backends.resolve import Resolver
+from backends.http1.resolver import Resolver
 async def main():
     try:
         async with asyncio.timeout(0.05):

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from backends.response import INTERIM_LIMIT
+from backends.http1.response import INTERIM_LIMIT
 from tests.backends.http1.rig import (
     BODY,
     HEAD,

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from backends.wheel import Timer, TimerWheel
+from backends.http1.timer_wheel import Timer, TimerWheel
 
 
 class FakeLoop:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from backends.jwks import Event, KeySources
-from policies.settings import Claims, Jwks, Jwt
+from backends.identity.jwks import Event, KeySources
+from policies.config.settings import Claims, Jwks, Jwt
 from tests.fakes.backend import Backend, Connection, Request, plain
 from tests.fakes.tokens import AUDIENCE, ISSUER, Signer, jwk_set
 from tests.flow.harness import eventually

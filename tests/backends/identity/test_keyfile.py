@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from backends.keyfile import KeyFileError, change_keys, load_keys
-from policies.api_keys import KeyEntry, digest, new_key
+from backends.identity.keyfile import KeyFileError, change_keys, load_keys
+from policies.identity.api_keys import KeyEntry, digest, new_key
 from tests.pace import cpu, slowdown
 
 ENTRY = KeyEntry("k1", digest("secret"), "acme", "free", created=1_800_000_000.0)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from backends.breakers import MODELS
-from backends.events import Verdict
-from policies import outcome as outcomes
-from policies.outcome import BROKEN_OFF, CLIENT_GONE, NO_ANSWER, NOT_SENT, OK, TOO_SLOW, of_status
-from policies.settings.pools import Breaker, Ejection
+from backends.control.events import Verdict
+from backends.pool.breakers import MODELS
+from policies.config.settings.pools import Breaker, Ejection
+from policies.resilience import outcome as outcomes
+from policies.resilience.outcome import BROKEN_OFF, CLIENT_GONE, NO_ANSWER, NOT_SENT, OK, TOO_SLOW, of_status
 from tests.backends.rig import MODEL, Rig, spec
 
 FAULTY = [NOT_SENT, NO_ANSWER, TOO_SLOW, BROKEN_OFF, of_status(500), of_status(502), of_status(504)]

@@ -13,9 +13,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from backends.events import EndpointEvent
-from policies.outcome import BROKEN_OFF, CLIENT_GONE, NO_ANSWER, NOT_SENT, OK, TOO_SLOW, of_status
-from policies.settings.pools import Breaker, Ejection, Queue
+from backends.control.events import EndpointEvent
+from policies.config.settings.pools import Breaker, Ejection, Queue
+from policies.resilience.outcome import BROKEN_OFF, CLIENT_GONE, NO_ANSWER, NOT_SENT, OK, TOO_SLOW, of_status
 from tests.backends.rig import MODEL, Rig
 
 

@@ -19,12 +19,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from backends.events import EndpointEvent, Kind, Verdict
-from backends.probes import Prober
-from backends.table import EndpointSpec, PoolSpec, Table
-from backends.wheel import TimerWheel
-from policies.settings import Pool, Route
-from policies.settings.pools import Endpoint, Engine, Health
+from backends.control.events import EndpointEvent, Kind, Verdict
+from backends.control.table import EndpointSpec, PoolSpec, Table
+from backends.http1.timer_wheel import TimerWheel
+from backends.probes.prober import Prober
+from policies.config.settings import Pool, Route
+from policies.config.settings.pools import Endpoint, Engine, Health
 from tests.fakes.backend import Backend, Connection, Request, plain
 from tests.fakes.certificates import Authority
 from tests.fakes.listeners import silent

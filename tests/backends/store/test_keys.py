@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import pytest
 
-from backends.keyfile import write_entry
+from backends.identity.keyfile import write_entry
 from backends.store.commands import Commands, packed
 from backends.store.keys import KeyStore, KeyStoreError, open_keys
 from backends.store.redis_errors import StoreLostError
-from policies.api_keys import KeyEntry, digest, new_key
-from policies.keyring import KeyringError, created, revoked, rotated
+from policies.identity.api_keys import KeyEntry, digest, new_key
+from policies.identity.keyring import KeyringError, created, revoked, rotated
 from tests.fakes import redis_servers
 from tests.pace import slowdown
 

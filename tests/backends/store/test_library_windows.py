@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from backends.store.windows import LibraryWindows, WindowMemory
+from backends.store.library_windows import LibraryWindows, WindowMemory
+from policies.config.settings.auth import Limit
+from policies.config.units import Rate
 from policies.limits import Demand, Rule, rules_of
-from policies.settings.auth import Limit
-from policies.units import Rate
 
 
 class Clock:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from backends.store.memory import MemoryStore
+from policies.config.settings.auth import Limit
+from policies.config.units import Rate
 from policies.limits import Granted, Subject, demands, rules_of
-from policies.settings.auth import Limit
-from policies.units import Rate
 from tests.bench.limits import many_buckets
 
 SUBJECT = Subject(key="k1", tenant="acme", user="u1", ip="192.0.2.1", model="m")

@@ -1,10 +1,10 @@
 """While the store is away this process's share holds, by what is used and not by what was asked for."""
 
-from backends.store.opening import open_memory
+from backends.store.factory import open_memory
 from backends.store.outage import StoreOutage
+from policies.config.settings.auth import Limit
+from policies.config.units import Rate
 from policies.limits import Granted, Subject, demands, rules_of
-from policies.settings.auth import Limit
-from policies.units import Rate
 from tests.fakes.store import SpyMeter
 
 SUBJECT = Subject("k", "t", "u", "i", "m")

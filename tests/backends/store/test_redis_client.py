@@ -13,7 +13,7 @@ import uvloop
 
 from backends.store.redis_client import CONNECT_TIMEOUT, RedisClient
 from backends.store.redis_errors import ReplyError, StoreLostError
-from policies.store_url import read_target
+from policies.config.store_url import read_target
 from tests.fakes.awaits import Cut, When
 from tests.fakes.certificates import Authority
 from tests.fakes.redis_servers import Server, Servers, cluster, free_port, sentinels, server, until

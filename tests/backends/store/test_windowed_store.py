@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from limits.errors import StorageError
 
+from backends.store.library_windows import LibraryWindows, WindowMemory
 from backends.store.memory import MemoryStore
-from backends.store.windowed import RACE_WAIT, WindowedStore
-from backends.store.windows import LibraryWindows, WindowMemory
+from backends.store.windowed_store import RACE_WAIT, WindowedStore
+from policies.config.settings.auth import Limit
+from policies.config.units import Rate
 from policies.limits import Answer, Change, Demand, Granted, Refused, Rule, Subject, demands, rules_of
-from policies.settings.auth import Limit
-from policies.units import Rate
 
 SUBJECT = Subject(key="k1", tenant="acme", user="u1", ip="192.0.2.1", model="m")
 LIMITS = (

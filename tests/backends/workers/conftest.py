@@ -15,8 +15,8 @@ import pytest
 from backends.workers.launch import Launcher
 from backends.workers.supervisor import Supervisor
 from backends.workers.worker import WorkerEvent, WorkerView
-from policies.settings.pools import Pool
-from policies.settings.workers import Restart, Stop, Workers
+from policies.config.settings.pools import Pool
+from policies.config.settings.workers import Restart, Stop, Workers
 
 ENGINE = Path(__file__).with_name("engine.py")
 

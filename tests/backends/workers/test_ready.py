@@ -9,7 +9,7 @@ import pytest
 from backends.engines import Health
 from backends.workers.groups import Listener
 from backends.workers.ready import get_status, until_well
-from tests.backends.answering import answering
+from tests.backends.http1.answering import answering
 
 
 def owners(*answers: Listener) -> Callable[[], Awaitable[Listener]]:

@@ -4,11 +4,11 @@ import sys
 
 from backends.engines import Health
 from backends.workers.spec import WorkerSpec, workers_of
-from policies.settings import Pool, Workers
-from policies.settings.pools import Endpoint
-from policies.settings.pools import Health as Probes
-from policies.settings.secret import Secret
-from policies.settings.workers import Restart, Scale, Stop
+from policies.config.settings import Pool, Workers
+from policies.config.settings.pools import Endpoint
+from policies.config.settings.pools import Health as Probes
+from policies.config.settings.secret import Secret
+from policies.config.settings.workers import Restart, Scale, Stop
 
 
 def test_workers_are_named_after_their_pool_and_listed_pools_have_none() -> None:

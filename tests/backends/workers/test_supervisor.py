@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from policies.settings import Pool, Workers
-from policies.settings.workers import Restart, Stop
+from policies.config.settings import Pool, Workers
+from policies.config.settings.workers import Restart, Stop
 from tests.backends.workers.conftest import alive, become, gone, house, pool
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.admin.guard import OPEN, Guard
-from policies.addresses import Address, read_address
+from policies.config.addresses import Address, read_address
 
 TOKEN = "s3cret-token"
 LOOPBACK = "127.0.0.1:9901"

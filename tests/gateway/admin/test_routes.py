@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 
-from backends.keyfile import change_keys
-from policies.api_keys import KeyEntry, digest, new_key
+from backends.identity.keyfile import change_keys
+from policies.identity.api_keys import KeyEntry, digest, new_key
 from tests.fakes.backend import Backend
 from tests.fakes.client import Answer, Client, request
 from tests.flow.harness import Running, gateway_with

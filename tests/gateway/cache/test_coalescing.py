@@ -8,13 +8,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.absent import AbsentClient
-from gateway.client import ClientCycle, ClientGone
-from gateway.drive import Drive
+from gateway.cache.coalescing import Flight
+from gateway.cache.detached_client import AbsentClient
+from gateway.cache.subscriber import Follower
 from gateway.exchange import Exchange
-from gateway.flights import Flight
-from gateway.followers import Follower
-from gateway.relay import Relay
+from gateway.http.driver import Drive
+from gateway.http.request import ClientCycle, ClientGone
+from gateway.upstream.relay import Relay
 
 MOST = 1000
 

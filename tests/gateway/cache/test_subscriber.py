@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.followers import Chunks
+from gateway.cache.subscriber import Chunks
 
 
 @given(st.lists(st.integers(1, 100_000), max_size=20), st.integers(0, 20))

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from backends.keyfile import write_entry
+from backends.identity.keyfile import write_entry
 from gateway.cli import check, schema
-from policies.api_keys import KeyEntry, digest
+from policies.identity.api_keys import KeyEntry, digest
 from tests.policies.policy_files import EXAMPLES, SMALL, write
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from backends.keyfile import change_keys
+from backends.identity.keyfile import change_keys
 from gateway.cli.verbs import app
-from policies.api_keys import KeyEntry, digest
+from policies.identity.api_keys import KeyEntry, digest
 from tests.policies.policy_files import SMALL, write
 
 PLANS = "auth: {api_keys: {file: k.yaml}}\nplans: {free: {}}\n"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.explain import ExplainError, Explanation, explain
-from policies.api_keys import KeyEntry, digest
-from policies.settings import Plan, Policy
-from policies.settings.auth import Limit
-from policies.units import Rate
+from gateway.cli.explanation import ExplainError, Explanation, explain
+from policies.config.settings import Plan, Policy
+from policies.config.settings.auth import Limit
+from policies.config.units import Rate
+from policies.identity.api_keys import KeyEntry, digest
 from tests.policies.policy_files import loaded
 
 TEXT = """

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from backends.keyfile import load_keys
+from backends.identity.keyfile import load_keys
 from gateway.cli.keys import app
-from policies.api_keys import digest, looks_like_ours
-from policies.identity import Authenticator, records
-from policies.principal import AuthenticationError
+from policies.identity.api_keys import digest, looks_like_ours
+from policies.identity.authenticator import Authenticator, records
+from policies.identity.principal import AuthenticationError
 from tests.policies.policy_files import SMALL, write
 
 

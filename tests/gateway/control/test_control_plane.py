@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from backends.keyfile import change_keys
-from gateway.reading import StartError
-from policies.api_keys import KeyEntry, digest, new_key
-from policies.keyring import revoked
+from backends.identity.keyfile import change_keys
+from gateway.control.policy_loader import StartError
+from policies.identity.api_keys import KeyEntry, digest, new_key
+from policies.identity.keyring import revoked
 from tests.fakes.backend import Backend
 from tests.fakes.client import Client
 from tests.flow.harness import Footprint, Running, eventually, gateway_with, merged

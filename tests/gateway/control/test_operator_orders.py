@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.orders import Orders
+from gateway.control.operator_orders import Orders
 
 
 def test_every_order_can_be_taken_back() -> None:

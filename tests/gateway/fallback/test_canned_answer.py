@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.degraded import EVENTS, JSON, Message, Said, answer
 from gateway.errors import error_body
-from gateway.tap import Tap
-from policies.first_content import EVENT_END, Event, FirstContent
+from gateway.fallback.canned_answer import EVENTS, JSON, Message, Said, answer
+from gateway.upstream.stream_tap import Tap
+from policies.request.first_content import EVENT_END, Event, FirstContent
 
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
 SAID = Said("busy", "m", "0" * 32, 1_763_650_057)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.accepting import FEWEST, RESERVE, most_clients, raise_descriptor_limit
+from gateway.http.accept import FEWEST, RESERVE, most_clients, raise_descriptor_limit
 from tests.fakes.client import Client, request
 from tests.flow.harness import eventually
 from tests.gateway.wire import Door, Held, echo, listening

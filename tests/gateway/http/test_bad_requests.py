@@ -10,8 +10,8 @@ import zttp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.client import ClientCycle
-from gateway.refusals import MAX_HEADERS, MAX_LINE, PartialHead, nothing_waits, refusal
+from gateway.http.bad_requests import MAX_HEADERS, MAX_LINE, PartialHead, nothing_waits, refusal
+from gateway.http.request import ClientCycle
 from tests.fakes.client import request
 
 HEAD = b"POST /v1/messages?a=b HTTP/1.1\r\nhost: gw\r\nx: y\r\n\r\n"

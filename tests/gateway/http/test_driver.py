@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.drive import Drive, Signal
+from gateway.http.driver import Drive, Signal
 from tests.flow.harness import eventually
 
 

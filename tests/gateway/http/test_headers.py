@@ -1,6 +1,6 @@
 """Which headers go on, in both directions (DESIGN section 2, rules 8 and 9)."""
 
-from gateway.headers import downstream_filter, upstream_filter, upstream_head
+from gateway.http.headers import downstream_filter, upstream_filter, upstream_head
 
 CLIENT = [
     (b"host", b"gw"),

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.client import ClientCycle, ClientGone
 from gateway.errors import BodyTimeout, FirstByteTimeout, GatewayError, InvalidRequest, ShuttingDown
+from gateway.http.request import ClientCycle, ClientGone
 from tests.fakes.backend import Backend
 from tests.fakes.client import Client, request
 from tests.flow.harness import eventually, gateway_with

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.client import ClientCycle
 from gateway.errors import BodyTooLarge
+from gateway.http.request import ClientCycle
 from tests.fakes.client import Client, request
 from tests.flow.harness import eventually
 from tests.gateway.wire import Door, echo, listening, plain

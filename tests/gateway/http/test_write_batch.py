@@ -2,10 +2,10 @@
 
 import asyncio
 
-from backends.connections import ConnectionPool
-from backends.upstream import Headers, Origin, UpstreamError
-from backends.wheel import TimerWheel
-from gateway.outbox import Outbox
+from backends.http1.connection_pool import ConnectionPool
+from backends.http1.interface import Headers, Origin, UpstreamError
+from backends.http1.timer_wheel import TimerWheel
+from gateway.http.write_batch import Outbox
 from tests.fakes.backend import Backend
 from tests.flow.harness import gateway_with
 

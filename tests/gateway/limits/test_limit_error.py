@@ -4,10 +4,10 @@ from math import inf
 
 import pytest
 
-from gateway.limit_errors import limit_error, told
+from gateway.limits.limit_error import limit_error, told
+from policies.config.settings.auth import Limit
+from policies.config.units import Rate
 from policies.limits import Demand, Level, Refused, Rule, rules_of
-from policies.settings.auth import Limit
-from policies.units import Rate
 
 REQUESTS, SLOTS, QUOTA, TOKENS, NOTHING = rules_of(
     "free",

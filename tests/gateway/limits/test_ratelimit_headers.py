@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.limit_headers import duration, limit_headers, whole_seconds
+from gateway.limits.ratelimit_headers import duration, limit_headers, whole_seconds
+from policies.config.settings.auth import Limit
+from policies.config.units import Rate
 from policies.limits import Level, Rule, rules_of
-from policies.settings.auth import Limit
-from policies.units import Rate
 
 MINUTE = Rate(60, 60)
 REQUESTS, HOURLY, TOKENS, OUTPUT, SLOTS = rules_of(

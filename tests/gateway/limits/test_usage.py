@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from backends.store.memory import MemoryStore
-from gateway.usage import Usage, UsageDesk
+from gateway.limits.usage import Usage, UsageDesk
+from policies.config.settings import Plan
+from policies.config.settings.auth import Limit
+from policies.config.units import Rate
+from policies.identity.principal import Principal
 from policies.limits import Demand, Granted, Level, Subject, demands, rules_of
 from policies.limits.plans import plan_limits
-from policies.principal import Principal
-from policies.routing import Routes
-from policies.settings import Plan
-from policies.settings.auth import Limit
-from policies.units import Rate
+from policies.request.routing import Routes
 from tests.fakes.backend import Backend
 from tests.flow.harness import gateway_with
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gateway.observe.access_log import MAX_VALUE, AccessLog, Entry, LineEncoder
-from gateway.observe.writer import LineWriter
+from gateway.observe.line_writer import LineWriter
 
 Said = list[tuple[str, dict[str, object]]]
 

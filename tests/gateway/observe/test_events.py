@@ -11,7 +11,7 @@ from typing import get_args
 
 import pytest
 
-from backends.events import EndpointEvent, Kind
+from backends.control.events import EndpointEvent, Kind
 from gateway.observe.events import LINES, tell
 from gateway.observe.log import Log, fields
 

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from gateway.observe.log import fields
-from gateway.observe.repeats import Repeats
+from gateway.observe.log_suppression import Repeats
 
 
 def record(at: float, event: str = "again", **named: object) -> logging.LogRecord:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from gateway.observe.metrics import METRICS, Metrics
-from gateway.observe.names import (
+from gateway.observe.metric_catalog import (
     AUTH_REASONS,
     BREAKER_STATES,
     CLIENT_GONE_PHASES,
@@ -17,6 +16,7 @@ from gateway.observe.names import (
     RETRY_REASONS,
     TIMEOUT_KINDS,
 )
+from gateway.observe.metrics import METRICS, Metrics
 from tests.pace import cpu, slowdown
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]

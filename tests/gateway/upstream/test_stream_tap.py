@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.tap import Tap
+from gateway.upstream.stream_tap import Tap
 
 CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"hi \\"usage\\": {} \\"error\\""}}]}\n\n'
 USAGE = (

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from gateway.deadlines import overdue
 from gateway.errors import AttemptTimeout, DeadlineExceeded, FirstByteTimeout, IdleTimeout
-from policies.settings import Timeouts
+from gateway.upstream.timeouts import overdue
+from policies.config.settings import Timeouts
 
 TIMES = Timeouts(connect=2.0, first_byte=5.0, idle=3.0, attempt=20.0, total=60.0)
 STREAM = {"stream": True, "held_up": False, "quiet_since": 0.0}

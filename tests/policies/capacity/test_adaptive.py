@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.adaptive import FIRST, MOST, AdaptiveLimit
+from policies.capacity.adaptive import FIRST, MOST, AdaptiveLimit
 
 
 def run(limit: AdaptiveLimit, capacity: int, answers: int, rng: random.Random, *, demand: int = 10**6) -> list[int]:

@@ -2,7 +2,7 @@
 
 from math import inf
 
-from policies.admission import PATIENCE, AdmissionQueue, Refused, Ticket, Waiting
+from policies.capacity.admission import PATIENCE, AdmissionQueue, Refused, Ticket, Waiting
 
 
 def ticket(

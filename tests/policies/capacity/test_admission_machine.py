@@ -6,7 +6,7 @@ from hypothesis import settings as run_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from policies.admission import LONGEST_RETRY_AFTER, PATIENCE, AdmissionQueue, Refused, Ticket
+from policies.capacity.admission import LONGEST_RETRY_AFTER, PATIENCE, AdmissionQueue, Refused, Ticket
 
 PRIORITIES = (-1, 0, 7)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.fair_queue import FairQueue
+from policies.capacity.fair_queue import FairQueue
 
 WEIGHTS = {"a": 1.0, "b": 2.0, "c": 5.0}
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.pace import Held, Pace
+from policies.capacity.pace import Held, Pace
 
 
 def test_nobody_knows_before_the_first() -> None:

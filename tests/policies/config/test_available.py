@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from policies.available import NOT_BUILT
-from policies.document import PolicyError, load
-from policies.settings import Policy
-from policies.settings.routes import Retry, Timeouts
-from policies.shapes import Either, ListOf, NamesOf, OrOff, Section, Shape, keys
+from policies.config.available import NOT_BUILT
+from policies.config.document import PolicyError, load
+from policies.config.settings import Policy
+from policies.config.settings.routes import Retry, Timeouts
+from policies.config.shapes import Either, ListOf, NamesOf, OrOff, Section, Shape, keys
 from tests.policies.policy_files import DATA, POOLS, ROUTES, loaded, mistakes
 
 NOT_AVAILABLE = "not available in this version"

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from policies.addresses import Address
-from policies.document import PolicyError, load
-from policies.settings import Policy, Scale, Secret
+from policies.config.addresses import Address
+from policies.config.document import PolicyError, load
+from policies.config.settings import Policy, Scale, Secret
 from tests.policies.policy_files import EXAMPLES, POOLS, ROUTES, SMALL, loaded, mistakes, write
 
 NOT_AVAILABLE = "not available in this version"
@@ -429,7 +429,7 @@ def test_examples_load(path: Path) -> None:
 
 
 def test_import_is_lean() -> None:
-    code = "import policies.document, sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    code = "import policies.config.document, sys; print(*{name.partition('.')[0] for name in sys.modules})"
     loaded_modules = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
     )

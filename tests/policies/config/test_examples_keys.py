@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from policies.api_keys import digest, looks_like_ours
 from policies.codec import decode
+from policies.identity.api_keys import digest, looks_like_ours
 
 FILE = Path(__file__).parents[2] / "policies" / "examples" / "quickstart-keys.yaml"
 

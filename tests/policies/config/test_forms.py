@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import addresses, forms
-from policies.addresses import Address
-from policies.forms import Bound, Step
-from policies.kind import Kind
+from policies.config import addresses, forms
+from policies.config.addresses import Address
+from policies.config.forms import Bound, Step
+from policies.config.kind import Kind
 
 
 @pytest.mark.parametrize(

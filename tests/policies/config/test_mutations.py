@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.document import Policy, PolicyError, load
+from policies.config.document import Policy, PolicyError, load
 from tests.policies.policy_files import DATA, EXAMPLES
 
 SEEDS = [path.read_text() for path in [*sorted(EXAMPLES.glob("*.yaml")), DATA / "policy_example.yaml"]]

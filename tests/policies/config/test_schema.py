@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from policies import units
-from policies.document import load
-from policies.nodes import Mapping, Node, Scalar, Sequence
-from policies.schema import documentation, policy_schema, written
-from policies.settings import Policy
-from policies.shapes import Either, ListOf, NamesOf, OrOff, Section, Shape, keys
-from policies.source import read
+from policies.config import units
+from policies.config.document import load
+from policies.config.nodes import Mapping, Node, Scalar, Sequence
+from policies.config.schema import documentation, policy_schema, written
+from policies.config.settings import Policy
+from policies.config.shapes import Either, ListOf, NamesOf, OrOff, Section, Shape, keys
+from policies.config.source import read
 from tests.policies.policy_files import DATA, EXAMPLES, SMALL, loaded
 
 # What POLICY excepts from "every value above is its key's default": names, URLs, secrets, plans, pools, routes, the

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from policies.mistakes import Mark, PolicyError
-from policies.nodes import Mapping, Scalar, Sequence, locate
-from policies.source import MAX_BYTES, MAX_DEPTH, read
+from policies.config.mistakes import Mark, PolicyError
+from policies.config.nodes import Mapping, Scalar, Sequence, locate
+from policies.config.source import MAX_BYTES, MAX_DEPTH, read
 from tests.policies.policy_files import write
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from policies.store_url import Target, read_target
+from policies.config.store_url import Target, read_target
 
 HOST = [("h", 6379)]
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import units
-from policies.units import Rate
+from policies.config import units
+from policies.config.units import Rate
 
 
 @pytest.mark.parametrize(

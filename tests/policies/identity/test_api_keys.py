@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.api_keys import PREFIX, looks_like_ours, new_key
+from policies.identity.api_keys import PREFIX, looks_like_ours, new_key
 
 KEY = new_key()
 

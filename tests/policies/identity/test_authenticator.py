@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from policies.api_keys import KeyEntry, digest, new_key
 from policies.globs import is_glob, matches_any
-from policies.identity import MAX_TOKEN, Authenticator, KeyRecord, records
-from policies.principal import DEFAULT_SCOPES, AuthenticationError, Principal, principal_for
-from policies.token_form import looks_like_jwt
+from policies.identity.api_keys import KeyEntry, digest, new_key
+from policies.identity.authenticator import MAX_TOKEN, Authenticator, KeyRecord, records
+from policies.identity.jwt_form import looks_like_jwt
+from policies.identity.principal import DEFAULT_SCOPES, AuthenticationError, Principal, principal_for
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 
-from policies.guessing import Guessing
+from policies.identity.guessing import Guessing
 
 
 class Clock:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from jwt.algorithms import RSAAlgorithm
 
-from policies.issuers import may_be_new
-from policies.jwks import MAX_BYTES, MAX_KEYS, JwksError, read_jwks
-from policies.settings import Claims, Jwks, Jwt
+from policies.config.settings import Claims, Jwks, Jwt
+from policies.identity.issuers import may_be_new
+from policies.identity.jwks import MAX_BYTES, MAX_KEYS, JwksError, read_jwks
 from tests.fakes.tokens import AUDIENCE, ISSUER, Signer, b64, jwk_set, shared_jwk
 
 RSA, EC, EDWARDS = Signer(), Signer("e1", "ES256"), Signer("d1", "EdDSA")

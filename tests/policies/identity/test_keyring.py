@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from policies.api_keys import KeyEntry, digest
-from policies.keyring import DEMO_LABEL, KeyringError, check_names, created, revoked, rotated
+from policies.identity.api_keys import KeyEntry, digest
+from policies.identity.keyring import DEMO_LABEL, KeyringError, check_names, created, revoked, rotated
 
 OLD = KeyEntry("k1", digest("old"), "acme", "free", created=0.0, expires=100.0, models=("m",), labels={"a": "b"})
 OTHER = KeyEntry("k2", digest("other"), "acme", "free", created=0.0)

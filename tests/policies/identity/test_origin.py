@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from policies.origin import origin
+from policies.identity.origin import origin
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from policies.principal import SCOPES, Principal, principal_for, read_scopes
-from policies.settings import Plan
+from policies.config.settings import Plan
+from policies.identity.principal import SCOPES, Principal, principal_for, read_scopes
 
 
 def test_each_set_of_globs_must_allow_one_of_the_names_of_a_model() -> None:

@@ -14,13 +14,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.api_keys import digest
-from policies.identity import Authenticator
-from policies.issuers import Issuer
-from policies.jwks import read_jwks
-from policies.principal import DEFAULT_SCOPES, AuthenticationError, KeysWanted, Principal, principal_for
-from policies.settings import ClaimDefaults, Claims, Jwks, Jwt, Plan
-from policies.tokens import TokenVerifier
+from policies.config.settings import ClaimDefaults, Claims, Jwks, Jwt, Plan
+from policies.identity.api_keys import digest
+from policies.identity.authenticator import Authenticator
+from policies.identity.issuers import Issuer
+from policies.identity.jwks import read_jwks
+from policies.identity.principal import DEFAULT_SCOPES, AuthenticationError, KeysWanted, Principal, principal_for
+from policies.identity.tokens import TokenVerifier
 from tests.fakes.hostile import EC, NAMES, OTHER, RSA, Making, hostile, times
 from tests.fakes.sealed import sealed
 from tests.fakes.tokens import AUDIENCE, ISSUER, NOW, Signer, b64, claims, hmac_token, jwk_set, shared_jwk

@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policies.config.settings.auth import MOST, Limit
+from policies.config.units import Rate
 from policies.limits import Rule, fixed_window, rules_of, token_bucket
 from policies.limits.token_bucket import MICRO, State
-from policies.settings.auth import MOST, Limit
-from policies.units import Rate
 
 SECOND = 1_000_000
 HOUR = 3600 * SECOND

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policies.config.settings.auth import Limit, Per
+from policies.config.units import Rate
 from policies.limits import Asking, Subject, demands, rules_of
-from policies.settings.auth import Limit, Per
-from policies.units import Rate
 
 SUBJECT = Subject(key="k1", tenant="acme", user="ann", ip="192.0.2.1", model="qwen")
 DAY = 86400

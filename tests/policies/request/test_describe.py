@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.describe import (
+from policies.request.describe import (
     ENGINE_FIELDS,
     MAX_NAME,
     Call,

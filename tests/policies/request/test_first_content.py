@@ -2,7 +2,7 @@
 
 import pytest
 
-from policies.first_content import Event, FirstContent, error_status, is_content
+from policies.request.first_content import Event, FirstContent, error_status, is_content
 
 ROLE = (
     b'data: {"id":"x","object":"chat.completion.chunk","choices":['

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.describe import Call, describe, rewrite_model
-from policies.json_object import Refused
-from policies.multipart import MAX_PARTS, boundary_of, fields_of, replace_field
+from policies.request.describe import Call, describe, rewrite_model
+from policies.request.json_object import Refused
+from policies.request.multipart import MAX_PARTS, boundary_of, fields_of, replace_field
 
 TYPE = b"multipart/form-data; boundary=B"
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.paths import (
+from policies.identity.principal import SCOPES
+from policies.request.paths import (
     CONTROL,
     UNKNOWN,
     MethodRefused,
@@ -19,7 +20,6 @@ from policies.paths import (
     unknown,
     with_model,
 )
-from policies.principal import SCOPES
 
 BY_BODY = [
     ("/v1/chat/completions", "chat", "openai"),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from policies.paths import MethodRefused, PathKind, classify
-from policies.principal import Principal
-from policies.routing import MAX_REMEMBERED, RouteRefused, Routes
-from policies.settings import Route
+from policies.config.settings import Route
+from policies.identity.principal import Principal
+from policies.request.paths import MethodRefused, PathKind, classify
+from policies.request.routing import MAX_REMEMBERED, RouteRefused, Routes
 
 ANYONE = Principal("k", "t", "p")
 CHAT = classify(b"/v1/chat/completions", "POST") or pytest.fail()

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from policies.breaker import Breaker
-from policies.settings import Breaker as Settings
+from policies.config.settings import Breaker as Settings
+from policies.resilience.breaker import Breaker
 
 SETTINGS = Settings(failures=3, open_for=10.0, max_open_for=60.0, probes=2)
 
@@ -263,10 +263,11 @@ def loaded_by(code: str) -> str:
 
 
 def test_redis_and_tornado_are_not_loaded_and_can_be_later() -> None:
-    code = "import sys, policies.breaker; print([n for n in ('redis', 'tornado') if n in sys.modules]); import redis"
+    loads = "import sys, policies.resilience.breaker"
+    code = f"{loads}; print([n for n in ('redis', 'tornado') if n in sys.modules]); import redis"
     assert loaded_by(code) == "[]"
 
 
 def test_a_redis_that_is_loaded_stays_loaded() -> None:
-    code = "import redis, sys, policies.breaker; print(sys.modules['redis'] is redis)"
+    code = "import redis, sys, policies.resilience.breaker; print(sys.modules['redis'] is redis)"
     assert loaded_by(code) == "True"

@@ -6,8 +6,8 @@ from hypothesis import settings as run_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from policies.breaker import Breaker, Permit
-from policies.settings import Breaker as Settings
+from policies.config.settings import Breaker as Settings
+from policies.resilience.breaker import Breaker, Permit
 
 # Eighths, so that no sum is rounded.
 SECONDS = st.sampled_from([0.0, 0.125, 0.5, 1.0, 3.0, 10.0, 60.0])

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.deadline import DeadlineError, time_left
+from policies.resilience.deadline import DeadlineError, time_left
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from policies.ejection import FailureRecord, Reason, may_eject
-from policies.settings import Ejection
+from policies.config.settings import Ejection
+from policies.resilience.ejection import FailureRecord, Reason, may_eject
 
 SETTINGS = Ejection(consecutive=5, error_rate=0.5, min_requests=20, window=30.0, for_=10.0, max_for=60.0)
 

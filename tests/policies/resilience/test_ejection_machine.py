@@ -4,8 +4,8 @@ from hypothesis import settings as run_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from policies.ejection import SATURATED_IN_ROW, FailureRecord, Reason, may_eject
-from policies.settings import Ejection
+from policies.config.settings import Ejection
+from policies.resilience.ejection import SATURATED_IN_ROW, FailureRecord, Reason, may_eject
 
 WINDOW = 10.0
 # Eighths, so that no sum is rounded.

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.fallback import (
+from policies.config.settings import Fallback, Retry
+from policies.resilience.fallback import (
     FALLS,
     Failure,
     Incidents,
@@ -20,7 +21,6 @@ from policies.fallback import (
     next_member,
     says_too_long,
 )
-from policies.settings import Fallback, Retry
 
 POOL = Fallback(pool="small")
 STALE = Fallback(cache="stale")

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.health import ASK_EVERY, IN_VAIN, MOST_DEMANDED, Change, Finding, HealthRecord, Kind
-from policies.settings.pools import Health
+from policies.config.settings.pools import Health
+from policies.resilience.health import ASK_EVERY, IN_VAIN, MOST_DEMANDED, Change, Finding, HealthRecord, Kind
 
 SETTINGS = Health(every=5.0, suspect_every=0.25, unhealthy_after=3, healthy_after=2)
 WELL = Finding("good")

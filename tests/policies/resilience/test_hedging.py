@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.hedging import HedgeBudget, applies, judge, wins
-from policies.outcome import BROKEN_OFF, NO_ANSWER, OK, TOO_SLOW, of_status
-from policies.retry_budget import RetryBudget
-from policies.settings.routes import Hedge, Retry
+from policies.config.settings.routes import Hedge, Retry
+from policies.resilience.hedging import HedgeBudget, applies, judge, wins
+from policies.resilience.outcome import BROKEN_OFF, NO_ANSWER, OK, TOO_SLOW, of_status
+from policies.resilience.retry_budget import RetryBudget
 
 DEFAULT = Hedge()
 RETRY = Retry()

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from policies.pause import Pause
+from policies.resilience.pause import Pause
 
 
 def pauses(pause: Pause, count: int) -> list[float]:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import outcome
-from policies.outcome import Outcome, of_status
-from policies.retry import LONGEST_RETRY_AFTER, RetryBudget, Verdict, judge
-from policies.settings.routes import Retry
+from policies.config.settings.routes import Retry
+from policies.resilience import outcome
+from policies.resilience.outcome import Outcome, of_status
+from policies.resilience.retry import LONGEST_RETRY_AFTER, RetryBudget, Verdict, judge
 
 NOW = 1000.0
 DEFAULT = Retry()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.retry import retry_after
+from policies.resilience.retry import retry_after
 
 # RFC 9110's own example: Sun, 06 Nov 1994 08:49:37 GMT.
 EXAMPLE = 784111777.0

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.retry import RetryBudget
-from policies.settings.routes import Retry
+from policies.config.settings.routes import Retry
+from policies.resilience.retry import RetryBudget
 
 DEFAULT = Retry()
 

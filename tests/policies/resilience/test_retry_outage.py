@@ -10,9 +10,9 @@ from random import Random
 
 import pytest
 
-from policies.outcome import NO_ANSWER, NOT_SENT, TOO_SLOW, Outcome, of_status
-from policies.retry import RetryBudget, judge
-from policies.settings.routes import Retry
+from policies.config.settings.routes import Retry
+from policies.resilience.outcome import NO_ANSWER, NOT_SENT, TOO_SLOW, Outcome, of_status
+from policies.resilience.retry import RetryBudget, judge
 
 MINUTE = 60.0
 ENDPOINTS = 4

@@ -2,7 +2,7 @@
 
 import pytest
 
-from policies.slow_start import factor
+from policies.resilience.slow_start import factor
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.describe import Refused, describe
-from policies.usage.dialects import ASKED_OF, CHAT, COMPLETIONS, DIALECTS, GENERATE, MESSAGES, RESPONSES, Dialect
-from policies.usage.edits import ask_usage, cap_output, may_ask
+from policies.request.describe import Refused, describe
+from policies.request.usage.dialects import (
+    ASKED_OF,
+    CHAT,
+    COMPLETIONS,
+    DIALECTS,
+    GENERATE,
+    MESSAGES,
+    RESPONSES,
+    Dialect,
+)
+from policies.request.usage.edits import ask_usage, cap_output, may_ask
 
 SPACE = st.sampled_from(["", "", " ", "\n\t", "  \r\n"])
 VALUES: dict[str, st.SearchStrategy[str]] = {

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.describe import Call, Refused, describe
-from policies.settings.auth import Plan
-from policies.usage.dialects import CHAT, COMPLETIONS, DIALECTS, GENERATE, MESSAGES
-from policies.usage.estimate import LEAST, MOST, START, UNSAID, Estimates, counted, real
+from policies.config.settings.auth import Plan
+from policies.request.describe import Call, Refused, describe
+from policies.request.usage.dialects import CHAT, COMPLETIONS, DIALECTS, GENERATE, MESSAGES
+from policies.request.usage.estimate import LEAST, MOST, START, UNSAID, Estimates, counted, real
 
 
 def call_of(prompt_bytes: int = 400, max_tokens: int | None = None, answers: int = 1) -> Call:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from policies.describe import Call, Refused, describe
-from policies.usage.dialects import CHAT, COMPLETIONS, DIALECTS, GENERATE, MESSAGES, RESPONSES, Dialect
+from policies.request.describe import Call, Refused, describe
+from policies.request.usage.dialects import CHAT, COMPLETIONS, DIALECTS, GENERATE, MESSAGES, RESPONSES, Dialect
 from tests.pace import cpu, slowdown
 
 MESSAGE = [{"role": "user", "content": "hi"}]
@@ -117,6 +117,6 @@ def test_marks_without_end_take_no_time() -> None:
 
 
 def test_every_path_that_counts_is_served() -> None:
-    from policies.paths import SERVED
+    from policies.request.paths import SERVED
 
     assert set(DIALECTS) <= {kind.path for kind in SERVED}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from policies.usage.strip import UsageStrip
+from policies.request.usage.strip import UsageStrip
 
 HEAD = '"id":"chatcmpl-1","object":"chat.completion.chunk","created":1795175731,"model":"tiny"'
 PRINT = ',"system_fingerprint":"vllm-0.32.0-cc6fcb2f"'
