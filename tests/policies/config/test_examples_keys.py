@@ -7,7 +7,7 @@ from pathlib import Path
 from policies.codec import decode
 from policies.identity.api_keys import digest, looks_like_ours
 
-FILE = Path(__file__).parents[2] / "policies" / "examples" / "quickstart-keys.yaml"
+FILE = Path(__file__).parents[3] / "policies" / "examples" / "quickstart-keys.yaml"
 
 
 def test_the_quickstart_has_one_demo_key_that_says_its_own_text() -> None:
