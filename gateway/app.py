@@ -13,25 +13,25 @@ from typing import Self
 
 from backends.http1.timer_wheel import TimerWheel
 from backends.probes.prober import Prober
-from backends.workers.launch import Launcher
+from backends.workers.launch import WorkerLauncher
 from backends.workers.supervisor import Supervisor, WorkerEvent
 from gateway import __version__
-from gateway.admin.actions import Console
+from gateway.admin.actions import AdminActions
 from gateway.admin.overview import Overview
 from gateway.admin.routes import admin_routes, client_routes
 from gateway.admin.status import GatewayStatus
-from gateway.control.control_plane import Control
+from gateway.control.control_plane import ControlPlane
 from gateway.control.policy_loader import StartError
 from gateway.http.accept import most_clients
-from gateway.http.listener import Listener
+from gateway.http.listener import ClientListener
 from gateway.http.timers import WireSettings
-from gateway.limits.usage import UsageDesk
+from gateway.limits.usage import UsageReporter
 from gateway.observe.loop_lag import watch_lag
 from gateway.observe.metrics import Metrics
-from gateway.process.log_outputs import Logs
+from gateway.process.log_outputs import LogOutputs
 from gateway.process.shutdown import Shutdown
-from gateway.wiring import Assembly, Means
-from policies.config.settings import Policy, Server
+from gateway.wiring import Wiring, WiringInputs
+from policies.config.settings import Policy, ServerSettings
 
 
 class Gateway:
@@ -54,21 +54,21 @@ class Gateway:
         """Read the policy, listen, start the workers; serves from its return on."""
         rng, wall = random.Random(), time.time  # noqa: TID251  the wall clock: for what stands on a date
         self.metrics = Metrics(version=__version__)
-        self.control = Control(self._path, metrics=self.metrics, supervise=self._supervisor)
+        self.control = ControlPlane(self._path, metrics=self.metrics, supervise=self._supervisor)
         policy = self.control.policy
         self.metrics.limit_series(policy.observe.metrics.max_series, policy.observe.metrics.labels)
-        self.logs = Logs(policy.observe, rng)
+        self.logs = LogOutputs(policy.observe, rng)
         self.wheel = TimerWheel(asyncio.get_running_loop())
-        means = Means(
+        means = WiringInputs(
             metrics=self.metrics, wheel=self.wheel, rng=rng, clock=time.monotonic, wall=wall,
             epoch=wall() - time.monotonic(),
         )  # fmt: skip
-        self.data = Assembly(self.control, self.logs.access, means)
+        self.data = Wiring(self.control, self.logs.access, means)
         self.plane = self.data.plane
         self._prober = self._make_prober()
         self._status = GatewayStatus(
             self.plane, self.metrics, self.logs.access, wall(), self.control, self.data.identity,
-            UsageDesk(lambda: self.data.limiting.store),
+            UsageReporter(lambda: self.data.limiting.store),
         )  # fmt: skip
         self._listen(policy.server)
         try:
@@ -179,7 +179,7 @@ class Gateway:
         self, policy: Policy, changed: Callable[[], None], report: Callable[[WorkerEvent], None]
     ) -> Supervisor:
         loop = asyncio.get_running_loop()
-        launcher = Launcher(warn=logging.getLogger("sluice.worker").warning, clock=loop.time)
+        launcher = WorkerLauncher(warn=logging.getLogger("sluice.worker").warning, clock=loop.time)
         return Supervisor(
             policy.pools, launcher=launcher, changed=changed, report=report, line=_worker_line, clock=loop.time,
             chance=random.Random().random, drained=self._drained,
@@ -190,20 +190,20 @@ class Gateway:
         while self.plane.busy(worker):  # noqa: ASYNC110  nobody else waits for it, and not often
             await asyncio.sleep(0.05)
 
-    def _listen(self, server: Server) -> None:
+    def _listen(self, server: ServerSettings) -> None:
         """Make the listeners; they listen once they are opened."""
         wire = WireSettings(
             clock=time.monotonic, max_head=server.max_head, header_timeout=server.header_timeout,
             body_timeout=server.body_timeout, write_timeout=server.write_timeout,
         )  # fmt: skip
-        self._clients = Listener(
+        self._clients = ClientListener(
             client_routes(self._status), str(server.listen), door=self.data.edge, wheel=self.wheel,
             settings=replace(wire, timed_out=self.metrics.timed_out), most=most_clients(),
         )  # fmt: skip
-        console = Console(Overview(self.plane, self.control, self.data.admission, time.monotonic), self.control)
+        console = AdminActions(Overview(self.plane, self.control, self.data.admission, time.monotonic), self.control)
         token = None if server.admin_token is None else server.admin_token.value
         operators = admin_routes(self._status, console, bound=server.admin, token=token)
-        self._admin = Listener(operators, str(server.admin), door=None, wheel=self.wheel, settings=wire)
+        self._admin = ClientListener(operators, str(server.admin), door=None, wheel=self.wheel, settings=wire)
 
 
 def _worker_line(worker: str, text: str) -> None:

@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING
 
 from backends.pool.endpoint import Endpoint
 from gateway.errors import GatewayError, StreamBroken, error_body, error_event
-from gateway.http.request import ClientCycle
-from gateway.observe.access_log import Entry
+from gateway.http.request import ClientRequest
+from gateway.observe.access_log import AccessLogEntry
 from gateway.upstream.relay import Relay
 from gateway.upstream.timeouts import overdue
-from policies.config.settings import Timeouts
+from policies.config.settings import TimeoutSettings
 from policies.identity.principal import Principal
 from policies.request.paths import PathKind
 
 if TYPE_CHECKING:
-    from gateway.admission.pool_queue import Door
-    from gateway.cache.coalescing import Flight
-    from gateway.cache.response_cache import Lookup
-    from gateway.fallback.canned_answer import Answer
-    from gateway.limits.limiter import Held
+    from gateway.admission.pool_queue import PoolQueue
+    from gateway.cache.coalescing import Coalescer
+    from gateway.cache.response_cache import CacheLookup
+    from gateway.fallback.canned_answer import CannedAnswer
+    from gateway.limits.limiter import HeldLimits
 
 Step = tuple[str, str, float]
 """One attempt in the access log: the endpoint's name, the outcome, milliseconds."""
@@ -40,9 +40,9 @@ class Exchange:
     gone = False
     gone_in: str | None = None
     """The phase in which the client left, where the request went on without it."""
-    flight: "Flight | None" = None
+    flight: "Coalescer | None" = None
     """Its answer, for others who ask for the same meanwhile."""
-    lookup: "Lookup | None" = None
+    lookup: "CacheLookup | None" = None
     """What the cache has had to say."""
     cache: str | None = None
     """What has come of that."""
@@ -68,9 +68,9 @@ class Exchange:
     """What became of its attempts before the last one."""
     settled = False
     """Whether the endpoint has been told already how the attempt under way ended."""
-    held: "Held | None" = None
+    held: "HeldLimits | None" = None
     """What it has taken of its plan's limits."""
-    door: "Door | None" = None
+    door: "PoolQueue | None" = None
     """Of the pool of which it holds a slot."""
     entered = 0.0
     """When it got that slot."""
@@ -94,7 +94,7 @@ class Exchange:
     """Why the route's own pool could not."""
     spent = False
     """Whether our attempts are used up (DESIGN section 2, rule 12)."""
-    timeouts: Timeouts
+    timeouts: TimeoutSettings
     total: float | None
     """Seconds for the whole of it, from `started` on."""
     first_look: float | None
@@ -105,7 +105,7 @@ class Exchange:
     events = 0
     usage: tuple[int | None, int | None] = (None, None)
 
-    def __init__(self, cycle: ClientCycle, kind: PathKind, request_id: str) -> None:
+    def __init__(self, cycle: ClientRequest, kind: PathKind, request_id: str) -> None:
         self.cycle = cycle
         self.kind = kind
         self.request_id = request_id
@@ -182,7 +182,7 @@ class Exchange:
         self.cycle.start(error.status, headers, length_known=True)
         self.cycle.finish(body)
 
-    def say(self, answer: "Answer") -> None:
+    def say(self, answer: "CannedAnswer") -> None:
         """Answer with a text of the operator's."""
         headers = [(b"content-type", answer.content_type), (b"x-request-id", self.request_id.encode())]
         if answer.events:
@@ -196,7 +196,7 @@ class Exchange:
         self.cycle.start(answer.status, headers, length_known=not answer.events)
         self.cycle.finish(answer.body)
 
-    def record(self, now: float) -> Entry:
+    def record(self, now: float) -> AccessLogEntry:
         """The access log's line, without the credential and the body."""
         principal = self.principal
         prompt, completion = self.usage
@@ -205,7 +205,7 @@ class Exchange:
             assert self.dispatched is not None, "released after it was sent"
             overhead = (self.dispatched - self.received + self.released - self.first_content) * 1000
         # By place, in the order of the fields: 28 names would cost 0.8 us.
-        return Entry(
+        return AccessLogEntry(
             time.time() - (now - self.started),  # noqa: TID251  the log's wall clock
             self.request_id,  # request_id
             self.client_request_id,  # client_request_id

@@ -8,24 +8,24 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from backends.control.data_plane import View
+from backends.control.data_plane import TableView
 from backends.pool.pool import Pool
 from gateway import errors
-from gateway.admission.gate import Admission
-from gateway.auth.authenticate import Doubt, Identity
-from gateway.cache.response_cache import Caching
+from gateway.admission.gate import AdmissionGate
+from gateway.auth.authenticate import Doubt, SlowAuthentication
+from gateway.cache.response_cache import ResponseCache
 from gateway.error_mapping import REFUSALS, ROUTE_REFUSALS
 from gateway.exchange import Exchange
-from gateway.fallback.chain import Asked, Fallbacks
+from gateway.fallback.chain import FallbackChain, FallbackRequest
 from gateway.http.framing import ON_LOOP, check_framing, refuse_repeats
 from gateway.http.request import ClientGone
-from gateway.limits.limiter import Limiting
-from gateway.observe.completion import Settlement
+from gateway.limits.limiter import RateLimiter
+from gateway.observe.completion import Completion
 from gateway.upstream.attempts import Attempts
 from gateway.upstream.timeouts import hurry
 from policies.identity.principal import AuthenticationError, KeysWanted, Principal
-from policies.request.describe import Call, Refused, describe, refuse_engine_fields
-from policies.request.routing import Routed, RouteRefused
+from policies.request.describe import DescribedRequest, RefusedBody, describe, refuse_engine_fields
+from policies.request.routing import RouteMatch, RouteRefused
 from policies.request.usage.dialects import DIALECTS
 
 log = logging.getLogger("sluice.pipeline")
@@ -38,13 +38,13 @@ class Pipeline:
     def __init__(
         self,
         *,
-        identity: Identity,
-        limiting: Limiting,
-        caching: Caching,
-        admission: Admission,
+        identity: SlowAuthentication,
+        limiting: RateLimiter,
+        caching: ResponseCache,
+        admission: AdmissionGate,
         attempts: Attempts,
-        fallbacks: Fallbacks,
-        settlement: Settlement,
+        fallbacks: FallbackChain,
+        settlement: Completion,
         timed_out: Callable[[str], None],
         clock: Callable[[], float],
     ) -> None:
@@ -60,7 +60,7 @@ class Pipeline:
         self._timed_out = timed_out
         self._clock = clock
 
-    async def serve(self, exchange: Exchange, view: View) -> None:
+    async def serve(self, exchange: Exchange, view: TableView) -> None:
         """Answer one request, whatever happens. Never raises."""
         try:
             try:
@@ -81,7 +81,7 @@ class Pipeline:
             if not routed.route.fallback:
                 await self._attempt(exchange, view.pools[routed.route.pool], routed)
             else:
-                await self._fallbacks.serve(exchange, view, Asked(principal, call, routed, self._attempt))
+                await self._fallbacks.serve(exchange, view, FallbackRequest(principal, call, routed, self._attempt))
         except errors.GatewayError as error:
             # Its frames hold it: a cycle that only the garbage collector would find.
             error.__traceback__ = None
@@ -105,7 +105,7 @@ class Pipeline:
 
     # -- the steps, in their order
 
-    def _authenticate(self, exchange: Exchange, view: View) -> Principal:
+    def _authenticate(self, exchange: Exchange, view: TableView) -> Principal:
         fields = exchange.fields
         authorization, x_api_key = fields.get(b"authorization"), fields.get(b"x-api-key")
         if len(fields) != len(exchange.wire_headers):
@@ -132,7 +132,7 @@ class Pipeline:
             )
         return principal
 
-    def _whole_body(self, exchange: Exchange, view: View) -> None:
+    def _whole_body(self, exchange: Exchange, view: TableView) -> None:
         """The usual case: the body came with the head, and is here already."""
         parts = exchange.cycle.parts
         if parts:
@@ -146,7 +146,7 @@ class Pipeline:
         exchange.body = await exchange.cycle.read_body(limit)
         exchange.received = self._clock()
 
-    def _describe(self, exchange: Exchange, view: View) -> Call:
+    def _describe(self, exchange: Exchange, view: TableView) -> DescribedRequest:
         kind, principal = exchange.kind, exchange.principal
         assert principal is not None, "authenticated before"
         limits = view.limits.get(principal.plan) if view.limits else None
@@ -163,15 +163,15 @@ class Pipeline:
             exchange.model, exchange.stream = call.model, call.stream
             if call.fields:
                 refuse_engine_fields(call, principal.scopes)
-        except Refused as error:
+        except RefusedBody as error:
             raise REFUSALS[error.code](str(error), param=error.param) from None
         return call
 
-    async def _describe_aside(self, exchange: Exchange, view: View) -> Call:
+    async def _describe_aside(self, exchange: Exchange, view: TableView) -> DescribedRequest:
         """The same for a large body, in a thread: the loop has others to serve meanwhile."""
         return await asyncio.to_thread(self._describe, exchange, view)
 
-    def _route(self, exchange: Exchange, view: View, principal: Principal, call: Call) -> Routed:
+    def _route(self, exchange: Exchange, view: TableView, principal: Principal, call: DescribedRequest) -> RouteMatch:
         try:
             routed = view.routes.find(exchange.kind, call.model, principal)
         except RouteRefused as error:
@@ -179,7 +179,9 @@ class Pipeline:
         exchange.route, exchange.pool = routed.label, routed.route.pool
         return routed
 
-    async def _limit(self, exchange: Exchange, view: View, principal: Principal, call: Call, routed: Routed) -> None:
+    async def _limit(
+        self, exchange: Exchange, view: TableView, principal: Principal, call: DescribedRequest, routed: RouteMatch
+    ) -> None:
         """Take of the plan's limits; what the body must say for it is written into it."""
         limits, engine = view.limits[principal.plan], view.pools[routed.route.pool].engine
         try:
@@ -190,10 +192,10 @@ class Pipeline:
                 self._limiting.edit(exchange, limits, call, engine)
             else:
                 await asyncio.to_thread(self._limiting.edit, exchange, limits, call, engine)
-        except Refused as error:
+        except RefusedBody as error:
             raise REFUSALS[error.code](str(error), param=error.param) from None
 
-    async def _attempt(self, exchange: Exchange, pool: Pool, routed: Routed) -> None:
+    async def _attempt(self, exchange: Exchange, pool: Pool, routed: RouteMatch) -> None:
         """Have a pool answer: the route's own, or one of its fallbacks."""
         if pool.gated:
             pool = await self._admission.enter(exchange, pool)
@@ -203,7 +205,7 @@ class Pipeline:
             await self._attempts.rest(exchange, wait)
             wait = await self._attempts.make(exchange, pool, routed)
 
-    def _times(self, exchange: Exchange, routed: Routed) -> None:
+    def _times(self, exchange: Exchange, routed: RouteMatch) -> None:
         """How long it may take."""
         timeouts = exchange.timeouts = routed.route.timeouts
         exchange.total = timeouts.total

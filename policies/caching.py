@@ -20,8 +20,8 @@ from hashlib import sha256
 from typing import Any, Final, Literal
 
 from policies.codec import JSONError, Raw, decode, encode_sorted
-from policies.config.settings.routes import Cache
-from policies.request.json_object import Refused, members
+from policies.config.settings.routes import CacheSettings
+from policies.request.json_object import RefusedBody, members
 from policies.request.paths import PathKind
 
 CANONICAL: Final = 64 << 10
@@ -48,7 +48,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class CacheableRequest:
     """What decides an answer.
 
     tenant: None where all tenants share answers
@@ -68,14 +68,14 @@ class Asked:
     strips: bool = False
 
 
-def cache_key(asked: Asked, settings: Cache) -> bytes | None:
+def cache_key(asked: CacheableRequest, settings: CacheSettings) -> bytes | None:
     """The key of an answer, 32 bytes; None for what is never answered from the cache."""
     if asked.method != "POST" or asked.kind.model_in == "form":
         # A form has another boundary each time, so nothing would ever be found again.
         return None
     try:
         found: dict[str, Raw] | None = members(asked.body)
-    except Refused:
+    except RefusedBody:
         found = None
     if found is not None and _stateful(found):
         return None
@@ -95,7 +95,7 @@ def cache_key(asked: Asked, settings: Cache) -> bytes | None:
     )
 
 
-def age_of(stored_at: float, now: float, settings: Cache) -> Age | None:
+def age_of(stored_at: float, now: float, settings: CacheSettings) -> Age | None:
     """What an answer is, by the seconds since it was stored; None once it is too old even for a fallback. Clocks of
     several machines differ: what comes from the future is fresh."""
     age = now - stored_at
@@ -104,7 +104,7 @@ def age_of(stored_at: float, now: float, settings: Cache) -> Age | None:
     return "stale" if age < settings.ttl + settings.stale else None
 
 
-def lifetime(settings: Cache) -> float:
+def lifetime(settings: CacheSettings) -> float:
     """Seconds for which an answer is kept."""
     return settings.ttl + settings.stale
 
@@ -139,7 +139,7 @@ def whole(body: bytes, *, stream: bool) -> bool:
         return True
     try:
         error = members(body).get("error")
-    except Refused:
+    except RefusedBody:
         return True
     return error is None or bytes(error) == b"null"
 

@@ -24,7 +24,7 @@ _ENTRY: Final = 700
 _HEADER: Final = 180
 
 
-class Absent(Enum):
+class CacheMiss(Enum):
     """Why nothing was found."""
 
     MISS = "miss"
@@ -32,7 +32,7 @@ class Absent(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class CachedAnswer:
     """An answer with status 200 that came to its end.
 
     stored_at: seconds since the epoch
@@ -63,14 +63,14 @@ class Kept:
             at += size
 
 
-Found = Kept | Absent
+Found = CachedAnswer | CacheMiss
 
 
-class Cache(Protocol):
+class AnswerStore(Protocol):
     def get(self, key: bytes) -> Found | Future[Found]:
         """The answer under a key of 32 bytes. A future never raises; who does not want it any more leaves it."""
 
-    def put(self, answer: Kept, lifetime: float) -> None:
+    def put(self, answer: CachedAnswer, lifetime: float) -> None:
         """Keep an answer for so many seconds at most. Returns at once and is carried out soon, or not."""
 
     async def start(self) -> None:

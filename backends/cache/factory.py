@@ -1,19 +1,19 @@
 """Makes the cache that a policy file asks for (POLICY: `store`). Redis is loaded where needed."""
 
-from backends.cache.base import Cache
+from backends.cache.base import AnswerStore
 from backends.cache.memory import MemoryCache
-from backends.store.factory import Around
-from policies.config.settings.server import Store as Settings
+from backends.store.factory import StoreContext
+from policies.config.settings.server import StoreSettings
 
 
-def make_cache(settings: Settings, around: Around) -> Cache:
+def make_cache(settings: StoreSettings, around: StoreContext) -> AnswerStore:
     """The cache of answers; nothing is connected before its `start`. ValueError where the URL says nothing of use."""
     if settings.url == "memory://":
         return MemoryCache(settings.cache_size, around.clock)
     return open_redis_cache(settings, around)
 
 
-def open_redis_cache(settings: Settings, around: Around) -> Cache:
+def open_redis_cache(settings: StoreSettings, around: StoreContext) -> AnswerStore:
     """The cache of all processes that have the same Redis and prefix."""
     from backends.cache.redis import PARTS, CachePart, RedisCache, part_name
     from backends.store.redis_client import RedisClient

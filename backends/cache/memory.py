@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable
 
-from backends.cache.base import Absent, Found, Kept
+from backends.cache.base import CachedAnswer, CacheMiss, Found
 
 
 class MemoryCache:
@@ -18,7 +18,7 @@ class MemoryCache:
         self._limit = limit
         self._clock = clock
         # The one used longest ago is the first.
-        self._kept: OrderedDict[bytes, tuple[Kept, float]] = OrderedDict()
+        self._kept: OrderedDict[bytes, tuple[CachedAnswer, float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -27,14 +27,14 @@ class MemoryCache:
         """As `Cache.get`; 0.3 us."""
         found = self._kept.get(key)
         if found is None:
-            return Absent.MISS
+            return CacheMiss.MISS
         if found[1] <= self._clock():
             self._drop(key)
-            return Absent.MISS
+            return CacheMiss.MISS
         self._kept.move_to_end(key)
         return found[0]
 
-    def put(self, answer: Kept, lifetime: float) -> None:
+    def put(self, answer: CachedAnswer, lifetime: float) -> None:
         """As `Cache.put`. What is too old leaves when it is asked for, or when it is the one used longest ago."""
         size = answer.size
         if answer.key in self._kept:

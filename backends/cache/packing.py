@@ -3,11 +3,11 @@
 from array import array
 from zlib import crc32
 
-from backends.cache.base import Kept
+from backends.cache.base import CachedAnswer
 from policies import codec
 
 
-class _Head(codec.Struct):
+class _PackedHead(codec.Struct):
     key: str
     stored_at: float
     headers: list[tuple[str, str]]
@@ -17,13 +17,13 @@ class _Head(codec.Struct):
     crc: int
 
 
-_head: codec.Decoder[_Head] = codec.Decoder(_Head)
+_head: codec.Decoder[_PackedHead] = codec.Decoder(_PackedHead)
 
 
-def pack(answer: Kept) -> bytes:
+def pack(answer: CachedAnswer) -> bytes:
     """A line of JSON, then the body."""
     headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
-    head = _Head(
+    head = _PackedHead(
         answer.key.hex(), answer.stored_at, headers, answer.stream, answer.length_known, answer.sizes.tolist(),
         crc32(answer.body),
     )  # fmt: skip
@@ -39,7 +39,7 @@ def key_of(value: bytes) -> bytes | None:
         return None
 
 
-def unpack(value: bytes, key: bytes) -> Kept | None:
+def unpack(value: bytes, key: bytes) -> CachedAnswer | None:
     """The answer, if it is one, whole, and under this key."""
     head = _read_head(value)
     body = value.partition(b"\n")[2]
@@ -49,12 +49,12 @@ def unpack(value: bytes, key: bytes) -> Kept | None:
         return None
     try:
         headers = tuple((name.encode("latin-1"), text.encode("latin-1")) for name, text in head.headers)
-        return Kept(key, head.stored_at, headers, head.stream, head.length_known, body, array("I", head.sizes))
+        return CachedAnswer(key, head.stored_at, headers, head.stream, head.length_known, body, array("I", head.sizes))
     except (UnicodeError, OverflowError):
         return None
 
 
-def _read_head(value: bytes) -> _Head | None:
+def _read_head(value: bytes) -> _PackedHead | None:
     try:
         return _head.decode(value.partition(b"\n")[0])
     except codec.JSONError:

@@ -13,14 +13,14 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
-from backends.cache.base import Absent, Found, Kept
+from backends.cache.base import CachedAnswer, CacheMiss, Found
 from backends.cache.packing import key_of, pack, unpack
 from backends.store.commands import packed
 from backends.store.outage import Say
-from backends.store.redis_calls import Asked
-from backends.store.redis_channel import Channel, Opens
+from backends.store.redis_calls import StoreCall
+from backends.store.redis_channel import ChannelConnector, RedisChannel
 from backends.store.redis_errors import Kind, ReplyError, StoreLostError
-from backends.store.redis_link import DesyncError, Link, Stopwatch
+from backends.store.redis_link import DesyncError, RedisLink, Stopwatch
 from backends.tasks import ended
 
 PARTS: Final = 16
@@ -29,7 +29,7 @@ PROBE: Final = 0.25
 _PING: Final = packed(("PING",))
 
 
-class Failures(Protocol):
+class CacheFailures(Protocol):
     """Where failures are counted."""
 
     def store_error(self, kind: str) -> None: ...
@@ -46,7 +46,7 @@ class RedisCache:
         """As `Cache.get`."""
         return self._part(key).get(key, self._name(key))
 
-    def put(self, answer: Kept, lifetime: float) -> None:
+    def put(self, answer: CachedAnswer, lifetime: float) -> None:
         """As `Cache.put`."""
         self._part(answer.key).put(self._name(answer.key), answer, lifetime)
 
@@ -74,7 +74,7 @@ class CachePart:
     """One connection, and whether anybody answers there."""
 
     def __init__(
-        self, opens: Opens, name: str, timeout: float, stopwatch: Stopwatch, meter: Failures, say: Say
+        self, opens: ChannelConnector, name: str, timeout: float, stopwatch: Stopwatch, meter: CacheFailures, say: Say
     ) -> None:
         """
         name: what its keys begin with (`part_name`)
@@ -83,7 +83,7 @@ class CachePart:
         """
         self.lost: StoreLostError | None = None
         """Why nobody is asked now."""
-        self._channel = Channel(opens, timeout, _greet, lambda: (), stopwatch)
+        self._channel = RedisChannel(opens, timeout, _greet, lambda: (), stopwatch)
         self._probe = packed(("SET", f"{name}probe", "", "PX", 1000))
         self._clock = stopwatch.clock
         self._meter = meter
@@ -95,15 +95,15 @@ class CachePart:
     def get(self, key: bytes, name: str) -> Found | asyncio.Future[Found]:
         """The answer under `key`, which is called `name` there."""
         if self.lost is not None:
-            return Absent.DOWN
-        call = Getting(self, key, name)
+            return CacheMiss.DOWN
+        call = GetCall(self, key, name)
         self._channel.send(call)
         return call.future
 
-    def put(self, name: str, answer: Kept, lifetime: float) -> None:
+    def put(self, name: str, answer: CachedAnswer, lifetime: float) -> None:
         """Keep it."""
         if self.lost is None and self._channel.up:
-            self._channel.send(Putting(self, name, answer, lifetime))
+            self._channel.send(PutCall(self, name, answer, lifetime))
 
     async def start(self) -> None:
         """Connect, if somebody is there."""
@@ -144,7 +144,7 @@ class CachePart:
             try:
                 await self._channel.connected()
                 # Written and not only read: a replica answers every PING.
-                probe = Asked(lambda _: self._probe)
+                probe = StoreCall(lambda _: self._probe)
                 self._channel.send(probe)
                 await probe.answer()
             except StoreLostError as error:
@@ -157,7 +157,7 @@ class CachePart:
         self._say("cache_back", {"after_s": round(self._clock() - self._since, 3)})
 
 
-class Getting:
+class GetCall:
     """A question."""
 
     __slots__ = ("_key", "_name", "_part", "future")
@@ -175,7 +175,7 @@ class Getting:
         if isinstance(reply, ReplyError):
             self.lost(reply.kind, str(reply))
             return
-        found: Found | None = Absent.MISS
+        found: Found | None = CacheMiss.MISS
         if reply is not None:
             if type(reply) is not bytes:
                 raise DesyncError("it answers no GET")
@@ -184,20 +184,20 @@ class Getting:
                 # Of all that could go wrong the worst: somebody else's answer.
                 raise DesyncError("it is the answer of another key")
         if not self.future.done():
-            self.future.set_result(found or Absent.MISS)
+            self.future.set_result(found or CacheMiss.MISS)
 
     def lost(self, kind: Kind, reason: str) -> None:
         if not self.future.done():
-            self.future.set_result(Absent.DOWN)
+            self.future.set_result(CacheMiss.DOWN)
             self._part.failed(kind, reason)
 
 
-class Putting:
+class PutCall:
     """An answer on its way."""
 
     __slots__ = ("_answer", "_lifetime", "_name", "_over", "_part")
 
-    def __init__(self, part: CachePart, name: str, answer: Kept, lifetime: float) -> None:
+    def __init__(self, part: CachePart, name: str, answer: CachedAnswer, lifetime: float) -> None:
         self._part = part
         self._name = name
         self._answer = answer
@@ -221,7 +221,7 @@ class Putting:
             self._part.failed(kind, reason)
 
 
-async def _greet(link: Link) -> None:
-    ping = Asked(lambda _: _PING)
+async def _greet(link: RedisLink) -> None:
+    ping = StoreCall(lambda _: _PING)
     link.send(_PING, [ping])
     await ping.answer()

@@ -1,8 +1,8 @@
 """The narrow interface between the control side and the data plane: finished tables and verdicts in, events out.
 
-The data plane reads one immutable `View` made from a `Table`. Installing a new table builds a whole new view and swaps
-one reference; endpoints that stayed the same keep their connections, counts and standing, those that are gone are
-closed once their last exchange has ended.
+The data plane reads one immutable `TableView` made from a `Table`. Installing a new table builds a whole new view
+and swaps one reference; endpoints that stayed the same keep their connections, counts and standing, those that are
+gone are closed once their last exchange has ended.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Protocol
 
-from backends.control.events import EndpointEvent, Verdict
+from backends.control.events import EndpointEvent, ProbeVerdict
 from backends.control.meters import EndpointMeter, PoolMeter
 from backends.control.table import EndpointSpec, Table
 from backends.http1.connection_pool import ConnectionPool, read_buffer
@@ -22,18 +22,18 @@ from backends.http1.resolver import Resolver
 from backends.http1.timer_wheel import Timer, TimerWheel
 from backends.http1.tls import TlsSettings
 from backends.pool.endpoint import Endpoint
-from backends.pool.pool import Pool, Strategy
+from backends.pool.pool import Pool, PoolStrategy
 from backends.pool.pool_state import PoolState
 from policies.balancing import strategy
-from policies.identity.authenticator import Authenticator, Tokens
+from policies.identity.authenticator import Authenticator, TokenChecker
 from policies.limits.plans import PlanLimits, plan_limits
-from policies.request.routing import Routes
+from policies.request.routing import RouteTable
 
 # How often expired pauses and ejections are looked for while nobody chooses, in seconds.
 TICK = 0.25
 
 
-class Meters(Protocol):
+class DataPlaneMeters(Protocol):
     """Where the data plane counts."""
 
     def pool(self, name: str) -> PoolMeter: ...
@@ -41,12 +41,12 @@ class Meters(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class TableView:
     """A table made live. An exchange takes it once, at its beginning, and uses no other."""
 
     table: Table
     pools: Mapping[str, Pool]
-    routes: Routes
+    routes: RouteTable
     authenticator: Authenticator
     limits: Mapping[str, PlanLimits]
     """By name, the plans that bound something."""
@@ -57,7 +57,7 @@ class DataPlane:
     (`tell`), out go events (`emit`)."""
 
     def __init__(
-        self, *, loop: asyncio.AbstractEventLoop, wheel: TimerWheel, meters: Meters, rng: random.Random,
+        self, *, loop: asyncio.AbstractEventLoop, wheel: TimerWheel, meters: DataPlaneMeters, rng: random.Random,
         now: Callable[[], float], emit: Callable[[EndpointEvent], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
@@ -73,12 +73,12 @@ class DataPlane:
         self._resolver = Resolver(wheel.time)
         self._endpoints: dict[EndpointSpec, Endpoint] = {}
         self._retired: list[Endpoint] = []
-        self._strategies: dict[tuple[str, str], Strategy] = {}
+        self._strategies: dict[tuple[str, str], PoolStrategy] = {}
         self._states: dict[str, PoolState] = {}
         self._ticking: Timer | None = None
-        self._tokens: Tokens | None = None
+        self._tokens: TokenChecker | None = None
         self.emit = emit
-        self.view: View | None = None
+        self.view: TableView | None = None
 
     @property
     def in_flight(self) -> int:
@@ -117,7 +117,7 @@ class DataPlane:
         tokens = self._verifier(table)
         authenticator = Authenticator(table.keys, table.anonymous, self._now, tokens)
         limits = plan_limits(table.plans, table.on_outage)
-        view = View(table, pools, Routes(table.routes), authenticator, limits)
+        view = TableView(table, pools, RouteTable(table.routes), authenticator, limits)
         gone = [endpoint for spec, endpoint in self._endpoints.items() if spec not in endpoints]
         self.view, self._endpoints, self._strategies, self._tokens = view, endpoints, strategies, tokens
         self._follow(table, states)
@@ -125,7 +125,7 @@ class DataPlane:
         for endpoint in gone:
             endpoint.close()
 
-    def tell(self, verdict: Verdict) -> None:
+    def tell(self, verdict: ProbeVerdict) -> None:
         """What the probes of an endpoint have come to; of one that has left the table it is ignored."""
         for spec, endpoint in self._endpoints.items():
             if (spec.pool, spec.name, spec.incarnation) == (verdict.pool, verdict.endpoint, verdict.incarnation):
@@ -155,7 +155,7 @@ class DataPlane:
         for endpoint in self._all():
             endpoint.close()
 
-    def _verifier(self, table: Table) -> Tokens | None:
+    def _verifier(self, table: Table) -> TokenChecker | None:
         """Who verifies tokens. The same while issuers, keys and plans are, so that it keeps what it has verified."""
         before = self.view.table if self.view is not None else None
         if before is not None and (before.issuers, before.plans) == (table.issuers, table.plans):

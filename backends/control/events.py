@@ -36,7 +36,7 @@ class EndpointEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ProbeVerdict:
     """What the probes of one endpoint have come to.
 
     `suspect` changes nothing but what is shown; `readmit` ends an ejection early and lets an open breaker go half
@@ -52,7 +52,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Nobody:
+class NoCandidate:
     """Why no endpoint of a pool can be chosen, and in how many seconds that may be otherwise."""
 
     reason: Literal["empty", "down", "drained", "paused", "breaker"]

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from policies.config.settings import Plan, Route
-from policies.config.settings.pools import Breaker, Ejection, Queue
+from policies.config.settings import PlanSettings, RouteSettings
+from policies.config.settings.pools import BreakerSettings, EjectionSettings, QueueSettings
 from policies.identity.authenticator import KeyRecord
 from policies.identity.issuers import Issuer
 from policies.identity.principal import Principal
@@ -52,8 +52,8 @@ class PoolSpec:
     balance: str
     endpoints: tuple[EndpointSpec, ...]
     known: tuple[str, ...]
-    ejection: Ejection | None = None
-    breaker: Breaker | None = None
+    ejection: EjectionSettings | None = None
+    breaker: BreakerSettings | None = None
     slow_start: float | None = None
     """Seconds in which the share of an endpoint that came back grows."""
     drained: frozenset[str] = frozenset()
@@ -68,7 +68,7 @@ class PoolSpec:
     """Most requests at a time."""
     most: Mapping[str, int] = field(default_factory=dict)
     """By name, the most attempts at a time of the endpoints that have a bound of their own."""
-    queue: Queue | None = None
+    queue: QueueSettings | None = None
     coming: bool = False
     """Whether a worker that is not ready is on its way."""
 
@@ -84,13 +84,13 @@ class Table:
 
     generation: int
     pools: Mapping[str, PoolSpec]
-    routes: tuple[Route, ...]
+    routes: tuple[RouteSettings, ...]
     keys: Mapping[bytes, KeyRecord] = field(repr=False)
     """SHA-256 of a key -> whom it proves."""
     anonymous: Principal | None
     max_body: int
     trusted_proxies: tuple[str, ...]
-    plans: Mapping[str, Plan] = field(default_factory=dict)
+    plans: Mapping[str, PlanSettings] = field(default_factory=dict)
     on_outage: Outage = "local"
     """What holds while the store of limits is away, for limits that say nothing."""
     issuers: tuple[Issuer, ...] = ()

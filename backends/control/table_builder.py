@@ -6,16 +6,16 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from backends.control.table import EndpointSpec, Forced, PoolSpec, Table
-from backends.workers.process import State
+from backends.workers.process import WorkerState
 from backends.workers.supervisor import WorkerView
-from policies.config.settings import Endpoint, Policy, Pool
+from policies.config.settings import EndpointSettings, Policy, PoolSettings
 from policies.identity.authenticator import KeyRecord
 from policies.identity.issuers import Issuer
 from policies.identity.principal import principal_for
 
 _NOBODY: Mapping[str, Forced] = MappingProxyType({})
 # A worker that is asked to stop is started again, unless it leaves the table.
-_COMING: Final = frozenset({State.STARTING, State.BACKING_OFF, State.STOPPING})
+_COMING: Final = frozenset({WorkerState.STARTING, WorkerState.BACKING_OFF, WorkerState.STOPPING})
 
 
 def build_table(
@@ -48,7 +48,7 @@ def build_table(
 
 
 def _pool(
-    name: str, pool: Pool, workers: Sequence[WorkerView], drained: Collection[str], forced: Mapping[str, Forced]
+    name: str, pool: PoolSettings, workers: Sequence[WorkerView], drained: Collection[str], forced: Mapping[str, Forced]
 ) -> PoolSpec:
     mine = [view for view in workers if view.pool == name]
     listed = [_listed(name, pool, endpoint) for endpoint in pool.endpoints]
@@ -74,7 +74,7 @@ def _pool(
     )
 
 
-def _listed(pool_name: str, pool: Pool, endpoint: Endpoint) -> EndpointSpec:
+def _listed(pool_name: str, pool: PoolSettings, endpoint: EndpointSettings) -> EndpointSpec:
     url = urlsplit(endpoint.url)
     secure = url.scheme == "https"
     return EndpointSpec(
@@ -93,7 +93,7 @@ def _listed(pool_name: str, pool: Pool, endpoint: Endpoint) -> EndpointSpec:
     )
 
 
-def _worker(pool: Pool, view: WorkerView) -> EndpointSpec:
+def _worker(pool: PoolSettings, view: WorkerView) -> EndpointSpec:
     url = urlsplit(view.url or "")
     return EndpointSpec(
         name=view.name,

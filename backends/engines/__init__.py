@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from backends.engines import http, llama_cpp, openai, sglang, simulator, tensorrt_llm, tgi, triton, vllm
-from backends.engines.engine import Ask, Engine, Health, Told
+from backends.engines.engine import Engine, HealthEndpoint, TokenRequest, Told
 
-__all__ = ["ENGINES", "Ask", "Engine", "Health", "Told", "health_of"]
+__all__ = ["ENGINES", "Engine", "HealthEndpoint", "TokenRequest", "Told", "health_of"]
 
 ENGINES: Final[Mapping[str, Engine]] = {
     "vllm": vllm.ENGINE,
@@ -23,6 +23,6 @@ ENGINES: Final[Mapping[str, Engine]] = {
 }
 
 
-def health_of(engine: str, path: str) -> Health:
+def health_of(engine: str, path: str) -> HealthEndpoint:
     """The engine's own way, or 200 on a `path` that the operator names instead of `auto`."""
-    return ENGINES[engine].health if path == "auto" else Health(path)
+    return ENGINES[engine].health if path == "auto" else HealthEndpoint(path)

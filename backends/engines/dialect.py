@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from backends.engines.engine import Ask, Told, told_by_status
+from backends.engines.engine import TokenRequest, Told, told_by_status
 from policies import codec
 
 
-def completions(model: str | None) -> Ask | None:
+def completions(model: str | None) -> TokenRequest | None:
     """One token of a completion: no chat template, so that base models can be asked too."""
     if model is None:
         return None
     # No `stream`: the whole answer is one event anyway, and its status then tells of failures that come before it.
     body = {"model": model, "prompt": "a", "max_tokens": 1, "temperature": 0}
-    return Ask("/v1/completions", codec.encode(body))
+    return TokenRequest("/v1/completions", codec.encode(body))
 
 
-def chat(model: str | None) -> Ask | None:
+def chat(model: str | None) -> TokenRequest | None:
     """One token of a chat, for servers that have nothing else."""
     if model is None:
         return None
     body = {"model": model, "messages": [{"role": "user", "content": "a"}], "max_tokens": 1, "temperature": 0}
-    return Ask("/v1/chat/completions", codec.encode(body))
+    return TokenRequest("/v1/chat/completions", codec.encode(body))
 
 
 def read(status: int, body: bytes) -> Told:

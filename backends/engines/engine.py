@@ -21,7 +21,7 @@ unaskable  it can't be asked so: it does not know the path or the model, or want
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
+class HealthEndpoint:
     """Where an engine says that it is well. No path: an open port is enough."""
 
     path: str | None = "/health"
@@ -29,7 +29,7 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class TokenRequest:
     """A one-token request: a POST of JSON. `path` begins with a slash and stands behind the endpoint's base path."""
 
     path: str
@@ -37,7 +37,7 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Produced:
+class TokenAnswer:
     """Where an engine counts the tokens that it has generated for anybody: a counter of a Prometheus page. An engine
     that is busy with others' requests lets ours wait, and must not be taken for one that hangs."""
 
@@ -59,8 +59,8 @@ class Produced:
 class Engine:
     """One row of the table in `backends.engines`."""
 
-    health: Health
-    ask: Callable[[str | None], Ask | None]
+    health: HealthEndpoint
+    ask: Callable[[str | None], TokenRequest | None]
     """The one-token request for a model; None where the engine can't be asked, or not without a model's name."""
     read: Callable[[int, bytes], Told]
     """What status and body of its answer say. The body may be cut off at a limit; nothing is raised."""
@@ -68,7 +68,7 @@ class Engine:
     """Where it lists its models in OpenAI's shape (`{"data": [{"id": ...}]}`); None: it does not."""
     asks_while_well: bool = True
     """Whether a token may be asked for when nothing is wrong. Not of what may be paid by the token."""
-    produced: Produced | None = None
+    produced: TokenAnswer | None = None
     """How it shows that it works for others; None: it does not, or not that we know."""
 
 
@@ -87,6 +87,6 @@ def told_by_status(status: int) -> Told:
     return "failed" if status >= 500 else "unaskable"
 
 
-def never(_model: str | None) -> Ask | None:
+def never(_model: str | None) -> TokenRequest | None:
     """Of an engine that nobody knows how to ask."""
     return None

@@ -3,6 +3,8 @@ model that it does not know as the one that it has. A probe of /health does not 
 does, so a server that is put to sleep when idle is better probed with `health: {every: 1h}`."""
 
 from backends.engines.dialect import completions, read
-from backends.engines.engine import Engine, Health, Produced
+from backends.engines.engine import Engine, HealthEndpoint, TokenAnswer
 
-ENGINE = Engine(Health(), completions, read, models="/v1/models", produced=Produced("llamacpp:tokens_predicted_total"))
+ENGINE = Engine(
+    HealthEndpoint(), completions, read, models="/v1/models", produced=TokenAnswer("llamacpp:tokens_predicted_total")
+)

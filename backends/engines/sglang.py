@@ -3,6 +3,8 @@ under long prefills (its issue 22511): what yields meanwhile is busy, not dead. 
 SIGTERM."""
 
 from backends.engines.dialect import completions, read
-from backends.engines.engine import Engine, Health, Produced
+from backends.engines.engine import Engine, HealthEndpoint, TokenAnswer
 
-ENGINE = Engine(Health(), completions, read, models="/v1/models", produced=Produced("sglang:generation_tokens_total"))
+ENGINE = Engine(
+    HealthEndpoint(), completions, read, models="/v1/models", produced=TokenAnswer("sglang:generation_tokens_total")
+)

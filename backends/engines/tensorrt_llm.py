@@ -2,6 +2,6 @@
 500 for every reason alike, so the completions path is asked."""
 
 from backends.engines.dialect import completions, read
-from backends.engines.engine import Engine, Health
+from backends.engines.engine import Engine, HealthEndpoint
 
-ENGINE = Engine(Health(), completions, read, models="/v1/models")
+ENGINE = Engine(HealthEndpoint(), completions, read, models="/v1/models")

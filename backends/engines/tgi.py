@@ -4,12 +4,12 @@ is not asked for. 424 is a failed generation, 429 its fullness, 422 an input tha
 from __future__ import annotations
 
 from backends.engines.dialect import json_object
-from backends.engines.engine import Ask, Engine, Health, Told, told_by_status
+from backends.engines.engine import Engine, HealthEndpoint, TokenRequest, Told, told_by_status
 from policies import codec
 
 
-def ask(_model: str | None) -> Ask:
-    return Ask("/generate", codec.encode({"inputs": "a", "parameters": {"max_new_tokens": 1}}))
+def ask(_model: str | None) -> TokenRequest:
+    return TokenRequest("/generate", codec.encode({"inputs": "a", "parameters": {"max_new_tokens": 1}}))
 
 
 def read(status: int, body: bytes) -> Told:
@@ -23,4 +23,4 @@ def read(status: int, body: bytes) -> Told:
     return "token" if "generated_text" in answer else "unaskable"
 
 
-ENGINE = Engine(Health(), ask, read)
+ENGINE = Engine(HealthEndpoint(), ask, read)

@@ -6,14 +6,16 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from backends.engines.dialect import json_object
-from backends.engines.engine import Ask, Engine, Health, Told
+from backends.engines.engine import Engine, HealthEndpoint, TokenRequest, Told
 from policies import codec
 
 
-def ask(model: str | None) -> Ask | None:
+def ask(model: str | None) -> TokenRequest | None:
     if model is None:
         return None
-    return Ask(f"/v2/models/{quote(model, safe='')}/generate", codec.encode({"text_input": "a", "max_tokens": 1}))
+    return TokenRequest(
+        f"/v2/models/{quote(model, safe='')}/generate", codec.encode({"text_input": "a", "max_tokens": 1})
+    )
 
 
 def read(status: int, body: bytes) -> Told:
@@ -24,4 +26,4 @@ def read(status: int, body: bytes) -> Told:
     return "token" if status == 200 and "text_output" in json_object(body) else "unaskable"
 
 
-ENGINE = Engine(Health("/v2/health/ready"), ask, read)
+ENGINE = Engine(HealthEndpoint("/v2/health/ready"), ask, read)

@@ -2,6 +2,8 @@
 for at most a moment when it has died."""
 
 from backends.engines.dialect import completions, read
-from backends.engines.engine import Engine, Health, Produced
+from backends.engines.engine import Engine, HealthEndpoint, TokenAnswer
 
-ENGINE = Engine(Health(), completions, read, models="/v1/models", produced=Produced("vllm:generation_tokens_total"))
+ENGINE = Engine(
+    HealthEndpoint(), completions, read, models="/v1/models", produced=TokenAnswer("vllm:generation_tokens_total")
+)

@@ -22,20 +22,20 @@ _JOIN_LIMIT: Final = 32 * 1024
 _FIRST_BYTE: Final = ord("H")
 
 
-class Owner(Protocol):
+class ConnectionOwner(Protocol):
     """The pool, as its connections see it."""
 
-    def opened(self, connection: "Connection", /) -> None:
+    def opened(self, connection: "UpstreamConnection", /) -> None:
         """Connected, handshake included."""
 
-    def freed(self, connection: "Connection", /) -> None:
+    def freed(self, connection: "UpstreamConnection", /) -> None:
         """An exchange is over and the connection can serve the next one."""
 
-    def closed(self, connection: "Connection", /) -> None:
+    def closed(self, connection: "UpstreamConnection", /) -> None:
         """Closed, by whomever and in whatever state."""
 
 
-class Connection(asyncio.BufferedProtocol):
+class UpstreamConnection(asyncio.BufferedProtocol):
     """A connection, idle in its pool or in use by one sink.
 
     `buffer` may be shared by all connections of a loop: whatever is read into it is used up before the loop goes on.
@@ -59,7 +59,7 @@ class Connection(asyncio.BufferedProtocol):
         "reused",
     )
 
-    def __init__(self, owner: Owner, buffer: memoryview) -> None:
+    def __init__(self, owner: ConnectionOwner, buffer: memoryview) -> None:
         self._owner = owner
         self._buffer = buffer
         self._reader: ResponseReader

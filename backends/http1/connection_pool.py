@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from backends.http1.connection import READ_SIZE, Connection
+from backends.http1.connection import READ_SIZE, UpstreamConnection
 from backends.http1.interface import Origin, UpstreamError
 from backends.http1.resolver import Address, Resolver
 from backends.http1.timer_wheel import Timer, TimerWheel
@@ -54,8 +54,8 @@ class ConnectionPool:
         self._resolve: Final = Resolver(wheel.time).resolve if resolve is None else resolve
         self._tls: Final = client_context(origin.tls) if origin.tls is not None and context is None else context
         # In the order in which they became idle.
-        self._idle: dict[Connection, None] = {}
-        self._active: set[Connection] = set()
+        self._idle: dict[UpstreamConnection, None] = {}
+        self._active: set[UpstreamConnection] = set()
         self._sweep_at = 0.0
         self._sweeper: Timer | None = None
         self._closed = False
@@ -73,7 +73,7 @@ class ConnectionPool:
         """Whether the sink of a connection in use has had bytes of an answer since."""
         return any(connection.yielded_at > moment for connection in self._active)
 
-    def take(self) -> Connection | None:
+    def take(self) -> UpstreamConnection | None:
         """The connection that became idle last, if it has not idled too long."""
         idle = self._idle
         if not idle:
@@ -87,7 +87,7 @@ class ConnectionPool:
             connection.abort()
         return None
 
-    async def connect(self, timeout: float) -> Connection:
+    async def connect(self, timeout: float) -> UpstreamConnection:
         """A new connection, in `timeout` seconds for name, TCP and TLS together.
 
         Raises UpstreamError (dns, refused, connect_timeout, tls, no_descriptor). Cancelled at any point it leaves no
@@ -117,8 +117,8 @@ class ConnectionPool:
         for connection in list(self._idle):
             connection.abort()
 
-    async def _dial(self, loop: asyncio.AbstractEventLoop, host: str, port: int) -> Connection:
-        connection = Connection(self, self._buffer)
+    async def _dial(self, loop: asyncio.AbstractEventLoop, host: str, port: int) -> UpstreamConnection:
+        connection = UpstreamConnection(self, self._buffer)
         options: dict[str, Any] = {}
         tls = self.origin.tls
         if self._tls is not None and tls is not None:
@@ -136,10 +136,10 @@ class ConnectionPool:
 
     # -- what connections tell us (http1.Owner)
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: UpstreamConnection) -> None:
         self._active.add(connection)
 
-    def freed(self, connection: Connection) -> None:
+    def freed(self, connection: UpstreamConnection) -> None:
         limit = self._keep_alive
         told = connection.idle_limit
         if told is not None and told < limit:
@@ -153,7 +153,7 @@ class ConnectionPool:
         if self._sweeper is None or until < self._sweep_at:
             self._sweep_in(limit, until)
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: UpstreamConnection) -> None:
         self._active.discard(connection)
         self._idle.pop(connection, None)
 

@@ -46,7 +46,7 @@ class Resolver:
     def __init__(self, clock: Callable[[], float], lookup: Lookup = system_lookup) -> None:
         self._clock: Final = clock
         self._lookup: Final = lookup
-        self._names: dict[str, _Name] = {}
+        self._names: dict[str, _ResolvedName] = {}
 
     async def resolve(self, host: str, port: int) -> list[Address]:
         """At least one address. Raises socket.gaierror when there is none to be had.
@@ -58,7 +58,7 @@ class Resolver:
             return [(host, port)]
         name = self._names.get(host)
         if name is None:
-            name = self._names[host] = _Name()
+            name = self._names[host] = _ResolvedName()
         now = self._clock()
         if name.flight is None and now >= name.fresh_until:
             self._ask(host, name)
@@ -70,7 +70,7 @@ class Resolver:
             raise socket.gaierror(*name.error)
         return [(address, port) for address in name.addresses]
 
-    def _ask(self, host: str, name: _Name) -> None:
+    def _ask(self, host: str, name: _ResolvedName) -> None:
         now = self._clock()
         self._forget(now)
         self._names[host] = name
@@ -89,7 +89,7 @@ class Resolver:
         except RuntimeError as error:  # "can't start new thread"
             self._answered(name, (), (socket.EAI_MEMORY, str(error)))
 
-    def _answered(self, name: _Name, addresses: Sequence[str], error: tuple[int, str]) -> None:
+    def _answered(self, name: _ResolvedName, addresses: Sequence[str], error: tuple[int, str]) -> None:
         now = self._clock()
         name.fresh_until = now + FRESH
         if addresses:
@@ -107,7 +107,7 @@ class Resolver:
             del self._names[host]
 
 
-class _Name:
+class _ResolvedName:
     __slots__ = ("addresses", "error", "flight", "fresh_until", "good_until", "patient_until")
 
     def __init__(self) -> None:

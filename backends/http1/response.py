@@ -20,11 +20,11 @@ INTERIM_LIMIT: Final = 16
 _NOTED: Final = frozenset({b"content-length", b"transfer-encoding", b"keep-alive"})
 
 
-class Malformed(Exception):
+class MalformedResponse(Exception):
     """Raised inside a callback of the parser, which ends the parsing."""
 
 
-class Parser(Protocol):
+class ResponseParser(Protocol):
     """httptools.HttpResponseParser."""
 
     def feed_data(self, data: memoryview, /) -> None: ...
@@ -52,7 +52,7 @@ class ResponseReader:
         "status",
     )
 
-    def __init__(self, new_parser: Callable[["ResponseReader"], Parser]) -> None:
+    def __init__(self, new_parser: Callable[["ResponseReader"], ResponseParser]) -> None:
         self.parts: list[bytes] = []
         """Body bytes that have not been delivered."""
         # The list's own append: a chunk then costs no Python call.
@@ -85,7 +85,7 @@ class ResponseReader:
 
     def on_message_begin(self) -> None:
         if self.complete:
-            raise Malformed("bytes after the end of the response")
+            raise MalformedResponse("bytes after the end of the response")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.status:
@@ -93,7 +93,7 @@ class ResponseReader:
             return
         headers = self.headers
         if len(headers) >= HEADERS_LIMIT:
-            raise Malformed(f"more than {HEADERS_LIMIT} header lines")
+            raise MalformedResponse(f"more than {HEADERS_LIMIT} header lines")
         name = name.lower()
         value = value.rstrip()
         if name in _NOTED:
@@ -108,7 +108,7 @@ class ResponseReader:
         if name == b"keep-alive":
             self.idle_limit = _idle_limit(value)
         elif self.chunked or value.lower() != b"chunked":
-            raise Malformed("a Transfer-Encoding other than chunked")
+            raise MalformedResponse("a Transfer-Encoding other than chunked")
         else:
             self.chunked = True
 
@@ -120,22 +120,22 @@ class ResponseReader:
             return
         version = parser.get_http_version()
         if status > 599 or (version != "1.1" and (version != "1.0" or self.chunked)):
-            raise Malformed(f"status {status}, version {version}, chunked {self.chunked}")
+            raise MalformedResponse(f"status {status}, version {version}, chunked {self.chunked}")
         self.status = status
         self.keep = parser.should_keep_alive()
         if self.bodiless:
             # llhttp can't be told that there is no body, so it is stopped here.
             self.complete = True
-            raise Malformed("bytes after the head")
+            raise MalformedResponse("bytes after the head")
         self.framed = self.chunked or self.length is not None or status in (204, 304)
 
     def _pass_over(self, status: int) -> None:
         """Swallow an interim response (RFC 9110 section 15.2): it answers nothing that the client asked."""
         self.interim += 1
         if status == 101 or status < 100 or self.interim > INTERIM_LIMIT:
-            raise Malformed(f"interim status {status}, the {self.interim}. of the response")
+            raise MalformedResponse(f"interim status {status}, the {self.interim}. of the response")
         if self.chunked or self.length not in (None, b"0"):
-            raise Malformed("an interim response with a body")
+            raise MalformedResponse("an interim response with a body")
         self.headers = []
         self.length = None
         self.idle_limit = None

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from backends.http_client import HttpClient, HttpError
-from policies.config.settings import Jwt
+from policies.config.settings import JwtSettings
 from policies.identity.issuers import VerifyingKey
 
 if TYPE_CHECKING:
-    from policies.identity.jwks import Jwks
+    from policies.identity.jwks import JwkSet
 
 log = logging.getLogger("sluice.identity")
 
@@ -40,7 +40,7 @@ Event = Literal["issuer_keys", "issuer_lost", "issuer_back", "issuer_forgotten"]
 
 
 @dataclass(frozen=True, slots=True)
-class Around:
+class KeySourceContext:
     """What all issuers share. `clock` is monotonic, in seconds; `changed` is called when keys are other ones."""
 
     http: HttpClient
@@ -64,7 +64,7 @@ class _Fetch:
 class KeySource:
     """The keys of one issuer. `keys` is None while they are not known."""
 
-    def __init__(self, settings: Jwt, url: str, around: Around) -> None:
+    def __init__(self, settings: JwtSettings, url: str, around: KeySourceContext) -> None:
         self.settings = settings
         self.keys: tuple[VerifyingKey, ...] | None = None
         self._url = url
@@ -146,7 +146,7 @@ class KeySource:
             return
         self._fetched(found)
 
-    def _fetched(self, found: Jwks) -> None:
+    def _fetched(self, found: JwkSet) -> None:
         lost, self._failures = self._failures, 0
         self._fetched_at = self._around.clock()
         if lost:
@@ -190,11 +190,11 @@ class KeySources:
         self, *, clock: Callable[[], float], rng: random.Random, changed: Callable[[], None],
         say: Callable[[Event, Mapping[str, object]], None], cooldown: float = COOLDOWN, timeout: float = TIMEOUT,
     ) -> None:  # fmt: skip
-        self._around = Around(HttpClient(), clock, rng, changed, say, cooldown, timeout)
+        self._around = KeySourceContext(HttpClient(), clock, rng, changed, say, cooldown, timeout)
         self._running: dict[str, tuple[KeySource, asyncio.Task[None]]] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
-    def follow(self, issuers: Iterable[Jwt]) -> None:
+    def follow(self, issuers: Iterable[JwtSettings]) -> None:
         """Fetch for these from now on. One that stayed as it was keeps its keys."""
         wanted = {settings.name: settings for settings in issuers if settings.jwks.url is not None}
         for name, (source, task) in list(self._running.items()):
@@ -228,7 +228,7 @@ class KeySources:
         await self._around.http.close()
 
 
-def _read(body: bytes, settings: Jwt) -> Jwks:
+def _read(body: bytes, settings: JwtSettings) -> JwkSet:
     """In a thread, where the first one loads pyjwt."""
     from policies.identity.jwks import read_jwks
 

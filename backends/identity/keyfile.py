@@ -36,7 +36,7 @@ class KeyFileError(Exception):
     ...`."""
 
 
-class _Line(Struct, forbid_unknown_fields=True):
+class _KeyLine(Struct, forbid_unknown_fields=True):
     id: str
     sha256: str
     tenant: str
@@ -49,7 +49,7 @@ class _Line(Struct, forbid_unknown_fields=True):
     labels: dict[str, str] | UnsetType = UNSET
 
 
-_line = Decoder(_Line)
+_line = Decoder(_KeyLine)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

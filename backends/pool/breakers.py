@@ -5,8 +5,8 @@ from math import inf
 from typing import Final
 
 from backends.control.table import Forced
-from policies.config.settings.pools import Breaker as Settings
-from policies.resilience.breaker import Breaker, Permit, State
+from policies.config.settings.pools import BreakerSettings
+from policies.resilience.breaker import BreakerPermit, CircuitBreaker, State
 
 MODELS: Final = 64
 """So many models have a breaker of their own; further ones share one. A route with a glob lets clients choose names."""
@@ -25,8 +25,8 @@ class Breakers:
 
     def __init__(self) -> None:
         self.forced: Forced | None = None
-        self._by_model: dict[str | None, Breaker] = {}
-        self._rest: Breaker | None = None
+        self._by_model: dict[str | None, CircuitBreaker] = {}
+        self._rest: CircuitBreaker | None = None
         # What was told of each, where it is not closed.
         self._shown: dict[str, State] = {}
 
@@ -58,14 +58,14 @@ class Breakers:
         breaker = self._of(model)
         return inf if self.forced == "open" else 0.0 if breaker is None else breaker.retry_in(now)
 
-    def permit(self, model: str | None, now: float) -> Permit | None:
+    def permit(self, model: str | None, now: float) -> BreakerPermit | None:
         """Leave for one attempt; None where none is needed."""
         breaker = self._by_model.get(model, self._rest)
         return None if breaker is None else breaker.permit(now)
 
     def settle(
-        self, model: str | None, permit: Permit | None, failed: bool | None, now: float, *, settings: Settings | None,
-        last_closed: bool,
+        self, model: str | None, permit: BreakerPermit | None, failed: bool | None, now: float, *, settings:
+        BreakerSettings | None, last_closed: bool,
     ) -> bool:  # fmt: skip
         """Tell the one for this model how an attempt ended (None: neutral); whether there is something to tell."""
         breaker = self._of(model)
@@ -127,18 +127,18 @@ class Breakers:
         opened = [breaker for _, breaker in self._all() if breaker.state(now) == "open"]
         return min((now + breaker.retry_in(now) for breaker in opened), default=inf)
 
-    def _of(self, model: str | None) -> Breaker | None:
+    def _of(self, model: str | None) -> CircuitBreaker | None:
         return self._by_model.get(model, self._rest)
 
-    def _make(self, model: str | None, settings: Settings) -> Breaker:
-        breaker = Breaker(settings)
+    def _make(self, model: str | None, settings: BreakerSettings) -> CircuitBreaker:
+        breaker = CircuitBreaker(settings)
         if len(self._by_model) < MODELS:
             self._by_model[model] = breaker
         else:
             self._rest = breaker
         return breaker
 
-    def _all(self) -> Iterator[tuple[str, Breaker]]:
+    def _all(self) -> Iterator[tuple[str, CircuitBreaker]]:
         for model, breaker in self._by_model.items():
             yield model or "", breaker
         if self._rest is not None:

@@ -6,11 +6,11 @@ from types import TracebackType
 
 from backends.control.meters import EndpointMeter, Gauge
 from backends.control.table import EndpointSpec
-from backends.http1.connection import Connection
+from backends.http1.connection import UpstreamConnection
 from backends.http1.connection_pool import ConnectionPool
-from backends.pool.endpoint_health import Standing
+from backends.pool.endpoint_health import EndpointHealth
 from backends.pool.pool_state import PoolState
-from policies.resilience.breaker import Permit
+from policies.resilience.breaker import BreakerPermit
 from policies.resilience.outcome import OK, Outcome
 
 # Paths and queries that clients send are remembered with their ready-made request line; beyond this many they are
@@ -79,7 +79,7 @@ class Endpoint:
         self.most: float = inf
         self.meter = meter
         self.slot = Slot(self, meter.in_flight)
-        self.standing = Standing(spec, self, state, meter)
+        self.standing = EndpointHealth(spec, self, state, meter)
         self._yielded_at = 0.0
         self._connections = connections
         self._heads: dict[tuple[str, bytes], bytes] = {}
@@ -118,27 +118,27 @@ class Endpoint:
         lines += [f"{name}: {value}".encode("latin-1") for name, value in spec.headers]
         return b"\r\n".join(lines) + b"\r\n"
 
-    def take(self) -> Connection | None:
+    def take(self) -> UpstreamConnection | None:
         """An idle connection, or None."""
         return self._connections.take()
 
-    async def connect(self, timeout: float) -> Connection:
+    async def connect(self, timeout: float) -> UpstreamConnection:
         """A fresh connection within `timeout` seconds. Raises UpstreamError."""
         return await self._connections.connect(timeout)
 
-    def permit(self, model: str | None, now: float) -> Permit | None:
+    def permit(self, model: str | None, now: float) -> BreakerPermit | None:
         """The breaker's leave for one attempt, for `settle`. None in the usual state; `choose` has asked before."""
         standing = self.standing
         return standing.permit(model, now) if standing.troubled else None
 
-    def began(self, model: str | None, permit: Permit, now: float) -> None:
+    def began(self, model: str | None, permit: BreakerPermit, now: float) -> None:
         """The answer of an attempt that needed leave goes to the client and goes on. A half-open breaker has its proof:
         it does not wait for the end of a long stream."""
         if permit.lease:
             self.standing.began(model, permit, now)
 
     def settle(
-        self, outcome: Outcome, now: float, *, model: str | None = None, permit: Permit | None = None,
+        self, outcome: Outcome, now: float, *, model: str | None = None, permit: BreakerPermit | None = None,
         retry_after: float | None = None, excused: bool = False, released: bool = False,
     ) -> None:  # fmt: skip
         """Told once an attempt, at its end; the only way in which an endpoint learns. The hot path: 0.3 us.

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final, Literal
 
-from backends.control.events import Kind, Verdict
+from backends.control.events import Kind, ProbeVerdict
 from backends.control.meters import EndpointMeter
 from backends.control.table import EndpointSpec, Forced, PoolSpec
 from backends.pool.breakers import Breakers
 from backends.pool.pool_state import PoolState
-from backends.pool.share import Owner, Share
-from policies.config.settings.pools import Ejection
-from policies.resilience.breaker import Permit, State
-from policies.resilience.ejection import FailureRecord, Reason
+from backends.pool.share import ShareOwner, TrafficShare
+from policies.config.settings.pools import EjectionSettings
+from policies.resilience.breaker import BreakerPermit, State
+from policies.resilience.ejection import EjectionReason, FailureRecord
 from policies.resilience.outcome import Outcome
-from policies.resilience.pause import Pause
+from policies.resilience.pause import SaturationPause
 
 TRIAL: Final = 0.1
 """After a pause one attempt in so many seconds is sent until one succeeds. All that wait would come at once else, to an
@@ -34,7 +34,7 @@ SUSPECT_FOR: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class HealthReport:
     """One endpoint for the operator's eyes. Seconds are from now, 0 where it is not so."""
 
     state: Shown
@@ -52,7 +52,7 @@ class Report:
     """By model; those that have nothing to remember are left out."""
 
 
-class Standing:
+class EndpointHealth:
     """Of one endpoint. Every `now` is in seconds of one monotonic clock.
 
     troubled: whether a success has anything to do here; while nothing is wrong it has not
@@ -64,10 +64,10 @@ class Standing:
         "_tried_at", "breakers", "drained", "ejected", "meter", "paused", "probes", "record", "retired", "troubled",
     )  # fmt: skip
 
-    def __init__(self, spec: EndpointSpec, owner: Owner, members: PoolState, meter: EndpointMeter) -> None:
+    def __init__(self, spec: EndpointSpec, owner: ShareOwner, members: PoolState, meter: EndpointMeter) -> None:
         self._spec = spec
         self._owner = owner
-        self._share = Share(owner, spec.weight)
+        self._share = TrafficShare(owner, spec.weight)
         self._members = members
         self.meter = meter
         # A worker is in the table only while its supervisor finds it ready.
@@ -75,8 +75,8 @@ class Standing:
         self.drained = self.ejected = self.paused = self.retired = self.troubled = False
         self.breakers = Breakers()
         self.record: FailureRecord | None = None
-        self._settings: Ejection | None = None
-        self._pause: Pause | None = None
+        self._settings: EjectionSettings | None = None
+        self._pause: SaturationPause | None = None
         self._tried_at = -inf
         self._suspect_until = -inf
         self._shown: Shown | None = None
@@ -123,16 +123,16 @@ class Standing:
         """Whether it may be sent an attempt now: by its breaker, and not all at once after a pause."""
         return self.breakers.lets(model, now) and not (self.tentative and now - self._tried_at < TRIAL)
 
-    def permit(self, model: str | None, now: float) -> Permit | None:
+    def permit(self, model: str | None, now: float) -> BreakerPermit | None:
         """Leave for one attempt. None where none is needed."""
         if self.tentative:
             self._tried_at = now
         return self.breakers.permit(model, now)
 
-    def report(self, now: float) -> Report:
+    def report(self, now: float) -> HealthReport:
         """For the operator's eyes."""
         self._members.refresh(now)
-        return Report(
+        return HealthReport(
             state=self._name(now),
             probes=self.probes,
             paused_for=max(0.0, self.paused_until - now) if self.paused else 0.0,
@@ -147,7 +147,7 @@ class Standing:
     # -- how it learns
 
     def learn(
-        self, outcome: Outcome, now: float, model: str | None, permit: Permit | None, retry_after: float | None,
+        self, outcome: Outcome, now: float, model: str | None, permit: BreakerPermit | None, retry_after: float | None,
         excused: bool,
     ) -> None:  # fmt: skip
         """One attempt has ended."""
@@ -174,7 +174,7 @@ class Standing:
             self._tell_breaker(model, permit, faulty or None, now, label)
         self._settle(now)
 
-    def began(self, model: str | None, permit: Permit, now: float) -> None:
+    def began(self, model: str | None, permit: BreakerPermit, now: float) -> None:
         """An attempt that a half-open breaker let through has its first content."""
         if self.retired:
             return
@@ -182,7 +182,7 @@ class Standing:
         self._tell_breaker(model, permit, False, now, "ok")
         self._settle(now)
 
-    def heard(self, verdict: Verdict, now: float) -> None:
+    def heard(self, verdict: ProbeVerdict, now: float) -> None:
         """What the probes say."""
         self._members.refresh(now)
         was, self.probes = self.probes, verdict.state
@@ -243,7 +243,7 @@ class Standing:
 
     # -- the steps
 
-    def _succeeded(self, model: str | None, permit: Permit | None, now: float) -> None:
+    def _succeeded(self, model: str | None, permit: BreakerPermit | None, now: float) -> None:
         if self.record is not None:
             self.record.succeeded(now)
         if self._pause is not None:
@@ -269,7 +269,7 @@ class Standing:
     def _saturated(self, label: str, retry_after: float | None, now: float) -> None:
         self._share.failed(now)
         if self._pause is None:
-            self._pause = Pause()
+            self._pause = SaturationPause()
         seconds = self._pause.saturated(retry_after, now)
         if not self.paused:
             self.paused = True
@@ -285,7 +285,7 @@ class Standing:
         elif retry_after is None:
             self._judge(record.saturated(now), now)
 
-    def _judge(self, reason: Reason | None, now: float) -> None:
+    def _judge(self, reason: EjectionReason | None, now: float) -> None:
         """There may be a reason to eject it; the pool must be able to bear it."""
         if reason is None or self.ejected or self.drained or self.down or self.record is None:
             return
@@ -306,7 +306,7 @@ class Standing:
         self._suspect_until = now + SUSPECT_FOR
 
     def _tell_breaker(
-        self, model: str | None, permit: Permit | None, failed: bool | None, now: float, label: str
+        self, model: str | None, permit: BreakerPermit | None, failed: bool | None, now: float, label: str
     ) -> None:
         """What the breaker of this model is to think of it; None frees the permit alone."""
         members = self._members

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import Protocol
 
-from backends.control.events import Nobody
+from backends.control.events import NoCandidate
 from backends.control.table import PoolSpec
 from backends.pool.endpoint import Endpoint
 from backends.pool.pool_state import PoolState
@@ -20,7 +20,7 @@ from policies.resilience.retry_budget import RetryBudget
 SOON = 1.0
 
 
-class Strategy(Protocol):
+class PoolStrategy(Protocol):
     """How a pool chooses among candidates; whether they are available was settled before."""
 
     def choose(self, candidates: Sequence[Endpoint]) -> Endpoint: ...
@@ -38,7 +38,9 @@ class Pool:
         "name", "spec", "strategy",
     )  # fmt: skip
 
-    def __init__(self, spec: PoolSpec, candidates: tuple[Endpoint, ...], strategy: Strategy, state: PoolState) -> None:
+    def __init__(
+        self, spec: PoolSpec, candidates: tuple[Endpoint, ...], strategy: PoolStrategy, state: PoolState
+    ) -> None:
         self.name = spec.name
         self.engine = spec.engine
         self.max_context = spec.max_context
@@ -103,25 +105,25 @@ class Pool:
             self._look()
         return self._usual
 
-    def lacking(self, now: float, model: str | None) -> Nobody | None:
+    def lacking(self, now: float, model: str | None) -> NoCandidate | None:
         """What `nobody` says, where `choose` would give nobody now; else None."""
         self._state.refresh(now)
         return None if self._last_resorts(now, model) else self.nobody(now, model)
 
-    def nobody(self, now: float, model: str | None) -> Nobody:
+    def nobody(self, now: float, model: str | None) -> NoCandidate:
         """Why `choose` gave None. Of several reasons it is that of the endpoint that is back first."""
         if not self.candidates:
-            return Nobody("down" if self._known else "empty", SOON)
+            return NoCandidate("down" if self._known else "empty", SOON)
         there = [one.standing for one in self.candidates if not one.standing.drained]
         if not there:
-            return Nobody("drained", SOON)
-        reasons: list[Nobody] = []
+            return NoCandidate("drained", SOON)
+        reasons: list[NoCandidate] = []
         for standing in there:
             pause = standing.paused_until - now if standing.told else 0.0
             retry_in = standing.breakers.retry_in(model, now)
-            reasons.append(Nobody("paused", pause) if pause > retry_in else Nobody("breaker", retry_in))
+            reasons.append(NoCandidate("paused", pause) if pause > retry_in else NoCandidate("breaker", retry_in))
         soonest = min(reasons, key=lambda one: one.retry_after)
-        return soonest if soonest.retry_after < float("inf") else Nobody("breaker", SOON)
+        return soonest if soonest.retry_after < float("inf") else NoCandidate("breaker", SOON)
 
     @property
     def version(self) -> int:

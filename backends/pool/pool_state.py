@@ -12,7 +12,7 @@ from policies.resilience.hedging import HedgeBudget
 from policies.resilience.retry_budget import RetryBudget
 
 if TYPE_CHECKING:
-    from backends.pool.endpoint_health import Standing
+    from backends.pool.endpoint_health import EndpointHealth
 
 PANIC_OVER: Final = 10.0
 """A panic that nobody had for so many seconds is over, and the next one is told again."""
@@ -38,7 +38,7 @@ class PoolState:
         self.meter = meter
         self.budget = RetryBudget()
         self.hedges = HedgeBudget(self.budget)
-        self.members: tuple[Standing, ...] = ()
+        self.members: tuple[EndpointHealth, ...] = ()
         self.version = 0
         self.due = inf
         self.spec = PoolSpec(name, "", "", (), ())
@@ -48,9 +48,9 @@ class PoolState:
         self._alarm = alarm
         self._panic_at = -inf
         # Those whose state changes by itself at some moment, in the order in which they got there.
-        self._timed: dict[Standing, None] = {}
+        self._timed: dict[EndpointHealth, None] = {}
 
-    def install(self, spec: PoolSpec, members: Sequence["Standing"], now: float) -> None:
+    def install(self, spec: PoolSpec, members: Sequence["EndpointHealth"], now: float) -> None:
         """A new table: who is a member, and what the operator says of each."""
         for gone in set(self.members).difference(members):
             gone.retire()
@@ -77,7 +77,7 @@ class PoolState:
         if self.due < inf:
             self._alarm()
 
-    def expect(self, standing: "Standing", moment: float) -> None:
+    def expect(self, standing: "EndpointHealth", moment: float) -> None:
         """Something of it expires then."""
         self._timed[standing] = None
         if moment < self.due:
@@ -101,7 +101,7 @@ class PoolState:
         there = [one for one in self.members if not one.drained and not one.down]
         return may_eject(settings, len(there), sum(one.ejected for one in self.members))
 
-    def last_closed(self, standing: "Standing", model: str | None, now: float) -> bool:
+    def last_closed(self, standing: "EndpointHealth", model: str | None, now: float) -> bool:
         """Whether nobody else's breaker is closed for this model (rule 11)."""
         others = (one for one in self.members if one is not standing and not one.drained)
         return not any(one.breakers.closed(model, now) for one in others)

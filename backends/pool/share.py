@@ -13,7 +13,7 @@ strategies that go by load would send it more and more (FAULTS row 34). Not long
 one in a thousand must not take the balance away from a busy pool."""
 
 
-class Owner(Protocol):
+class ShareOwner(Protocol):
     """Whose share it is: what the strategies read (`policies.balancing.Candidate`)."""
 
     weight: float
@@ -22,12 +22,12 @@ class Owner(Protocol):
     usual: bool
 
 
-class Share:
+class TrafficShare:
     """Writes into its owner what holds at a time. Every `now` is in seconds of one monotonic clock."""
 
     __slots__ = ("_failing_until", "_owner", "_returned_at", "_weight")
 
-    def __init__(self, owner: Owner, weight: float) -> None:
+    def __init__(self, owner: ShareOwner, weight: float) -> None:
         self._owner = owner
         self._weight = weight
         self._returned_at: float | None = None

@@ -24,7 +24,7 @@ BODY_LIMIT: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ProbeReply:
     """An answer in well-formed HTTP, whatever its status. The body ends at a limit, or is empty where only the
     status was asked for."""
 
@@ -32,11 +32,11 @@ class Reply:
     body: bytes = b""
 
 
-class _Hearing:
+class _ReplySink:
     """The sink of one answer (`upstream.Sink`)."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, status_only: bool, most: int) -> None:
-        self.reply: asyncio.Future[Reply] = loop.create_future()
+        self.reply: asyncio.Future[ProbeReply] = loop.create_future()
         self._status_only = status_only
         self._most = most
         self._status = 0
@@ -61,10 +61,10 @@ class _Hearing:
 
     def _heard(self) -> None:
         if not self.reply.done():
-            self.reply.set_result(Reply(self._status, bytes(self._body)))
+            self.reply.set_result(ProbeReply(self._status, bytes(self._body)))
 
 
-class Asker:
+class OneShotClient:
     """Asks one endpoint. `port` other than the endpoint's own: where it is asked about its health alone.
 
     `context` is made by `tls.client_context`, and None where the endpoint is not behind TLS. `agent` is the User-Agent.
@@ -85,26 +85,26 @@ class Asker:
         lines += [f"{name}: {value}".encode("latin-1") for name, value in spec.headers]
         self._headers = b"\r\n".join(lines) + b"\r\n"
 
-    async def get(self, path: str, timeout: float, *, status_only: bool = False, most: int = BODY_LIMIT) -> Reply:
+    async def get(self, path: str, timeout: float, *, status_only: bool = False, most: int = BODY_LIMIT) -> ProbeReply:
         """The answer to a GET, in `timeout` seconds for connection and answer together. Raises UpstreamError; what is
         late is one of kind `connect_timeout` or, once connected, `no_answer`. Redirects are not followed. Of the body
         at most `most` bytes are read."""
         return await self._ask(b"GET", path, b"", b"", timeout, status_only, most)
 
-    async def post(self, path: str, body: bytes, timeout: float) -> Reply:
+    async def post(self, path: str, body: bytes, timeout: float) -> ProbeReply:
         """The answer to a POST of JSON, by the same rules."""
         more = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
         return await self._ask(b"POST", path, more, body, timeout, False, BODY_LIMIT)
 
     async def _ask(
         self, method: bytes, path: str, more: bytes, body: bytes, timeout: float, status_only: bool, most: int
-    ) -> Reply:
+    ) -> ProbeReply:
         head = b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method, path.encode("ascii"), self._headers, more)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         connection = await self._connections.connect(timeout)
         try:
-            hearing = _Hearing(loop, status_only=status_only, most=most)
+            hearing = _ReplySink(loop, status_only=status_only, most=most)
             connection.send(head, body, hearing)
             async with asyncio.timeout_at(deadline):
                 return await hearing.reply

@@ -13,12 +13,12 @@ from typing import Final, Protocol
 
 from backends.control.events import EndpointEvent
 from backends.control.table import EndpointSpec
-from backends.engines import ENGINES, Ask, health_of
+from backends.engines import ENGINES, TokenRequest, health_of
 from backends.engines.dialect import first_model
 from backends.http1.interface import UpstreamError
-from backends.probes.one_shot import Asker, Reply
-from policies.config.settings.pools import Health
-from policies.resilience.health import TOKEN_PATIENCE, Change, Finding, HealthRecord, Kind
+from backends.probes.one_shot import OneShotClient, ProbeReply
+from policies.config.settings.pools import HealthSettings
+from policies.resilience.health import TOKEN_PATIENCE, HealthChange, HealthRecord, Kind, ProbeFinding
 
 FIRST_WITHIN: Final = 0.25
 """Seconds over which the first probes after a start are spread."""
@@ -32,7 +32,7 @@ _OUR_OWN_LACK: Final = frozenset({errno.EMFILE, errno.ENFILE})
 _KINDS: Final[Mapping[str, Kind]] = {"refused": "refused", "tls": "refused", "malformed": "refused"}
 
 
-class Plane(Protocol):
+class ProbedPlane(Protocol):
     """The data plane as far as probes need it (`plane.DataPlane`)."""
 
     def busy(self, name: str, /) -> bool:
@@ -42,54 +42,56 @@ class Plane(Protocol):
         """Whether bytes came from it on any request since this moment of the clock."""
 
 
-class Meter(Protocol):
+class ProbeMeter(Protocol):
     """Where the probes of one endpoint are counted."""
 
     def probed(self, ok: bool, /) -> None: ...
 
 
-class Meters(Protocol):
+class ProbeMeters(Protocol):
     """`gateway.observe.metrics.Metrics`."""
 
-    def endpoint(self, pool: str, endpoint: str, /) -> Meter: ...
+    def endpoint(self, pool: str, endpoint: str, /) -> ProbeMeter: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Around:
+class ProbeContext:
     """What every watch shares. `clock` is monotonic and that of the data plane, in seconds."""
 
-    plane: Plane
-    meters: Meters
+    plane: ProbedPlane
+    meters: ProbeMeters
     clock: Callable[[], float]
     rng: random.Random
-    say: Callable[[EndpointSpec, Change], None]
+    say: Callable[[EndpointSpec, HealthChange], None]
     """Told of every change of what is known."""
-    asker: Callable[[EndpointSpec, int | None], Awaitable[Asker]]
+    asker: Callable[[EndpointSpec, int | None], Awaitable[OneShotClient]]
     """Makes who asks an endpoint, at another port than its own. Raises OSError where `tls.ca` can't be loaded."""
 
 
-class _Judge(Protocol):
-    def __call__(self, found: Finding, /, *, yielding: bool, now: float) -> Change | None: ...
+class _ProbeJudge(Protocol):
+    def __call__(self, found: ProbeFinding, /, *, yielding: bool, now: float) -> HealthChange | None: ...
 
 
-class Watch:
+class EndpointProbe:
     """The probes of one endpoint: what is asked, what was found, when the next one is due."""
 
-    def __init__(self, around: Around, spec: EndpointSpec, engine: str, health: Health, model: str | None) -> None:
+    def __init__(
+        self, around: ProbeContext, spec: EndpointSpec, engine: str, health: HealthSettings, model: str | None
+    ) -> None:
         self._around = around
         self._spec = spec
         self._engine = ENGINES[engine]
         self._health = health_of(engine, health.path)
         self._model = model
         self._listed: str | None = None  # the first model of the engine's own list
-        self._askers: dict[int | None, Asker] = {}
+        self._askers: dict[int | None, OneShotClient] = {}
         self._sooner = asyncio.Event()
         self.record: Final = HealthRecord(health)
         self.task: asyncio.Task[None] | None = None
-        self.latest: tuple[float, Finding] | None = None
+        self.latest: tuple[float, ProbeFinding] | None = None
         """When the last probe was over, and what it found."""
 
-    def change(self, engine: str, health: Health, model: str | None) -> None:
+    def change(self, engine: str, health: HealthSettings, model: str | None) -> None:
         """What a new table says of it."""
         if model != self._model:
             self.record.ask_again()
@@ -153,7 +155,9 @@ class Watch:
         if record.wants_token(idle=not around.plane.busy(name), while_well=self._engine.asks_while_well):
             await self._measured(self._token(), record.token)
 
-    async def _measured(self, probe: Coroutine[object, object, Finding | None], judge: _Judge) -> Finding | None:
+    async def _measured(
+        self, probe: Coroutine[object, object, ProbeFinding | None], judge: _ProbeJudge
+    ) -> ProbeFinding | None:
         """What a probe finds, counted and judged; None where it could not be made."""
         around, spec = self._around, self._spec
         began = around.clock()
@@ -169,7 +173,7 @@ class Watch:
             around.say(spec, change)
         return found
 
-    async def _well(self) -> Finding | None:
+    async def _well(self) -> ProbeFinding | None:
         settings, health = self.record.settings, self._health
         port = None if settings.port == "auto" else settings.port
         # A path of the operator's own is taken as it is written; the engine's is below the endpoint's base path.
@@ -179,28 +183,28 @@ class Watch:
         except (UpstreamError, OSError) as error:
             return _no_answer(error)
         if health.path is None or reply.status in health.well:
-            return Finding("good")
-        return Finding("unwell", f"{path} says {reply.status}")
+            return ProbeFinding("good")
+        return ProbeFinding("unwell", f"{path} says {reply.status}")
 
-    async def _token(self) -> Finding | None:
+    async def _token(self) -> ProbeFinding | None:
         patience = TOKEN_PATIENCE * self.record.settings.timeout
         try:
             question = await self._question()
             if question is None:
-                return Finding("unaskable", "it is not known what to ask for")
+                return ProbeFinding("unaskable", "it is not known what to ask for")
             before = await self._produced()
             try:
                 reply = await self._post(question, patience)
             except UpstreamError as error:
                 if error.kind == "no_answer" and before is not None and (await self._produced() or 0.0) > before:
-                    return Finding("full", "busy with others: it generates, and lets our token wait")
+                    return ProbeFinding("full", "busy with others: it generates, and lets our token wait")
                 raise
         except (UpstreamError, OSError) as error:
             return _no_answer(error)
         told = self._engine.read(reply.status, reply.body)
         if told == "unaskable":
             self._listed = None
-        return Finding("good" if told == "token" else told, f"{question.path} says {reply.status}")
+        return ProbeFinding("good" if told == "token" else told, f"{question.path} says {reply.status}")
 
     async def _produced(self) -> float | None:
         """The tokens that it has generated for anybody, where it says so."""
@@ -214,7 +218,7 @@ class Watch:
             return counter.read(reply.body) if reply.status == 200 else None
         return None
 
-    async def _question(self) -> Ask | None:
+    async def _question(self) -> TokenRequest | None:
         question = self._engine.ask(self._model)
         if question is not None or self._engine.models is None:
             return question
@@ -225,19 +229,19 @@ class Watch:
             self._listed = first_model(reply.body) if reply.status == 200 else None
         return self._engine.ask(self._listed) if self._listed is not None else None
 
-    async def _post(self, question: Ask, timeout: float) -> Reply:
+    async def _post(self, question: TokenRequest, timeout: float) -> ProbeReply:
         asker = await self._asker(None)
         return await asker.post(self._spec.base_path + question.path, question.body, timeout)
 
-    async def _asker(self, port: int | None) -> Asker:
+    async def _asker(self, port: int | None) -> OneShotClient:
         found = self._askers.get(port)
         if found is None:
             found = self._askers[port] = await self._around.asker(self._spec, port)
         return found
 
 
-def _no_answer(error: UpstreamError | OSError) -> Finding | None:
+def _no_answer(error: UpstreamError | OSError) -> ProbeFinding | None:
     """What it says of the endpoint that there was no answer; an OSError is that of reading `tls.ca`."""
     if isinstance(error, OSError):
-        return None if error.errno in _OUR_OWN_LACK else Finding("refused", f"tls.ca: {error.strerror or error}")
-    return None if error.kind == "no_descriptor" else Finding(_KINDS.get(error.kind, "silent"), str(error))
+        return None if error.errno in _OUR_OWN_LACK else ProbeFinding("refused", f"tls.ca: {error.strerror or error}")
+    return None if error.kind == "no_descriptor" else ProbeFinding(_KINDS.get(error.kind, "silent"), str(error))

@@ -11,17 +11,17 @@ import random
 import ssl
 from collections.abc import Callable, Coroutine, Mapping
 
-from backends.control.events import EndpointEvent, Verdict
+from backends.control.events import EndpointEvent, ProbeVerdict
 from backends.control.table import EndpointSpec, Table
 from backends.http1.connection_pool import Resolve, read_buffer
 from backends.http1.resolver import Resolver
 from backends.http1.timer_wheel import TimerWheel
 from backends.http1.tls import TlsSettings, client_context
-from backends.probes.one_shot import Asker
-from backends.probes.probe import Around, Meters, Plane, Watch
-from policies.config.settings.pools import Pool
+from backends.probes.one_shot import OneShotClient
+from backends.probes.probe import EndpointProbe, ProbeContext, ProbedPlane, ProbeMeters
+from policies.config.settings.pools import PoolSettings
 from policies.globs import is_glob
-from policies.resilience.health import Change, Finding
+from policies.resilience.health import HealthChange, ProbeFinding
 
 
 class Prober:
@@ -32,17 +32,17 @@ class Prober:
     """
 
     def __init__(
-        self, *, plane: Plane, tell: Callable[[Verdict], None], meters: Meters, wheel: TimerWheel,
+        self, *, plane: ProbedPlane, tell: Callable[[ProbeVerdict], None], meters: ProbeMeters, wheel: TimerWheel,
         clock: Callable[[], float], rng: random.Random, agent: str, resolve: Resolve | None = None,
     ) -> None:  # fmt: skip
-        self._around = Around(plane, meters, clock, rng, self._say, self._asker)
+        self._around = ProbeContext(plane, meters, clock, rng, self._say, self._asker)
         self._tell = tell
         self._wheel = wheel
         self._agent = agent
         self._resolve = Resolver(wheel.time).resolve if resolve is None else resolve
         self._buffer = read_buffer()
-        self._watched: dict[EndpointSpec, Watch] = {}
-        self._by_name: dict[tuple[str, str], Watch] = {}
+        self._watched: dict[EndpointSpec, EndpointProbe] = {}
+        self._by_name: dict[tuple[str, str], EndpointProbe] = {}
         self._contexts: dict[str | None, ssl.SSLContext] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._round_over = False
@@ -55,9 +55,9 @@ class Prober:
             self._round_over = all(watch.record.probed for watch in self._watched.values())
         return self._round_over
 
-    def follow(self, table: Table, pools: Mapping[str, Pool]) -> None:
+    def follow(self, table: Table, pools: Mapping[str, PoolSettings]) -> None:
         """Probe what is in this table, by these settings. What stayed the same is probed on; nothing is waited for."""
-        watched: dict[EndpointSpec, Watch] = {}
+        watched: dict[EndpointSpec, EndpointProbe] = {}
         models = _models(table)
         for name, pool in table.pools.items():
             health = pools[name].health
@@ -65,7 +65,7 @@ class Prober:
                 assert health is not None, "sorted out one line above"
                 found = self._watched.get(spec)
                 if found is None:
-                    found = Watch(self._around, spec, pool.engine, health, models.get(name))
+                    found = EndpointProbe(self._around, spec, pool.engine, health, models.get(name))
                     found.task = self._spawn(found.run(), f"probes of {spec.name}")
                 else:
                     found.change(pool.engine, health, models.get(name))
@@ -74,7 +74,7 @@ class Prober:
             if spec not in watched:
                 watch.end()
                 if _no_longer_probed(spec, table, pools) and watch.record.state in ("down", "suspect"):
-                    self._say(spec, Change("up", "it is not probed any more"))
+                    self._say(spec, HealthChange("up", "it is not probed any more"))
         self._watched = watched
         self._by_name = {(spec.pool, spec.name): watch for spec, watch in watched.items()}
         kept = {spec.ca for spec in watched if spec.tls}
@@ -87,7 +87,7 @@ class Prober:
         if watch is not None and not self._telling:
             watch.heard(event)
 
-    def latest(self, pool: str, endpoint: str) -> tuple[float, Finding] | None:
+    def latest(self, pool: str, endpoint: str) -> tuple[float, ProbeFinding] | None:
         """When the last probe of an endpoint was over, by the clock, and what it found; None without one."""
         watch = self._by_name.get((pool, endpoint))
         return watch.latest if watch is not None else None
@@ -99,18 +99,18 @@ class Prober:
         self._watched, self._by_name = {}, {}
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _say(self, spec: EndpointSpec, change: Change) -> None:
+    def _say(self, spec: EndpointSpec, change: HealthChange) -> None:
         """Tell of a change."""
         self._telling = True
         try:
-            self._tell(Verdict(spec.pool, spec.name, spec.incarnation, change.state, change.why, change.readmit))
+            self._tell(ProbeVerdict(spec.pool, spec.name, spec.incarnation, change.state, change.why, change.readmit))
         finally:
             self._telling = False
 
-    async def _asker(self, spec: EndpointSpec, port: int | None) -> Asker:
+    async def _asker(self, spec: EndpointSpec, port: int | None) -> OneShotClient:
         """Who asks this endpoint. Raises OSError where its `tls.ca` can't be loaded."""
         context = await self._context(spec) if spec.tls else None
-        return Asker(
+        return OneShotClient(
             spec, port=port, agent=self._agent, wheel=self._wheel, buffer=self._buffer, context=context,
             resolve=self._resolve,
         )  # fmt: skip
@@ -135,7 +135,7 @@ class Prober:
             task.get_loop().call_exception_handler({"message": f"{task.get_name()} failed", "exception": error})
 
 
-def _no_longer_probed(spec: EndpointSpec, table: Table, pools: Mapping[str, Pool]) -> bool:
+def _no_longer_probed(spec: EndpointSpec, table: Table, pools: Mapping[str, PoolSettings]) -> bool:
     """Whether this endpoint is still there and its pool is not probed any more."""
     pool = table.pools.get(spec.pool)
     return pool is not None and spec in pool.endpoints and pools[spec.pool].health is None

@@ -10,13 +10,13 @@ from backends.simulator.jobs import JSON
 from policies.codec import JSONError, decode, encode
 
 if TYPE_CHECKING:
-    from backends.simulator.exchange import Exchange, Request
-    from backends.simulator.routes import Routes
+    from backends.simulator.exchange import SimulatorExchange, SimulatorRequest
+    from backends.simulator.routes import SimulatorRoutes
 
 HEADER = "x-simulator-fault"
 
 
-def handle(routes: Routes, exchange: Exchange) -> None:
+def handle(routes: SimulatorRoutes, exchange: SimulatorExchange) -> None:
     """POST, GET and DELETE /simulator/faults; GET /simulator/state."""
     request = exchange.request
     status = 404
@@ -28,7 +28,7 @@ def handle(routes: Routes, exchange: Exchange) -> None:
     exchange.respond(status, JSON, encode(answer))
 
 
-def _faults(routes: Routes, request: Request) -> tuple[int, dict[str, object]]:
+def _faults(routes: SimulatorRoutes, request: SimulatorRequest) -> tuple[int, dict[str, object]]:
     if request.method == "DELETE":
         routes.clear_faults()
     elif request.method == "POST":

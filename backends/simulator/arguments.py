@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from backends.simulator.server import serve
-from backends.simulator.settings import Settings, duration
+from backends.simulator.settings import SimulatorSettings, duration
 
 
 def _duration(text: str) -> float:
@@ -70,9 +70,9 @@ def parser(prog: str) -> argparse.ArgumentParser:
     return shown
 
 
-def settings(given: argparse.Namespace) -> Settings:
+def settings(given: argparse.Namespace) -> SimulatorSettings:
     """The settings that the flags say; raises ValueError for values that don't make sense."""
-    return Settings(
+    return SimulatorSettings(
         host=given.host,
         port=given.port,
         models=tuple(given.model or ("simulator",)),

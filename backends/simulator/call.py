@@ -60,7 +60,7 @@ SAMPLING = {
 
 
 @dataclass(slots=True)
-class Asked:
+class SimulatedCall:
     """The part of a request that is the same in all dialects."""
 
     limit: int | None
@@ -76,7 +76,7 @@ class Asked:
     seed: int = 0
 
 
-def asked(body: Body, *limits: str) -> Asked:
+def asked(body: Body, *limits: str) -> SimulatedCall:
     """The sampling fields of chat and completions, checked as vLLM checks them; `limits`: names of the field for
     max_tokens.
     """
@@ -90,7 +90,7 @@ def asked(body: Body, *limits: str) -> Asked:
     _ranges(body)
     options = options or {}
     include = options.get("include_usage") is True
-    return Asked(
+    return SimulatedCall(
         limit=body.get(name),
         limit_name=name,
         n=1 if body.get("n") is None else body["n"],

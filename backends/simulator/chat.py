@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from backends.simulator import logprobs
-from backends.simulator.call import SAMPLING, Asked, asked, text_of
-from backends.simulator.desk import DONE, FINGERPRINT, Desk, Work
+from backends.simulator.call import SAMPLING, SimulatedCall, asked, text_of
+from backends.simulator.desk import DONE, FINGERPRINT, AnswerContext, GenerationWork
 from backends.simulator.fields import Body, check
 from backends.simulator.generation import (
     Choice,
@@ -36,7 +36,7 @@ _FIELDS = {
 }
 
 
-def chat(desk: Desk) -> Work:
+def chat(desk: AnswerContext) -> GenerationWork:
     """The work for a chat completion; raises Refusal."""
     body = desk.body
     check(body, _FIELDS, ("messages",))
@@ -53,10 +53,10 @@ def chat(desk: Desk) -> Work:
     choices = [
         called(tool) if tool else generate(prompt, tokens, wanted, desk.limits, index) for index in range(wanted.n)
     ]
-    page = _Page(desk, prompt, tokens, wanted, choices, top)
+    page = _ChatAnswer(desk, prompt, tokens, wanted, choices, top)
     length = max(one.tokens for one in choices)
     steps = page.steps() if wanted.stream else None
-    return Work(tokens, length, wanted.n, choices[0].finish_reason, page.whole, steps)
+    return GenerationWork(tokens, length, wanted.n, choices[0].finish_reason, page.whole, steps)
 
 
 def render(messages: list[Any]) -> tuple[str, int]:
@@ -102,11 +102,17 @@ def _top_logprobs(body: Body) -> int | None:
     return None
 
 
-class _Page:
+class _ChatAnswer:
     """One chat answer, whole or in events."""
 
     def __init__(
-        self, desk: Desk, prompt: str, tokens: int, wanted: Asked, choices: list[Choice], top: int | None
+        self,
+        desk: AnswerContext,
+        prompt: str,
+        tokens: int,
+        wanted: SimulatedCall,
+        choices: list[Choice],
+        top: int | None,
     ) -> None:
         self._id = f"chatcmpl-{desk.base_id(prompt)}"
         self._created = desk.created()

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from backends.simulator import logprobs, words
-from backends.simulator.call import SAMPLING, Asked, asked
+from backends.simulator.call import SAMPLING, SimulatedCall, asked
 from backends.simulator.chat import usage
-from backends.simulator.desk import DONE, FINGERPRINT, Desk, Work
+from backends.simulator.desk import DONE, FINGERPRINT, AnswerContext, GenerationWork
 from backends.simulator.fields import check
 from backends.simulator.generation import Choice, check_context, generate
 from backends.simulator.refusals import Refusal
@@ -33,7 +33,7 @@ class _Prompt:
     tokens: int
 
 
-def complete(desk: Desk) -> Work:
+def complete(desk: AnswerContext) -> GenerationWork:
     """The work for a completion; raises Refusal."""
     body = desk.body
     check(body, _FIELDS)
@@ -50,10 +50,10 @@ def complete(desk: Desk) -> Work:
         for prompt in prompts
         for index in range(wanted.n)
     ]
-    page = _Page(desk, wanted, prompts, rows, body.get("logprobs"), echo)
+    page = _CompletionAnswer(desk, wanted, prompts, rows, body.get("logprobs"), echo)
     steps = page.steps() if wanted.stream else None
     tokens = sum(prompt.tokens for prompt in prompts)
-    return Work(tokens, page.length, len(rows), rows[0][1].finish_reason, page.whole, steps)
+    return GenerationWork(tokens, page.length, len(rows), rows[0][1].finish_reason, page.whole, steps)
 
 
 def _prompts(given: object) -> list[_Prompt]:
@@ -74,13 +74,13 @@ def _one(prompt: object) -> _Prompt:
     raise Refusal(400, "A prompt must be a text or a list of token ids. (parameter=prompt)", param="prompt")
 
 
-class _Page:
+class _CompletionAnswer:
     """One completion answer, whole or in events."""
 
     def __init__(
         self,
-        desk: Desk,
-        wanted: Asked,
+        desk: AnswerContext,
+        wanted: SimulatedCall,
         prompts: list[_Prompt],
         rows: list[tuple[_Prompt, Choice]],
         top: int | None,

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from backends.simulator import words
 from backends.simulator.fields import Body
-from backends.simulator.generation import Limits
+from backends.simulator.generation import GenerationLimits
 from backends.simulator.jobs import Steps
 from backends.simulator.refusals import Refusal
-from backends.simulator.settings import Settings
+from backends.simulator.settings import SimulatorSettings
 
 FINGERPRINT = "simulator-vllm-0.32.0"
 VERSION = "0.32.0+simulator"
@@ -25,7 +25,7 @@ _EPOCH = 1_750_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class GenerationWork:
     """What the engine does for one request: a stream's `steps`, or `build` at the end. Counts are tokens; `weight`
     sequences.
     """
@@ -39,16 +39,16 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class AnswerContext:
     """One request's desk."""
 
-    settings: Settings
+    settings: SimulatorSettings
     body: Body
     headers: dict[str, str]
 
     @property
-    def limits(self) -> Limits:
-        return Limits(self.settings.tokens, self.settings.max_model_len)
+    def limits(self) -> GenerationLimits:
+        return GenerationLimits(self.settings.tokens, self.settings.max_model_len)
 
     def model(self) -> str:
         """The served name, whatever alias was asked for; raises vLLM's 404 for a model that is not served (none

@@ -9,19 +9,21 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from backends.simulator.gauges import Gauges
+from backends.simulator.gauges import EngineGauges
 from backends.simulator.jobs import EVENT_STREAM, Job, StreamJob
 from backends.simulator.refusals import busy
-from backends.simulator.settings import Settings
+from backends.simulator.settings import SimulatorSettings
 from backends.simulator.ticker import Ticker
 
 COMMENT = b": keep-alive\n\n"
 
 
-class Engine:
+class SimulatedEngine:
     """Slots, queue and time. `changed` is called whenever a gauge may have moved (tests wait on it)."""
 
-    def __init__(self, settings: Settings, ticker: Ticker, now: Callable[[], float], gauges: Gauges) -> None:
+    def __init__(
+        self, settings: SimulatorSettings, ticker: Ticker, now: Callable[[], float], gauges: EngineGauges
+    ) -> None:
         self.settings = settings
         self.gauges = gauges
         self.now = now

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from backends.simulator.wire import Connection, Wire
+    from backends.simulator.wire import SimulatorConnection, SimulatorWire
 
 Headers = Iterable[tuple[bytes, bytes]]
 
 
-class Request:
+class SimulatorRequest:
     """One request, whole. `headers` has lower-case names; of a repeated one the last value."""
 
     __slots__ = ("body", "headers", "keep_alive", "method", "path", "query")
@@ -29,7 +29,7 @@ class Request:
         self.keep_alive = keep_alive
 
 
-class Exchange:
+class SimulatorExchange:
     """The answer to one request: `respond`, or `begin`, `send`... and `finish`. After the end, or once the client
     left, calls do nothing.
 
@@ -40,7 +40,7 @@ class Exchange:
 
     __slots__ = ("_connection", "ended", "keep_alive", "on_end", "on_writable", "request")
 
-    def __init__(self, connection: Connection, request: Request) -> None:
+    def __init__(self, connection: SimulatorConnection, request: SimulatorRequest) -> None:
         self._connection = connection
         self.request = request
         self.keep_alive = request.keep_alive
@@ -49,7 +49,7 @@ class Exchange:
         self.on_writable: Callable[[], None] | None = None
 
     @property
-    def wire(self) -> Wire:
+    def wire(self) -> SimulatorWire:
         return self._connection.wire
 
     @property

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from backends.simulator.engine import Engine
+    from backends.simulator.engine import SimulatedEngine
     from backends.simulator.jobs import Job
 
 _FIRST = (
@@ -24,7 +24,7 @@ _By = tuple[str, dict[str, int]]
 REASONS = ("stop", "length", "abort", "error", "repetition")
 
 
-class Histogram:
+class SimulatedHistogram:
     """A Prometheus histogram; an observation is one bisection."""
 
     __slots__ = ("_bounds", "_counts", "count", "help", "name", "sum")
@@ -51,7 +51,7 @@ class Histogram:
         return [*rows, f"{self.name}_count{labels} {self.count}.0", f"{self.name}_sum{labels} {self.sum}"]
 
 
-class Gauges:
+class EngineGauges:
     """Everything that is counted. Counters count what was generated; `generated` for /metrics, the rest by request."""
 
     def __init__(self) -> None:
@@ -59,17 +59,19 @@ class Gauges:
         self.generated = 0
         self.rejections = 0
         self.reasons = dict.fromkeys(REASONS, 0)
-        self.first_token = Histogram(
+        self.first_token = SimulatedHistogram(
             "vllm:time_to_first_token_seconds", "Histogram of time to first token in seconds.", _FIRST
         )
-        self.between_tokens = Histogram(
+        self.between_tokens = SimulatedHistogram(
             "vllm:inter_token_latency_seconds", "Histogram of inter-token latency in seconds.", _BETWEEN
         )
-        self.whole = Histogram(
+        self.whole = SimulatedHistogram(
             "vllm:e2e_request_latency_seconds", "Histogram of e2e request latency in seconds.", _WHOLE
         )
-        self.prompts = Histogram("vllm:request_prompt_tokens", "Number of prefill tokens processed.", _TOKENS)
-        self.answers = Histogram("vllm:request_generation_tokens", "Number of generation tokens processed.", _TOKENS)
+        self.prompts = SimulatedHistogram("vllm:request_prompt_tokens", "Number of prefill tokens processed.", _TOKENS)
+        self.answers = SimulatedHistogram(
+            "vllm:request_generation_tokens", "Number of generation tokens processed.", _TOKENS
+        )
 
     def tokens(self, count: int) -> None:
         self.generated += count
@@ -82,10 +84,10 @@ class Gauges:
             self.prompts.observe(job.prompt)
             self.answers.observe(job.done * job.weight)
 
-    def page(self, engine: Engine) -> bytes:
+    def page(self, engine: SimulatedEngine) -> bytes:
         """The whole page, in the text format that Prometheus reads."""
         model = engine.settings.models[0].replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        page = _Page(model)
+        page = _MetricsText(model)
         gauge, counter = page.gauge, page.counter
         gauge("vllm:num_requests_running", "Number of requests in model execution batches.", engine.running)
         gauge("vllm:num_requests_waiting", "Number of requests waiting to be processed.", engine.waiting)
@@ -118,7 +120,7 @@ class Gauges:
         return ("\n".join(page.rows) + "\n").encode()
 
 
-class _Page:
+class _MetricsText:
     """Rows of one page; labels stand in alphabetical order, as vLLM's do."""
 
     def __init__(self, model: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backends.simulator import words
-from backends.simulator.call import Asked
+from backends.simulator.call import SimulatedCall
 from backends.simulator.refusals import Refusal, value
 from policies.codec import encode
 
@@ -52,14 +52,14 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class GenerationLimits:
     """What bounds an answer: the settings' natural length and the context."""
 
     natural: int
     context: int
 
 
-def check_context(prompt_tokens: int, asked: Asked, limits: Limits) -> None:
+def check_context(prompt_tokens: int, asked: SimulatedCall, limits: GenerationLimits) -> None:
     """Raises vLLM's refusals of an over-long prompt and of a max_tokens that can't be."""
     if asked.limit is not None:
         if asked.limit < 1:
@@ -77,7 +77,7 @@ def check_context(prompt_tokens: int, asked: Asked, limits: Limits) -> None:
         raise value(text, "input_tokens", limits.context + 1)
 
 
-def generate(prompt: str, prompt_tokens: int, asked: Asked, limits: Limits, index: int = 0) -> Choice:
+def generate(prompt: str, prompt_tokens: int, asked: SimulatedCall, limits: GenerationLimits, index: int = 0) -> Choice:
     """The `index`-th answer to a prompt: as long as the settings say, unless the request says otherwise."""
     room = max(1, limits.context - prompt_tokens)
     limit = room if asked.limit is None else min(asked.limit, room)
@@ -91,7 +91,7 @@ def generate(prompt: str, prompt_tokens: int, asked: Asked, limits: Limits, inde
     return Choice(texts, length, "length" if cut else "stop")
 
 
-def _stopped(texts: list[str], asked: Asked) -> Choice | None:
+def _stopped(texts: list[str], asked: SimulatedCall) -> Choice | None:
     """The answer cut before the first stop string, which is not part of it."""
     if not asked.stop:
         return None

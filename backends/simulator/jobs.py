@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from backends.simulator.exchange import Exchange, Headers
-from backends.simulator.ticker import Entry
+from backends.simulator.exchange import Headers, SimulatorExchange
+from backends.simulator.ticker import TickerEntry
 
 if TYPE_CHECKING:
-    from backends.simulator.engine import Engine
+    from backends.simulator.engine import SimulatedEngine
 
 EVENT_STREAM: Headers = ((b"content-type", b"text/event-stream; charset=utf-8"),)
 JSON: Headers = ((b"content-type", b"application/json"),)
@@ -37,7 +37,7 @@ class Job:
         "weight",
     )
 
-    def __init__(self, exchange: Exchange, prompt: int, length: int, weight: int) -> None:
+    def __init__(self, exchange: SimulatorExchange, prompt: int, length: int, weight: int) -> None:
         self.exchange = exchange
         self.prompt = prompt
         self.length = max(1, length)
@@ -47,14 +47,14 @@ class Job:
         self.last = 0.0
         self.since = 0.0
         self.running = False
-        self.entry: Entry | None = None
-        self.comment: Entry | None = None
+        self.entry: TickerEntry | None = None
+        self.comment: TickerEntry | None = None
 
-    def wait(self, engine: Engine) -> float:
+    def wait(self, engine: SimulatedEngine) -> float:
         """Seconds from the start in a slot to the next thing that `advance` does."""
         raise NotImplementedError
 
-    def advance(self, engine: Engine) -> None:
+    def advance(self, engine: SimulatedEngine) -> None:
         """The time has come: yield what is due, and ask to be called again or end the exchange."""
         raise NotImplementedError
 
@@ -69,7 +69,13 @@ class PlainJob(Job):
     __slots__ = ("_build", "_reason")
 
     def __init__(
-        self, exchange: Exchange, prompt: int, length: int, weight: int, build: Callable[[], bytes], reason: str
+        self,
+        exchange: SimulatorExchange,
+        prompt: int,
+        length: int,
+        weight: int,
+        build: Callable[[], bytes],
+        reason: str,
     ) -> None:
         super().__init__(exchange, prompt, length, weight)
         self._build = build
@@ -79,11 +85,11 @@ class PlainJob(Job):
     def finish_reason(self) -> str:
         return self._reason
 
-    def wait(self, engine: Engine) -> float:
+    def wait(self, engine: SimulatedEngine) -> float:
         gaps = self.length - 1
         return engine.prefill(self.prompt) + (engine.stretched(engine.settings.gap * gaps) if gaps else 0.0)
 
-    def advance(self, engine: Engine) -> None:
+    def advance(self, engine: SimulatedEngine) -> None:
         engine.gauges.tokens(self.length * self.weight)
         engine.gauges.prompt_tokens += self.prompt
         engine.gauges.first_token.observe(engine.settings.first_byte + engine.settings.prompt_token * self.prompt)
@@ -96,7 +102,9 @@ class StreamJob(Job):
 
     __slots__ = ("_reason", "_steps")
 
-    def __init__(self, exchange: Exchange, prompt: int, length: int, weight: int, steps: Steps, reason: str) -> None:
+    def __init__(
+        self, exchange: SimulatorExchange, prompt: int, length: int, weight: int, steps: Steps, reason: str
+    ) -> None:
         super().__init__(exchange, prompt, length, weight)
         self._steps = steps
         self._reason = reason
@@ -105,10 +113,10 @@ class StreamJob(Job):
     def finish_reason(self) -> str:
         return self._reason
 
-    def wait(self, engine: Engine) -> float:
+    def wait(self, engine: SimulatedEngine) -> float:
         return engine.prefill(self.prompt)
 
-    def advance(self, engine: Engine) -> None:
+    def advance(self, engine: SimulatedEngine) -> None:
         exchange, now, gap = self.exchange, engine.now(), engine.settings.gap
         for _ in range(_BURST):
             if not exchange.writable:
@@ -127,7 +135,7 @@ class StreamJob(Job):
                 break
         engine.again(self)
 
-    def _count(self, engine: Engine, now: float) -> None:
+    def _count(self, engine: SimulatedEngine, now: float) -> None:
         self.done += 1
         engine.gauges.tokens(self.weight)
         if self.done == 1:
@@ -137,7 +145,7 @@ class StreamJob(Job):
             engine.gauges.between_tokens.observe(now - self.last)
         self.last = now
 
-    def _resume(self, engine: Engine) -> Callable[[], None]:
+    def _resume(self, engine: SimulatedEngine) -> Callable[[], None]:
         def resume() -> None:
             self.exchange.on_writable = None
             self.due = max(self.due, engine.now())

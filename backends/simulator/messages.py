@@ -7,7 +7,7 @@ from typing import Any
 
 from backends.simulator.call import asked, text_of
 from backends.simulator.chat import render
-from backends.simulator.desk import Desk, Work
+from backends.simulator.desk import AnswerContext, GenerationWork
 from backends.simulator.fields import Body, check
 from backends.simulator.generation import (
     Choice,
@@ -37,7 +37,7 @@ _FIELDS = {
 _REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
 
-def messages(desk: Desk) -> Work:
+def messages(desk: AnswerContext) -> GenerationWork:
     """The work for a message; raises Refusal."""
     body = desk.body
     check(body, _FIELDS, ("model", "messages", "max_tokens"))
@@ -49,19 +49,19 @@ def messages(desk: Desk) -> Work:
     last = body["messages"][-1] if body["messages"] else {}
     tool = call_tool(text_of(last.get("content")), tools, choice, may=last.get("role") == "user")
     said = called(tool) if tool else generate(prompt, tokens, wanted, desk.limits)
-    page = _Page(desk, prompt, tokens, said)
+    page = _MessageAnswer(desk, prompt, tokens, said)
     steps = page.steps(desk.settings.ping) if wanted.stream else None
-    return Work(tokens, said.tokens, 1, said.finish_reason, page.whole, steps)
+    return GenerationWork(tokens, said.tokens, 1, said.finish_reason, page.whole, steps)
 
 
-def count_tokens(desk: Desk) -> Work:
+def count_tokens(desk: AnswerContext) -> GenerationWork:
     """How many tokens the messages have."""
     body = desk.body
     check(body, _FIELDS, ("model", "messages"))
     desk.model()
     _, tokens = _render(body)
     found = encode({"input_tokens": tokens, "context_management": {"original_input_tokens": tokens}})
-    return Work(tokens, 0, 1, "stop", lambda: found)
+    return GenerationWork(tokens, 0, 1, "stop", lambda: found)
 
 
 def _render(body: Body) -> tuple[str, int]:
@@ -90,10 +90,10 @@ def _tool(given: Any) -> tuple[str, Any] | None:
     return given["name"], given.get("input_schema")
 
 
-class _Page:
+class _MessageAnswer:
     """One message, whole or in events."""
 
-    def __init__(self, desk: Desk, prompt: str, tokens: int, said: Choice) -> None:
+    def __init__(self, desk: AnswerContext, prompt: str, tokens: int, said: Choice) -> None:
         self._id = f"chatcmpl-{desk.base_id(prompt)}"
         self._model = desk.model()
         self._tokens = tokens

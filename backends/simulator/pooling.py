@@ -12,22 +12,22 @@ from base64 import b64encode
 from typing import Any
 
 from backends.simulator import words
-from backends.simulator.call import Asked, text_of
+from backends.simulator.call import SimulatedCall, text_of
 from backends.simulator.chat import render, usage
-from backends.simulator.desk import Desk, Work
+from backends.simulator.desk import AnswerContext, GenerationWork
 from backends.simulator.fields import Body, check, error, missing
 from backends.simulator.generation import check_context
 from backends.simulator.refusals import Refusal
 from policies.codec import encode
 
-_UNLIMITED = Asked(limit=None)
+_UNLIMITED = SimulatedCall(limit=None)
 
 
-def _work(desk: Desk, tokens: int, answer: dict[str, Any]) -> Work:
+def _work(desk: AnswerContext, tokens: int, answer: dict[str, Any]) -> GenerationWork:
     """One pass over the prompt: the time of a prefill, and no token."""
     check_context(tokens, _UNLIMITED, desk.limits)
     body = encode(answer)
-    return Work(tokens, 0, 1, "stop", lambda: body)
+    return GenerationWork(tokens, 0, 1, "stop", lambda: body)
 
 
 def _texts(given: object, name: str) -> list[str]:
@@ -56,7 +56,7 @@ def _score(query: str, document: str) -> float:
     return words.hashed(document, words.hashed(query)) % 4096 / 4096
 
 
-def _head(desk: Desk, prefix: str, text: str) -> dict[str, Any]:
+def _head(desk: AnswerContext, prefix: str, text: str) -> dict[str, Any]:
     return {"id": f"{prefix}-{desk.base_id(text)}", "object": "list", "created": desk.created(), "model": desk.model()}
 
 
@@ -67,7 +67,7 @@ def _inputs(body: Body) -> list[str]:
     return _texts(body.get("input"), "input")
 
 
-def embeddings(desk: Desk) -> Work:
+def embeddings(desk: AnswerContext) -> GenerationWork:
     """/v1/embeddings; `encoding_format` float or base64 (float32, little endian), `dimensions` up to 4096."""
     body = desk.body
     check(body, {"model": "string", "encoding_format": "string", "dimensions": "integer", "user": "string"})
@@ -83,7 +83,7 @@ def embeddings(desk: Desk) -> Work:
     return _work(desk, tokens, _head(desk, "embd", texts[0]) | {"data": data, "usage": usage(tokens, 0)})
 
 
-def pool(desk: Desk) -> Work:
+def pool(desk: AnswerContext) -> GenerationWork:
     """/pooling."""
     check(desk.body, {"model": "string"})
     texts = _inputs(desk.body)
@@ -93,7 +93,7 @@ def pool(desk: Desk) -> Work:
     return _work(desk, tokens, _head(desk, "pool", texts[0]) | {"data": data, "usage": usage(tokens, 0)})
 
 
-def classify(desk: Desk) -> Work:
+def classify(desk: AnswerContext) -> GenerationWork:
     """/classify: two classes."""
     check(desk.body, {"model": "string"})
     texts = _inputs(desk.body)
@@ -106,7 +106,7 @@ def classify(desk: Desk) -> Work:
     return _work(desk, tokens, _head(desk, "classify", texts[0]) | {"data": data, "usage": usage(tokens, 0)})
 
 
-def score(desk: Desk) -> Work:
+def score(desk: AnswerContext) -> GenerationWork:
     """/score and /v1/score, under any of the four pairs of names that vLLM knows."""
     body = desk.body
     check(body, {"model": "string"})
@@ -123,7 +123,7 @@ def score(desk: Desk) -> Work:
     return _work(desk, tokens, _head(desk, "score", queries[0]) | {"data": data, "usage": usage(tokens, 0)})
 
 
-def rerank(desk: Desk) -> Work:
+def rerank(desk: AnswerContext) -> GenerationWork:
     """/rerank, /v1/rerank, /v2/rerank."""
     body = desk.body
     check(body, {"model": "string", "top_n": "integer"})
@@ -142,7 +142,7 @@ def rerank(desk: Desk) -> Work:
     return _work(desk, tokens, head | {"usage": {"prompt_tokens": tokens, "total_tokens": tokens}, "results": results})
 
 
-def tokenize(desk: Desk) -> Work:
+def tokenize(desk: AnswerContext) -> GenerationWork:
     """/tokenize, of a prompt or of messages."""
     body = desk.body
     check(body, {"model": "string", "prompt": "string", "messages": "messages", "return_token_strs": "boolean"})
@@ -157,10 +157,10 @@ def tokenize(desk: Desk) -> Work:
     )
     context = desk.settings.max_model_len
     answer = encode({"count": len(tokens), "max_model_len": context, "tokens": tokens, "token_strs": strings})
-    return Work(0, 0, 1, "stop", lambda: answer)
+    return GenerationWork(0, 0, 1, "stop", lambda: answer)
 
 
-def detokenize(desk: Desk) -> Work:
+def detokenize(desk: AnswerContext) -> GenerationWork:
     """/detokenize."""
     body = desk.body
     check(body, {"model": "string", "tokens": "list"}, ("tokens",))
@@ -169,10 +169,10 @@ def detokenize(desk: Desk) -> Work:
     if not all(isinstance(token, int) and 0 <= token < 2**63 for token in tokens):
         raise Refusal.invalid([error("int_type", "body.tokens", "Input should be a valid integer", tokens)])
     answer = encode({"prompt": words.detokenize(tokens)})
-    return Work(0, 0, 1, "stop", lambda: answer)
+    return GenerationWork(0, 0, 1, "stop", lambda: answer)
 
 
-def transcribe(desk: Desk, content: bytes) -> Work:
+def transcribe(desk: AnswerContext, content: bytes) -> GenerationWork:
     """/v1/audio/...: multipart in, a text made from the bytes out. Of the form only `model` is read."""
     named = re.search(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)', content)
     if named is None:
@@ -181,4 +181,4 @@ def transcribe(desk: Desk, content: bytes) -> Work:
     desk.model()
     said = "".join(words.PIECES[at] for at in words.pieces(words.hashed_bytes(content), desk.settings.tokens)).strip()
     answer = encode({"text": said, "usage": {"type": "duration", "seconds": 1}})
-    return Work(1, desk.settings.tokens, 1, "stop", lambda: answer)
+    return GenerationWork(1, desk.settings.tokens, 1, "stop", lambda: answer)

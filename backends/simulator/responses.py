@@ -7,7 +7,7 @@ from typing import Any
 
 from backends.simulator.call import asked, text_of
 from backends.simulator.chat import render
-from backends.simulator.desk import Desk, Work
+from backends.simulator.desk import AnswerContext, GenerationWork
 from backends.simulator.fields import Body, check
 from backends.simulator.generation import (
     Choice,
@@ -36,7 +36,7 @@ _FIELDS = {
 }
 
 
-def respond(desk: Desk) -> Work:
+def respond(desk: AnswerContext) -> GenerationWork:
     """The work for a response; raises Refusal."""
     body = desk.body
     check(body, _FIELDS, ("input",))
@@ -51,8 +51,10 @@ def respond(desk: Desk) -> Work:
     last = turns[-1] if turns else {}
     tool = call_tool(text_of(last.get("content")), tools, choice, may=last.get("role") == "user")
     said = called(tool) if tool else generate(prompt, tokens, wanted, desk.limits)
-    page = _Page(desk, prompt, tokens, said)
-    return Work(tokens, said.tokens, 1, said.finish_reason, page.whole, page.steps() if wanted.stream else None)
+    page = _ResponseAnswer(desk, prompt, tokens, said)
+    return GenerationWork(
+        tokens, said.tokens, 1, said.finish_reason, page.whole, page.steps() if wanted.stream else None
+    )
 
 
 def unknown(identity: str) -> Refusal:
@@ -89,10 +91,10 @@ def _tool(given: Any) -> tuple[str, Any] | None:
     return given["name"], given.get("parameters")
 
 
-class _Page:
+class _ResponseAnswer:
     """One response, whole or in events."""
 
-    def __init__(self, desk: Desk, prompt: str, tokens: int, said: Choice) -> None:
+    def __init__(self, desk: AnswerContext, prompt: str, tokens: int, said: Choice) -> None:
         self._body = desk.body
         self._id = f"resp_{desk.base_id(prompt)}"
         self._created = desk.created()

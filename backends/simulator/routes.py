@@ -8,21 +8,21 @@ from backends.simulator import admin, pooling
 from backends.simulator.call import parse
 from backends.simulator.chat import chat
 from backends.simulator.completions import complete
-from backends.simulator.desk import OWNER, VERSION, Desk, Work
-from backends.simulator.engine import Engine
-from backends.simulator.exchange import Exchange, Request
+from backends.simulator.desk import OWNER, VERSION, AnswerContext, GenerationWork
+from backends.simulator.engine import SimulatedEngine
+from backends.simulator.exchange import SimulatorExchange, SimulatorRequest
 from backends.simulator.faults import Fault, FaultError, Faults
 from backends.simulator.jobs import JSON, Job, PlainJob, StreamJob
 from backends.simulator.messages import count_tokens, messages
 from backends.simulator.refusals import Refusal
 from backends.simulator.responses import respond, unknown
-from backends.simulator.settings import Settings
+from backends.simulator.settings import SimulatorSettings
 from backends.simulator.tamper import TAMPERED, Stall
-from backends.simulator.wire import Connection, Wire
+from backends.simulator.wire import SimulatorConnection, SimulatorWire
 from policies.codec import encode
 
-Dialect = Callable[[Desk], Work]
-Page = Callable[["Routes", Exchange], None]
+Dialect = Callable[[AnswerContext], GenerationWork]
+Page = Callable[["SimulatorRoutes", SimulatorExchange], None]
 _GUARDED = ("/v1", "/v2", "/inference", "/cohere")
 _TEXT = ((b"content-type", b"text/plain; version=1.0.0; charset=utf-8"),)
 
@@ -46,34 +46,34 @@ _DIALECTS: dict[str, Dialect] = {
 _AUDIO = ("/v1/audio/transcriptions", "/v1/audio/translations")
 
 
-class Routes:
+class SimulatorRoutes:
     """Answers the requests of one simulator. `refuse(seconds)` is how a fault makes the port refuse connections."""
 
-    def __init__(self, settings: Settings, engine: Engine, refuse: Callable[[float], None]) -> None:
+    def __init__(self, settings: SimulatorSettings, engine: SimulatedEngine, refuse: Callable[[float], None]) -> None:
         self.settings = settings
         self.engine = engine
         self.faults = Faults()
         self.received = 0
-        self.seen: list[Request] | None = None
+        self.seen: list[SimulatorRequest] | None = None
         """Where to keep the requests to inference paths; None: nowhere."""
-        self.wire: Wire | None = None
+        self.wire: SimulatorWire | None = None
         self._refuse = refuse
         self._own: dict[int, Fault] = {}
 
     # -- what the wire asks
 
-    def exchange(self, connection: Connection, request: Request) -> Exchange:
+    def exchange(self, connection: SimulatorConnection, request: SimulatorRequest) -> SimulatorExchange:
         """An exchange that will go wrong, where a fault applies to the request."""
         fault = self._fault(request)
         if fault is None:
-            return Exchange(connection, request)
+            return SimulatorExchange(connection, request)
         kind = TAMPERED.get(fault.kind)
-        exchange = Exchange(connection, request) if kind is None else kind(connection, request, fault)
+        exchange = SimulatorExchange(connection, request) if kind is None else kind(connection, request, fault)
         if kind is None:
             self._own[id(exchange)] = fault
         return exchange
 
-    def handle(self, exchange: Exchange) -> None:
+    def handle(self, exchange: SimulatorExchange) -> None:
         request = exchange.request
         fault = self._own.pop(id(exchange), None) if self._own else None
         try:
@@ -127,7 +127,7 @@ class Routes:
         self.faults.drop("freeze")
         self.engine.thaw()
 
-    def _fault(self, request: Request) -> Fault | None:
+    def _fault(self, request: SimulatorRequest) -> Fault | None:
         given = request.headers.get(admin.HEADER)
         if given is not None:
             try:
@@ -137,7 +137,7 @@ class Routes:
                 return None
         return self.faults.take(request.path) if len(self.faults) else None
 
-    def _count(self, request: Request) -> None:
+    def _count(self, request: SimulatorRequest) -> None:
         self.received += 1
         if self.seen is not None:
             self.seen.append(request)
@@ -145,7 +145,7 @@ class Routes:
         if given is not None:
             admin.from_header(given)
 
-    def _befall(self, exchange: Exchange, fault: Fault) -> None:
+    def _befall(self, exchange: SimulatorExchange, fault: Fault) -> None:
         """The faults that are an answer themselves."""
         delay = fault.seconds("after") if "after" in fault.options else 0.0
         if delay:
@@ -155,7 +155,7 @@ class Routes:
 
     # -- answers
 
-    def _answer(self, exchange: Exchange) -> None:
+    def _answer(self, exchange: SimulatorExchange) -> None:
         request = exchange.request
         self._authenticate(request)
         dialect = _DIALECTS.get(request.path)
@@ -164,7 +164,7 @@ class Routes:
             self._run(exchange, dialect(self._desk(request)))
         elif request.path in _AUDIO:
             self._method(request, "POST")
-            self._run(exchange, pooling.transcribe(Desk(self.settings, {}, request.headers), request.body))
+            self._run(exchange, pooling.transcribe(AnswerContext(self.settings, {}, request.headers), request.body))
         elif request.path == "/invocations":
             self._method(request, "POST")
             desk = self._desk(request)
@@ -172,10 +172,10 @@ class Routes:
         else:
             self._page(exchange)
 
-    def _desk(self, request: Request) -> Desk:
-        return Desk(self.settings, parse(request.body, request.headers.get("content-type")), request.headers)
+    def _desk(self, request: SimulatorRequest) -> AnswerContext:
+        return AnswerContext(self.settings, parse(request.body, request.headers.get("content-type")), request.headers)
 
-    def _run(self, exchange: Exchange, work: Work) -> None:
+    def _run(self, exchange: SimulatorExchange, work: GenerationWork) -> None:
         if work.length == 0 and work.prompt == 0:
             exchange.respond(200, JSON, work.build())
             return
@@ -187,7 +187,7 @@ class Routes:
             job = StreamJob(exchange, work.prompt, work.length, work.weight, work.steps, work.reason)
         self.engine.submit(job)
 
-    def _page(self, exchange: Exchange) -> None:
+    def _page(self, exchange: SimulatorExchange) -> None:
         request = exchange.request
         if request.path.startswith("/v1/responses/"):
             raise unknown(request.path.split("/")[3])
@@ -197,11 +197,11 @@ class Routes:
         self._method(request, methods)
         page(self, exchange)
 
-    def _method(self, request: Request, allowed: str) -> None:
+    def _method(self, request: SimulatorRequest, allowed: str) -> None:
         if request.method not in allowed.split():
             raise Refusal(405, "", body=b'{"detail":"Method Not Allowed"}')
 
-    def _authenticate(self, request: Request) -> None:
+    def _authenticate(self, request: SimulatorRequest) -> None:
         if not self.settings.api_keys or not request.path.startswith(_GUARDED) or request.method == "OPTIONS":
             return
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -214,7 +214,7 @@ class Routes:
         return encode({"object": "list", "data": rows})
 
 
-def _instead(exchange: Exchange, fault: Fault) -> None:
+def _instead(exchange: SimulatorExchange, fault: Fault) -> None:
     if exchange.ended:
         return
     if fault.kind == "reset_before":
@@ -225,7 +225,7 @@ def _instead(exchange: Exchange, fault: Fault) -> None:
         _raw(exchange, fault)
 
 
-def _status(exchange: Exchange, fault: Fault) -> None:
+def _status(exchange: SimulatorExchange, fault: Fault) -> None:
     path, code, again = exchange.request.path, fault.integer("code"), fault.text("retry_after")
     body = fault.text("body")
     if body is not None:
@@ -237,12 +237,12 @@ def _status(exchange: Exchange, fault: Fault) -> None:
     exchange.respond(code, headers, answer)
 
 
-def _raw(exchange: Exchange, fault: Fault) -> None:
+def _raw(exchange: SimulatorExchange, fault: Fault) -> None:
     exchange.write((fault.text("text") or "").encode("latin-1"))
     {"close": exchange.close, "reset": exchange.reset, "keep": exchange.done}[str(fault.options["then"])]()
 
 
-def _card(name: str, settings: Settings) -> dict[str, object]:
+def _card(name: str, settings: SimulatorSettings) -> dict[str, object]:
     permission = {
         "id": "modelperm-simulator", "object": "model_permission", "created": 1_750_000_000,
         "allow_create_engine": False,

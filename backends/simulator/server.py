@@ -9,14 +9,14 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from backends.simulator.engine import Engine
-from backends.simulator.exchange import Request
+from backends.simulator.engine import SimulatedEngine
+from backends.simulator.exchange import SimulatorRequest
 from backends.simulator.faultspec import parse
-from backends.simulator.gauges import Gauges
-from backends.simulator.routes import Routes
-from backends.simulator.settings import Settings
+from backends.simulator.gauges import EngineGauges
+from backends.simulator.routes import SimulatorRoutes
+from backends.simulator.settings import SimulatorSettings
 from backends.simulator.ticker import Ticker
-from backends.simulator.wire import Wire
+from backends.simulator.wire import SimulatorWire
 
 BACKLOG = 2048
 
@@ -31,14 +31,14 @@ class Simulator:
     With `record` the requests to it are kept in `requests`. Raises OSError where the port is taken.
     """
 
-    def __init__(self, settings: Settings | None = None, *, record: bool = True) -> None:
-        self.settings = settings or Settings()
-        self.requests: list[Request] = []
+    def __init__(self, settings: SimulatorSettings | None = None, *, record: bool = True) -> None:
+        self.settings = settings or SimulatorSettings()
+        self.requests: list[SimulatorRequest] = []
         self.port = 0
         self._record = record
-        self._routes: Routes
-        self._wire: Wire
-        self._engine: Engine
+        self._routes: SimulatorRoutes
+        self._wire: SimulatorWire
+        self._engine: SimulatedEngine
         self._ticker: Ticker
         self._socket: socket.socket | None = None
         self._server: asyncio.Server | None = None
@@ -70,16 +70,16 @@ class Simulator:
         return len(self._wire.connections)
 
     @property
-    def gauges(self) -> Gauges:
+    def gauges(self) -> EngineGauges:
         return self._engine.gauges
 
     async def __aenter__(self) -> Simulator:
         loop = asyncio.get_running_loop()
         self._ticker = Ticker(loop)
-        self._engine = Engine(self.settings, self._ticker, loop.time, Gauges())
+        self._engine = SimulatedEngine(self.settings, self._ticker, loop.time, EngineGauges())
         self._engine.changed = self._changed
-        self._routes = Routes(self.settings, self._engine, self.refuse)
-        self._wire = self._routes.wire = Wire(self._routes, self._ticker, self.settings.keep_alive)
+        self._routes = SimulatorRoutes(self.settings, self._engine, self.refuse)
+        self._wire = self._routes.wire = SimulatorWire(self._routes, self._ticker, self.settings.keep_alive)
         self._wire.changed = self._changed
         if self._record:
             self._routes.seen = self.requests
@@ -175,7 +175,7 @@ def _bound(host: str, port: int) -> socket.socket:
         return _bound(host, sock.getsockname()[1])
 
 
-async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
+async def serve(settings: SimulatorSettings, ready: Callable[[str], None]) -> None:
     """Run until SIGTERM or SIGINT, which end it at once; `ready` is told the URL when the port listens."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()

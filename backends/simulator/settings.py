@@ -18,7 +18,7 @@ def duration(text: str) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class SimulatorSettings:
     """How one simulator behaves. Times are seconds; without a word it answers at once, which is what most tests
     want.
     """

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from backends.simulator.exchange import Exchange, Headers, Request
+from backends.simulator.exchange import Headers, SimulatorExchange, SimulatorRequest
 from backends.simulator.faults import Fault
 from backends.simulator.refusals import Refusal, in_stream
-from backends.simulator.wire import Connection
+from backends.simulator.wire import SimulatorConnection
 
 
-class Tampered(Exchange):
+class Tampered(SimulatorExchange):
     """Passes everything on through `head`, `body` and `end`, which a fault overrides."""
 
     __slots__ = ("_chunked", "fault")
 
-    def __init__(self, connection: Connection, request: Request, fault: Fault) -> None:
+    def __init__(self, connection: SimulatorConnection, request: SimulatorRequest, fault: Fault) -> None:
         super().__init__(connection, request)
         self.fault = fault
         self._chunked = False
@@ -75,7 +75,7 @@ class CutOff(Tampered):
 
     __slots__ = ("_left",)
 
-    def __init__(self, connection: Connection, request: Request, fault: Fault) -> None:
+    def __init__(self, connection: SimulatorConnection, request: SimulatorRequest, fault: Fault) -> None:
         super().__init__(connection, request, fault)
         self._left = None if fault.options["at"] is None else fault.integer("at")
 
@@ -116,7 +116,7 @@ class Stall(Tampered):
 
     __slots__ = ("_events", "_held", "_open")
 
-    def __init__(self, connection: Connection, request: Request, fault: Fault) -> None:
+    def __init__(self, connection: SimulatorConnection, request: SimulatorRequest, fault: Fault) -> None:
         super().__init__(connection, request, fault)
         self._events = 0
         self._held: list[Callable[[], None]] | None = None
@@ -170,7 +170,7 @@ class Drip(Tampered):
 
     __slots__ = ("_finish", "_slow", "_started", "_waiting")
 
-    def __init__(self, connection: Connection, request: Request, fault: Fault) -> None:
+    def __init__(self, connection: SimulatorConnection, request: SimulatorRequest, fault: Fault) -> None:
         super().__init__(connection, request, fault)
         self._waiting = bytearray()
         self._slow = 0
@@ -252,7 +252,7 @@ class ErrorEvent(Tampered):
 
     __slots__ = ("_events",)
 
-    def __init__(self, connection: Connection, request: Request, fault: Fault) -> None:
+    def __init__(self, connection: SimulatorConnection, request: SimulatorRequest, fault: Fault) -> None:
         super().__init__(connection, request, fault)
         self._events = 0
 

@@ -10,7 +10,7 @@ RESOLUTION = 0.001
 """Seconds. A stream's gap is far longer, and all that falls into one tick costs the loop one timer."""
 
 
-class Entry:
+class TickerEntry:
     """Something that is due; `cancel` is one assignment, so that a client who leaves costs nothing."""
 
     __slots__ = ("callback",)
@@ -31,12 +31,12 @@ class Ticker:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._due: dict[int, list[Entry]] = {}
+        self._due: dict[int, list[TickerEntry]] = {}
         self._ticks: list[int] = []
         self._timer: asyncio.TimerHandle | None = None
 
-    def at(self, when: float, callback: Callable[[], None]) -> Entry:
-        entry = Entry(callback)
+    def at(self, when: float, callback: Callable[[], None]) -> TickerEntry:
+        entry = TickerEntry(callback)
         tick = int(when / RESOLUTION) + 1
         bucket = self._due.get(tick)
         if bucket is None:
@@ -48,7 +48,7 @@ class Ticker:
             bucket.append(entry)
         return entry
 
-    def after(self, delay: float, callback: Callable[[], None]) -> Entry:
+    def after(self, delay: float, callback: Callable[[], None]) -> TickerEntry:
         return self.at(self._loop.time() + delay, callback)
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from typing import Protocol, cast
 
 import httptools
 
-from backends.simulator.exchange import Exchange, Headers, Request
+from backends.simulator.exchange import Headers, SimulatorExchange, SimulatorRequest
 from backends.simulator.ticker import Ticker
 
 SERVER = b"sluice-simulator"
@@ -53,27 +53,27 @@ _PHRASES = {
 class Handler(Protocol):
     """Who answers."""
 
-    def exchange(self, connection: Connection, request: Request) -> Exchange:
+    def exchange(self, connection: SimulatorConnection, request: SimulatorRequest) -> SimulatorExchange:
         """What the answer to this request will go through."""
 
-    def handle(self, exchange: Exchange) -> None:
+    def handle(self, exchange: SimulatorExchange) -> None:
         """Answer `exchange.request`, now or later."""
 
 
-class Wire:
+class SimulatorWire:
     """What all connections of one simulator share: who answers, the timer, and the connections themselves."""
 
     def __init__(self, handler: Handler, ticker: Ticker, keep_alive: float) -> None:
         self.handler = handler
         self.ticker = ticker
         self.keep_alive = keep_alive
-        self.connections: set[Connection] = set()
+        self.connections: set[SimulatorConnection] = set()
         self.changed: Callable[[], None] = lambda: None
         """Called when a connection came or went."""
         self._date = (0, b"")
 
-    def connection(self) -> Connection:
-        return Connection(self)
+    def connection(self) -> SimulatorConnection:
+        return SimulatorConnection(self)
 
     def date(self) -> bytes:
         now = int(time.time())  # noqa: TID251 - the Date field of RFC 9110 is wall time
@@ -97,10 +97,10 @@ class Wire:
         )
 
 
-class Connection(asyncio.Protocol):
+class SimulatorConnection(asyncio.Protocol):
     """One client connection; also the callbacks of httptools' parser."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: SimulatorWire) -> None:
         self.wire = wire
         self.paused = False
         self._transport: asyncio.Transport | None = None
@@ -109,8 +109,8 @@ class Connection(asyncio.Protocol):
         self._headers: dict[str, str] = {}
         self._head_size = 0
         self._body: list[bytes] = []
-        self._ahead: deque[Request] = deque()
-        self.exchange: Exchange | None = None
+        self._ahead: deque[SimulatorRequest] = deque()
+        self.exchange: SimulatorExchange | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._flushing = 0
 
@@ -181,7 +181,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         path, _, query = self._url.decode("latin-1").partition("?")
-        request = Request(
+        request = SimulatorRequest(
             self._parser.get_method().decode("latin-1"),
             path,
             query,
@@ -247,7 +247,7 @@ class Connection(asyncio.Protocol):
                 self._transport.resume_reading()
             self._handle(self._ahead.popleft())
 
-    def _handle(self, request: Request) -> None:
+    def _handle(self, request: SimulatorRequest) -> None:
         self.exchange = exchange = self.wire.handler.exchange(self, request)
         self.wire.handler.handle(exchange)
 

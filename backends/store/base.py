@@ -17,14 +17,14 @@ from asyncio import Future
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from policies.limits import Answer, Change, Demand, Granted, Level
+from policies.limits import Answer, Change, Demand, Granted, LimitLevel
 
 LEASE_LIFETIME: Final = 30.0
 """Seconds for which a slot outlives the process that holds it."""
 HEARTBEAT: Final = LEASE_LIFETIME / 3
 
 
-class Store(Protocol):
+class LimitStore(Protocol):
     def take(self, demands: Sequence[Demand], lease: str) -> "Answer | Future[Answer]":
         """Take all demands, or none. Never raises, and never has a future raise.
 
@@ -44,7 +44,7 @@ class Store(Protocol):
             counts in the window of now. Those of sliding and moving windows are left alone.
         """
 
-    async def seen(self, demands: Sequence[Demand]) -> tuple[Level, ...]:
+    async def seen(self, demands: Sequence[Demand]) -> tuple[LimitLevel, ...]:
         """Where the buckets stand, in the demands' order; nothing is taken, and amounts do not matter. Of a bucket that
         nobody counts now (its store is away) there is none."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final, Protocol
 
-from backends.store.redis_client import Opened, RedisClient
+from backends.store.redis_client import OpenedConnection, RedisClient
 from backends.store.redis_errors import UNFINISHED, GarbageError, ReplyError, StoreLostError
 from policies.config.store_url import read_target
 
@@ -13,25 +13,25 @@ TIMEOUT: Final = 2.0
 """Seconds for one reply; that of all keys may be 3 MB."""
 
 
-class Opens(Protocol):
+class CommandConnector(Protocol):
     """Makes connections (`redis_client.RedisClient`)."""
 
-    async def open(self) -> Opened: ...
+    async def open(self) -> OpenedConnection: ...
 
 
-class Commands:
+class RedisCommands:
     """A connection that is made when it is needed, and made anew after whatever went wrong on it."""
 
-    def __init__(self, opens: Opens, timeout: float = TIMEOUT) -> None:
+    def __init__(self, opens: CommandConnector, timeout: float = TIMEOUT) -> None:
         self._opens = opens
         self._timeout = timeout
-        self._line: _Line | None = None
+        self._line: _ReplyLine | None = None
         self._turn = asyncio.Lock()
 
     @staticmethod
-    def to(url: str, password: str | None, key: str) -> Commands:
+    def to(url: str, password: str | None, key: str) -> RedisCommands:
         """To the server of a store's URL that holds `key`. Raises ValueError for a URL of no use."""
-        return Commands(RedisClient(read_target(url), password, key))
+        return RedisCommands(RedisClient(read_target(url), password, key))
 
     async def execute(self, *words: str | bytes | int) -> Any:
         """One command's reply: bytes, int, None, or a list of those. Raises StoreLostError. Nothing is tried twice."""
@@ -39,7 +39,7 @@ class Commands:
             try:
                 async with asyncio.timeout(self._timeout):
                     if self._line is None or self._line.closed:
-                        self._line = _Line(await self._opens.open())
+                        self._line = _ReplyLine(await self._opens.open())
                     return await self._line.ask(packed(words))
             except TimeoutError:
                 self._drop()
@@ -59,10 +59,10 @@ class Commands:
             line.abort()
 
 
-class _Line(asyncio.Protocol):
+class _ReplyLine(asyncio.Protocol):
     """A connection with one question under way at most."""
 
-    def __init__(self, opened: Opened) -> None:
+    def __init__(self, opened: OpenedConnection) -> None:
         self.closed = False
         self._transport = opened.transport
         self._reader = opened.reader

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 from backends.control.meters import StoreMeter
 from backends.store.memory import MemoryStore
 from backends.store.outage import GuardedStore, Say, StoreOutage
-from backends.store.windowed_store import WindowedStore, Windows
-from policies.config.settings.server import Store as Settings
+from backends.store.windowed_store import WindowCounter, WindowedStore
+from policies.config.settings.server import StoreSettings
 
 if TYPE_CHECKING:
     from backends.store.redis_wire import Scripts
 
 
 @dataclass(frozen=True, slots=True)
-class Around:
+class StoreContext:
     """What a store needs of the process around it.
 
     clock: monotonic seconds, such as time.monotonic
@@ -32,7 +32,7 @@ class Around:
     say: Say
 
 
-def make_store(settings: Settings, around: Around) -> WindowedStore:
+def make_store(settings: StoreSettings, around: StoreContext) -> WindowedStore:
     """The store of limits; nothing is connected before its `start`. ValueError where the URL says nothing of use."""
     if settings.url == "memory://":
         # Never away, so this is said once.
@@ -53,7 +53,7 @@ def open_memory(clock: Callable[[], float], epoch: float) -> WindowedStore:
     def now() -> float:
         return clock() + epoch
 
-    def open_windows() -> Windows:
+    def open_windows() -> WindowCounter:
         from backends.store.library_windows import LibraryWindows, WindowMemory
 
         return LibraryWindows(WindowMemory(now), now)
@@ -61,15 +61,15 @@ def open_memory(clock: Callable[[], float], epoch: float) -> WindowedStore:
     return WindowedStore(MemoryStore(clock, epoch), open_windows)
 
 
-def open_redis(settings: Settings, around: Around, scripts: "Scripts") -> WindowedStore:
+def open_redis(settings: StoreSettings, around: StoreContext, scripts: "Scripts") -> WindowedStore:
     """The store of all processes that have the same Redis and prefix."""
     from backends.store.redis_client import RedisClient
     from backends.store.redis_errors import StoreLostError
     from backends.store.redis_link import Stopwatch
-    from backends.store.redis_store import RedisStore, Sharing
+    from backends.store.redis_store import RedisStore, StoreIdentity
     from policies.config.store_url import read_target
 
-    sharing = Sharing(settings.prefix, settings.timeout, f"{around.rng.getrandbits(64):016x}")
+    sharing = StoreIdentity(settings.prefix, settings.timeout, f"{around.rng.getrandbits(64):016x}")
     password = None if settings.password is None else settings.password.value
     client = RedisClient(read_target(settings.url), password, sharing.keys)
     local = open_memory(around.clock, around.epoch)
@@ -78,7 +78,7 @@ def open_redis(settings: Settings, around: Around, scripts: "Scripts") -> Window
         client, scripts, sharing, outage, around.rng, Stopwatch(around.clock, around.meter.store_seconds)
     )
 
-    def open_windows() -> Windows:
+    def open_windows() -> WindowCounter:
         from backends.store.redis_windows import open_redis_windows
 
         return open_redis_windows(redis, sharing.keys)

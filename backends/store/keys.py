@@ -31,11 +31,11 @@ return 1
 _PAIRS_AT_ONCE: Final = 1000
 
 
-class Client(Protocol):
+class KeyStoreClient(Protocol):
     """A connection to Redis, as much of it as is needed here."""
 
     async def execute(self, *words: str | bytes | int) -> Any:
-        """One command's reply: bytes, int, None, or a list of those (`backends.store.commands.Commands`)."""
+        """One command's reply: bytes, int, None, or a list of those (`backends.store.commands.RedisCommands`)."""
 
 
 class KeyStoreError(Exception):
@@ -43,7 +43,7 @@ class KeyStoreError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredKeySet:
     """All keys at one moment. `version` is None where the store has none at all."""
 
     version: bytes | None
@@ -53,7 +53,7 @@ class Stored:
 class KeyStore:
     """The keys under one prefix."""
 
-    def __init__(self, client: Client, prefix: str) -> None:
+    def __init__(self, client: KeyStoreClient, prefix: str) -> None:
         self._client = client
         self._name = f"{prefix}:keys:v1"
 
@@ -62,7 +62,7 @@ class KeyStore:
         found: bytes | None = await self._client.execute("HGET", self._name, _VERSION)
         return found
 
-    async def load(self) -> Stored:
+    async def load(self) -> StoredKeySet:
         """Every key, in the order of their making. Read in a thread: 10,000 take 80 ms. Raises KeyStoreError for what
         `sluice keys` would not have written."""
         reply = await self._client.execute("HGETALL", self._name)
@@ -92,11 +92,11 @@ class KeyStore:
 async def open_keys(url: str, password: str | None, prefix: str) -> AsyncIterator[KeyStore]:
     """The keys of a store for a moment, as `sluice keys` wants them. Raises KeyStoreError."""
     # Loads redis-py, which nobody needs whose keys are in a file.
-    from backends.store.commands import Commands
+    from backends.store.commands import RedisCommands
     from backends.store.redis_errors import StoreLostError
 
     try:
-        client = Commands.to(url, password, f"{prefix}:keys:v1")
+        client = RedisCommands.to(url, password, f"{prefix}:keys:v1")
     except ValueError as error:
         raise KeyStoreError(str(error)) from None
     try:
@@ -107,7 +107,7 @@ async def open_keys(url: str, password: str | None, prefix: str) -> AsyncIterato
         await client.close()
 
 
-def _read(reply: Sequence[bytes]) -> Stored:
+def _read(reply: Sequence[bytes]) -> StoredKeySet:
     """Of names and values in turn."""
     fields = dict(zip(reply[::2], reply[1::2], strict=True))
     version = fields.pop(_VERSION, None)
@@ -122,4 +122,4 @@ def _read(reply: Sequence[bytes]) -> Stored:
         entries.append(entry)
     # By their order a rotation knows the newest of an id.
     entries.sort(key=lambda entry: (entry.created, entry.id, entry.expires is None, entry.expires or 0.0))
-    return Stored(version, tuple(entries))
+    return StoredKeySet(version, tuple(entries))

@@ -24,8 +24,8 @@ from limits.aio.strategies import MovingWindowRateLimiter, RateLimiter, SlidingW
 from limits.errors import StorageError
 
 from backends.store.memory import MOST_BUCKETS
-from backends.store.windowed_store import Reading, WindowsLostError
-from policies.limits import Demand, Level, Rule
+from backends.store.windowed_store import WindowReading, WindowsLostError
+from policies.limits import Demand, LimitLevel, LimitRule
 
 # What stands between "gone" and "still there" is in the window: a moment later it has left.
 _MOMENT: Final = 0.001
@@ -50,7 +50,7 @@ class LibraryWindows:
             "sliding_window": SlidingWindowCounterRateLimiter(storage),
         }
 
-    async def read(self, demand: Demand) -> Reading:
+    async def read(self, demand: Demand) -> WindowReading:
         """As `Windows.read`."""
         rule = demand.rule
         key = _item(rule).key_for(demand.bucket)
@@ -70,11 +70,11 @@ class LibraryWindows:
             raise WindowsLostError(str(error)) from error
 
 
-def _item(rule: Rule) -> RateLimitItemPerSecond:
+def _item(rule: LimitRule) -> RateLimitItemPerSecond:
     return RateLimitItemPerSecond(rule.count, rule.seconds, namespace="w")
 
 
-def _moving(rule: Rule, oldest: float, used: int) -> Reading:
+def _moving(rule: LimitRule, oldest: float, used: int) -> WindowReading:
     """oldest: when the oldest request in the window came, in seconds from now."""
     if used < rule.count:
         return _reading(rule, 0.0, used, rule.seconds if used else 0.0, rule.seconds)
@@ -82,7 +82,7 @@ def _moving(rule: Rule, oldest: float, used: int) -> Reading:
     return _reading(rule, wait, used, rule.seconds if used else 0.0, rule.seconds)
 
 
-def _sliding(rule: Rule, previous: int, previous_for: float, current: int, current_for: float) -> Reading:
+def _sliding(rule: LimitRule, previous: int, previous_for: float, current: int, current_for: float) -> WindowReading:
     """The counters, and for how many seconds each will be known; that of now is for a window's length after its end."""
     length, count = float(rule.seconds), rule.count
     used = floor(previous * previous_for / length) + current
@@ -101,10 +101,10 @@ def _sliding(rule: Rule, previous: int, previous_for: float, current: int, curre
     return _reading(rule, wait, used, reset, ends + length)
 
 
-def _reading(rule: Rule, wait: float, used: int, reset: float, reset_after: float) -> Reading:
+def _reading(rule: LimitRule, wait: float, used: int, reset: float, reset_after: float) -> WindowReading:
     count = rule.count
-    level = Level(rule, count, max(count - used, 0), reset)
-    return Reading(wait, level, Level(rule, count, max(count - used - 1, 0), reset_after))
+    level = LimitLevel(rule, count, max(count - used, 0), reset)
+    return WindowReading(wait, level, LimitLevel(rule, count, max(count - used - 1, 0), reset_after))
 
 
 def redis_storage(client: Any, prefix: str, clock: Callable[[], float]) -> Storage:

@@ -8,7 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Final, Protocol
 
-from policies.limits import Change, Demand, Granted, Level, Refused, Rule, fixed_window, slots, token_bucket
+from policies.limits import (
+    Change,
+    Demand,
+    Granted,
+    LimitLevel,
+    LimitRefused,
+    LimitRule,
+    fixed_window,
+    slots,
+    token_bucket,
+)
 from policies.limits.token_bucket import State
 
 MOST_BUCKETS: Final = 2_000_000
@@ -18,24 +28,24 @@ that buckets hang on (`per: user`), and must not choose how much memory we use."
 _MICROSECONDS: Final = 1_000_000
 
 
-class _Arithmetic(Protocol):
+class _MemoryArithmetic(Protocol):
     """What a module of `policies.limits` knows of a strategy."""
 
-    def wait(self, rule: Rule, state: State, amount: int, now: int) -> int | None: ...
-    def changed(self, rule: Rule, state: State, amount: int) -> State: ...
-    def level(self, rule: Rule, state: State, now: int) -> Level: ...
+    def wait(self, rule: LimitRule, state: State, amount: int, now: int) -> int | None: ...
+    def changed(self, rule: LimitRule, state: State, amount: int) -> State: ...
+    def level(self, rule: LimitRule, state: State, now: int) -> LimitLevel: ...
 
 
-class _Kept(_Arithmetic, Protocol):
+class _MemoryBucket(_MemoryArithmetic, Protocol):
     """Of one whose state is kept as it is."""
 
-    def current(self, rule: Rule, state: State | None, now: int) -> State: ...
-    def settled(self, rule: Rule, state: State, amount: int, taken: int, now: int) -> State: ...
-    def idle(self, rule: Rule, state: State, now: int) -> bool: ...
+    def current(self, rule: LimitRule, state: State | None, now: int) -> State: ...
+    def settled(self, rule: LimitRule, state: State, amount: int, taken: int, now: int) -> State: ...
+    def idle(self, rule: LimitRule, state: State, now: int) -> bool: ...
 
 
-_KEPT: Final[Mapping[str, _Kept]] = {"token_bucket": token_bucket, "fixed_window": fixed_window}
-_ALL: Final[Mapping[str, _Arithmetic]] = {**_KEPT, "slots": slots}
+_KEPT: Final[Mapping[str, _MemoryBucket]] = {"token_bucket": token_bucket, "fixed_window": fixed_window}
+_ALL: Final[Mapping[str, _MemoryArithmetic]] = {**_KEPT, "slots": slots}
 
 
 class MemoryStore:
@@ -55,20 +65,20 @@ class MemoryStore:
         # Every bucket of _states once, in the order in which they are looked at to be forgotten.
         self._order: deque[str] = deque()
         # By the stem of their buckets' names, as they were last.
-        self._rules: dict[str, Rule] = {}
+        self._rules: dict[str, LimitRule] = {}
         self._holders: dict[str, set[str]] = {}
 
     def __len__(self) -> int:
         """How many buckets it knows."""
         return len(self._states) + len(self._holders)
 
-    def take(self, demands: Sequence[Demand], lease: str) -> Granted | Refused:
+    def take(self, demands: Sequence[Demand], lease: str) -> Granted | LimitRefused:
         """As `Store.take`."""
         now = self._now()
         if self._order:
             self._forget(1, now)
         states: list[State] = []
-        waiting: Rule | None = None
+        waiting: LimitRule | None = None
         longest = 0.0
         for demand in demands:
             rule = demand.rule
@@ -78,7 +88,7 @@ class MemoryStore:
             if wait != 0 and longest < (needed := inf if wait is None else wait):
                 waiting, longest = rule, needed
         if waiting is not None:
-            return Refused(waiting, longest / _MICROSECONDS, _levels(demands, states, now))
+            return LimitRefused(waiting, longest / _MICROSECONDS, _levels(demands, states, now))
         held = self._debit(demands, states, lease, now)
         return Granted(_levels(demands, states, now), at=now, lease=lease, slots=held)
 
@@ -98,7 +108,7 @@ class MemoryStore:
                 else:
                     self._come(demand, state, now)
 
-    async def seen(self, demands: Sequence[Demand]) -> tuple[Level, ...]:
+    async def seen(self, demands: Sequence[Demand]) -> tuple[LimitLevel, ...]:
         """As `Store.seen`."""
         now = self._now()
         return _levels(demands, [self._look(demand, "", now) for demand in demands], now)
@@ -161,7 +171,7 @@ class MemoryStore:
                 self._order.append(bucket)
 
 
-def _levels(demands: Sequence[Demand], states: Sequence[State], now: int) -> tuple[Level, ...]:
+def _levels(demands: Sequence[Demand], states: Sequence[State], now: int) -> tuple[LimitLevel, ...]:
     return tuple(
         _ALL[demand.rule.strategy].level(demand.rule, state, now) for demand, state in zip(demands, states, strict=True)
     )

@@ -17,7 +17,7 @@ from backends.control.meters import StoreMeter
 from backends.store.base import HEARTBEAT
 from backends.store.windowed_store import WindowedStore
 from backends.tasks import ended
-from policies.limits import Answer, Change, Demand, Granted, Level, Refused, Rule
+from policies.limits import Answer, Change, Demand, Granted, LimitLevel, LimitRefused, LimitRule
 from policies.limits.rules import Outage as Word
 
 FAILURES: Final = 3
@@ -54,7 +54,7 @@ class StoreOutage:
         self._clock = clock
         self._failures = 0
         self._since = 0.0
-        self._shares: dict[int, tuple[Rule, int, Rule]] = {}
+        self._shares: dict[int, tuple[LimitRule, int, LimitRule]] = {}
         meter.limit_mode("store")
 
     def worked(self) -> None:
@@ -91,7 +91,7 @@ class StoreOutage:
         asked = []
         for demand in demands:
             if demand.rule.on_outage == "closed":
-                return Refused(demand.rule, _RETRY_AFTER, (), "closed")
+                return LimitRefused(demand.rule, _RETRY_AFTER, (), "closed")
             if demand.rule.on_outage == "local":
                 asked.append(demand)
         if not asked:
@@ -100,8 +100,8 @@ class StoreOutage:
         assert not isinstance(answer, asyncio.Future), "memory answers at once"
         rules = {demand.rule.name: demand.rule for demand in asked}
         levels = tuple([replace(level, rule=rules[level.rule.name]) for level in answer.levels])
-        if isinstance(answer, Refused):
-            return Refused(rules[answer.rule.name], answer.retry_after, levels, "local")
+        if isinstance(answer, LimitRefused):
+            return LimitRefused(rules[answer.rule.name], answer.retry_after, levels, "local")
         return replace(answer, levels=levels, mode="local")
 
     def settle(self, granted: Granted, changes: Sequence[Change]) -> None:
@@ -113,7 +113,7 @@ class StoreOutage:
             used = [demand.amount + amount for demand, amount in mine]
             self._local.settle(granted, [(one, much - one.amount) for one, much in zip(shared, used, strict=True)])
 
-    async def seen(self, demands: Sequence[Demand]) -> tuple[Level, ...]:
+    async def seen(self, demands: Sequence[Demand]) -> tuple[LimitLevel, ...]:
         """Where this process's shares stand; of rules that it does not count (open, closed) nothing is known."""
         counted = [demand for demand in demands if demand.rule.on_outage == "local"]
         levels = await self._local.seen(self._shared(counted))
@@ -130,7 +130,7 @@ class StoreOutage:
             found.append(Demand(share, demand.bucket, amount))
         return found
 
-    def _share(self, rule: Rule) -> Rule:
+    def _share(self, rule: LimitRule) -> LimitRule:
         known = self._shares.get(id(rule))
         if known is not None and known[1] == self.live:
             return known[2]
@@ -142,7 +142,7 @@ class StoreOutage:
         return share
 
 
-def _share_of(rule: Rule, live: int) -> Rule:
+def _share_of(rule: LimitRule, live: int) -> LimitRule:
     """A rule for one of so many processes."""
     if live <= 1:
         return rule
@@ -152,12 +152,12 @@ def _share_of(rule: Rule, live: int) -> Rule:
     return replace(rule, count=burst, burst=burst)
 
 
-class Remote(Protocol):
+class RemoteStore(Protocol):
     """The store that may be away. It raises StoreLostError; only `take` always answers, if need be by StoreOutage."""
 
     def take(self, demands: Sequence[Demand], lease: str) -> "asyncio.Future[Answer]": ...
     def settle(self, granted: Granted, changes: Sequence[Change] = ()) -> None: ...
-    async def seen(self, demands: Sequence[Demand]) -> tuple[Level, ...]: ...
+    async def seen(self, demands: Sequence[Demand]) -> tuple[LimitLevel, ...]: ...
     async def beat(self) -> None: ...
     async def connect(self) -> None: ...
     async def probe(self) -> None: ...
@@ -168,7 +168,7 @@ class Remote(Protocol):
 class GuardedStore:
     """A `Store` that is asked as long as it answers."""
 
-    def __init__(self, remote: Remote, outage: StoreOutage, lost: type[Exception], stop_for: float = 1.0) -> None:
+    def __init__(self, remote: RemoteStore, outage: StoreOutage, lost: type[Exception], stop_for: float = 1.0) -> None:
         """
         lost: what `remote` raises; has `kind`
         stop_for: seconds that `stop` may take
@@ -192,7 +192,7 @@ class GuardedStore:
         else:
             self._outage.settle(granted, changes)
 
-    async def seen(self, demands: Sequence[Demand]) -> tuple[Level, ...]:
+    async def seen(self, demands: Sequence[Demand]) -> tuple[LimitLevel, ...]:
         """As `Store.seen`; while the store is away, of this process's shares."""
         if not self._outage.open:
             try:

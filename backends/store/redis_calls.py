@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from backends.store.base import LEASE_LIFETIME
 from backends.store.redis_errors import Kind, ReplyError, StoreLostError
 from backends.store.redis_link import DesyncError
-from policies.limits import Answer, Demand, Level, Refused, Rule, fixed_window, slots, token_bucket
+from policies.limits import Answer, Demand, LimitLevel, LimitRefused, LimitRule, fixed_window, slots, token_bucket
 from policies.limits.token_bucket import State
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LIFETIME: Final = round(LEASE_LIFETIME * 1_000_000)
 
 
-class Outage(Protocol):
+class OutageRules(Protocol):
     """Told how the store does; answers in its place."""
 
     live: int
@@ -33,12 +33,12 @@ class Outage(Protocol):
     def answer(self, demands: Sequence[Demand], lease: str) -> Answer: ...
 
 
-class _Arithmetic(Protocol):
-    def wait(self, rule: Rule, state: State, amount: int, now: int) -> int | None: ...
-    def level(self, rule: Rule, state: State, now: int) -> Level: ...
+class _RedisArithmetic(Protocol):
+    def wait(self, rule: LimitRule, state: State, amount: int, now: int) -> int | None: ...
+    def level(self, rule: LimitRule, state: State, now: int) -> LimitLevel: ...
 
 
-_ARITHMETIC: Final[Mapping[str, _Arithmetic]] = {
+_ARITHMETIC: Final[Mapping[str, _RedisArithmetic]] = {
     "token_bucket": token_bucket,
     "fixed_window": fixed_window,
     "slots": slots,
@@ -46,7 +46,7 @@ _ARITHMETIC: Final[Mapping[str, _Arithmetic]] = {
 _LEVELS: Final = {strategy: arithmetic.level for strategy, arithmetic in _ARITHMETIC.items()}
 
 
-class Taking:
+class TakeCall:
     """What one request asks."""
 
     __slots__ = ("_nonce", "_store", "demands", "future", "lease", "whole")
@@ -117,7 +117,7 @@ class Taking:
             self._store.channel.drop(reply.kind, str(reply))
 
 
-class Settling:
+class RefundCall:
     """A batch of what is made good."""
 
     __slots__ = ("_changes", "_count", "_nonce", "_store", "_whole")
@@ -157,7 +157,7 @@ class NoScriptError(StoreLostError):
     """The server does not know the script, and has done nothing."""
 
 
-class Asked:
+class StoreCall:
     """A question of the background."""
 
     def __init__(self, pack: Callable[[int], bytes], nonce: int = 0) -> None:
@@ -204,7 +204,7 @@ def states(demands: Sequence[Demand], reply: Sequence[Any]) -> list[State]:
     return [(reply[at], reply[at + 1], now) for at in range(3, len(reply), 2)]
 
 
-def levels(demands: Sequence[Demand], found: Sequence[State], now: int) -> tuple[Level, ...]:
+def levels(demands: Sequence[Demand], found: Sequence[State], now: int) -> tuple[LimitLevel, ...]:
     """Where the buckets stand."""
     return tuple(
         [
@@ -214,7 +214,7 @@ def levels(demands: Sequence[Demand], found: Sequence[State], now: int) -> tuple
     )
 
 
-def _refusal(demands: Sequence[Demand], found: Sequence[State], now: int) -> Refused:
+def _refusal(demands: Sequence[Demand], found: Sequence[State], now: int) -> LimitRefused:
     longest, waiting = 0.0, None
     for demand, state in zip(demands, found, strict=True):
         rule = demand.rule
@@ -224,4 +224,4 @@ def _refusal(demands: Sequence[Demand], found: Sequence[State], now: int) -> Ref
             longest, waiting = wait_for, rule
     if waiting is None:
         raise DesyncError("it refuses for no reason")
-    return Refused(waiting, longest / 1_000_000, levels(demands, found, now))
+    return LimitRefused(waiting, longest / 1_000_000, levels(demands, found, now))

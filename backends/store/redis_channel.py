@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, Protocol
 
-from backends.store.redis_client import Opened
+from backends.store.redis_client import OpenedConnection
 from backends.store.redis_errors import Kind, StoreLostError
-from backends.store.redis_link import Call, Link, Stopwatch
+from backends.store.redis_link import PendingCall, RedisLink, Stopwatch
 
 _DELAY: Final = 0.002
 """Seconds that may pass before what nobody waits for goes out."""
@@ -14,21 +14,21 @@ _LINGER: Final = 30.0
 """Seconds in which a server that stood still may yet say what it has done; after that its slots have ended as well."""
 
 
-class Opens(Protocol):
+class ChannelConnector(Protocol):
     """Makes connections. `open` raises StoreLostError."""
 
-    async def open(self) -> Opened: ...
+    async def open(self) -> OpenedConnection: ...
 
 
-class Channel:
+class RedisChannel:
     """Sends calls. A call waits for a connection for as long as it would wait for an answer."""
 
     def __init__(
         self,
-        opens: Opens,
+        opens: ChannelConnector,
         timeout: float,
-        greet: Callable[[Link], Awaitable[None]],
-        first: Callable[[], Iterable[Call]],
+        greet: Callable[[RedisLink], Awaitable[None]],
+        first: Callable[[], Iterable[PendingCall]],
         stopwatch: Stopwatch,
     ) -> None:
         """
@@ -41,26 +41,26 @@ class Channel:
         self._greet = greet
         self._first = first
         self._stopwatch = stopwatch
-        self._link: Link | None = None
-        self._links: set[Link] = set()
+        self._link: RedisLink | None = None
+        self._links: set[RedisLink] = set()
         self._making: asyncio.Task[None] | None = None
         self._flushing: asyncio.Handle | None = None
         # Runs on when calls have taken along what it was set for: one timer in 2 ms is less than one a tick.
         self._delayed: asyncio.TimerHandle | None = None
-        self._calls: list[Call] = []
+        self._calls: list[PendingCall] = []
         self._closed = False
 
     @property
     def up(self) -> bool:
         return self._link is not None
 
-    def send(self, call: Call) -> None:
+    def send(self, call: PendingCall) -> None:
         """Send it with all others of this tick."""
         self._calls.append(call)
         if self._flushing is None:
             self._flushing = asyncio.get_running_loop().call_soon(self._flush)
 
-    def again(self, call: Call, data: bytes) -> None:
+    def again(self, call: PendingCall, data: bytes) -> None:
         """Send a call that was replied to once more."""
         if self._link is not None:
             self._link.send(data, [call])
@@ -140,7 +140,7 @@ class Channel:
         loop = asyncio.get_running_loop()
         loop.call_later(self._timeout, self._unsent, list(self._calls), loop.time() + self._timeout)
 
-    def _unsent(self, calls: list[Call], due: float) -> None:
+    def _unsent(self, calls: list[PendingCall], due: float) -> None:
         if self._link is not None or not self._calls:
             return
         loop = asyncio.get_running_loop()
@@ -160,7 +160,7 @@ class Channel:
         return self._making
 
     async def _open(self) -> None:
-        link = Link(await self._opens.open(), self._timeout, self._gone, self._stopwatch)
+        link = RedisLink(await self._opens.open(), self._timeout, self._gone, self._stopwatch)
         self._links.add(link)
         link.ended.add_done_callback(lambda _: self._links.discard(link))
         try:
@@ -187,6 +187,6 @@ class Channel:
         for call in calls:
             call.lost(kind, reason)
 
-    def _gone(self, link: Link) -> None:
+    def _gone(self, link: RedisLink) -> None:
         if self._link is link:
             self._link = None

@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from backends.store.redis_errors import UNFINISHED, GarbageError, Kind, ReplyError, StoreLostError
-from policies.config.store_url import Target
+from policies.config.store_url import StoreTarget
 
 CONNECT_TIMEOUT: Final = 1.0
 """Seconds for finding the server, connecting and logging in: nobody waits for it but the background."""
@@ -29,7 +29,7 @@ _ASK_TIMEOUT: Final = 0.4
 """Seconds for one Sentinel or one node of a Cluster to say who holds our keys."""
 
 
-class Reader(Protocol):
+class ReplyParser(Protocol):
     """Takes replies out of bytes."""
 
     def feed(self, data: bytes, /) -> None: ...
@@ -38,21 +38,21 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenedConnection:
     """A connection that is logged in and idle. Its transport takes another protocol.
 
     keeper: closes the connection when nobody holds it
     """
 
     transport: asyncio.Transport
-    reader: Reader
+    reader: ReplyParser
     keeper: object
 
 
 class RedisClient:
     """Connections to the server that holds one key, wherever that is now."""
 
-    def __init__(self, target: Target, password: str | None, key: str) -> None:
+    def __init__(self, target: StoreTarget, password: str | None, key: str) -> None:
         """key: on a Cluster all that is asked for must be in this key's slot"""
         self._target = target
         self._options: dict[str, Any] = {
@@ -68,7 +68,7 @@ class RedisClient:
         self._slot = key_slot(key.encode())
         self._cluster = list(target.nodes)
 
-    async def open(self) -> Opened:
+    async def open(self) -> OpenedConnection:
         """A connection to the server that is in charge. Raises StoreLostError, after CONNECT_TIMEOUT at the latest."""
         async with _foreign(), asyncio.timeout(CONNECT_TIMEOUT):
             connection = await self._connection()
@@ -173,14 +173,14 @@ async def _abort(connection: AbstractConnection) -> None:
                 await writer.wait_closed()
 
 
-def _opened(connection: AbstractConnection) -> Opened:
+def _opened(connection: AbstractConnection) -> OpenedConnection:
     writer = connection._writer
     assert writer is not None, "it is connected"
     # The connection forgets it, and would close it otherwise.
     connection._reader = connection._writer = None
     reader = hiredis.Reader(protocolError=GarbageError, replyError=ReplyError, notEnoughData=UNFINISHED)
     transport = writer.transport
-    return Opened(cast(asyncio.Transport, transport), reader, writer)
+    return OpenedConnection(cast(asyncio.Transport, transport), reader, writer)
 
 
 @asynccontextmanager

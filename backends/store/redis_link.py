@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from backends.store.redis_client import Opened
+from backends.store.redis_client import OpenedConnection
 from backends.store.redis_errors import UNFINISHED, GarbageError, Kind, StoreLostError
 
 # Calls without a reply; more means that nobody reads there.
@@ -22,7 +22,7 @@ class DesyncError(Exception):
     """A reply that answers something else."""
 
 
-class Call(Protocol):
+class PendingCall(Protocol):
     """A command."""
 
     def pack(self) -> bytes | None:
@@ -45,10 +45,12 @@ class Stopwatch:
     observe: Callable[[float], None]
 
 
-class Link(asyncio.Protocol):
+class RedisLink(asyncio.Protocol):
     """A connection, until it is `closed`."""
 
-    def __init__(self, opened: Opened, timeout: float, gone: Callable[["Link"], None], stopwatch: "Stopwatch") -> None:
+    def __init__(
+        self, opened: OpenedConnection, timeout: float, gone: Callable[["RedisLink"], None], stopwatch: "Stopwatch"
+    ) -> None:
         """
         timeout: seconds that a call may take
         gone: called once, when it is closed
@@ -63,16 +65,16 @@ class Link(asyncio.Protocol):
         self._timeout = timeout
         self._gone = gone
         self._stopwatch = stopwatch
-        self._calls: deque[tuple[Call, float]] = deque()
+        self._calls: deque[tuple[PendingCall, float]] = deque()
         # When what was sent at once is late, the number of its last call, its calls. Gone when all are answered.
-        self._due: deque[tuple[float, int, Sequence[Call]]] = deque()
+        self._due: deque[tuple[float, int, Sequence[PendingCall]]] = deque()
         self._sent = 0
         self._timer: asyncio.Handle | None = None
         self._retired = False
         self._socket = opened.transport.get_extra_info("socket")
         opened.transport.set_protocol(self)
 
-    def send(self, data: bytes, calls: Sequence[Call]) -> None:
+    def send(self, data: bytes, calls: Sequence[PendingCall]) -> None:
         """Send commands, one a call."""
         if self.closed is not None:
             for call in calls:

@@ -1,7 +1,7 @@
 """Limits in Redis: one script call for all of a request's rules, exact for all processes that share the server.
 
 All that is asked in one tick of the loop goes out in one write, over one connection. Nothing is asked twice: what was
-not answered may have been done. While the server is away `Outage` answers, and says when it is asked again.
+not answered may have been done. While the server is away `OutageRules` answers, and says when it is asked again.
 """
 
 import asyncio
@@ -12,12 +12,21 @@ from functools import partial
 from random import Random
 from typing import Any, Final, Protocol
 
-from backends.store.redis_calls import LIFETIME, Asked, NoScriptError, Outage, Settling, Taking, levels, states
-from backends.store.redis_channel import Channel, Opens
+from backends.store.redis_calls import (
+    LIFETIME,
+    NoScriptError,
+    OutageRules,
+    RefundCall,
+    StoreCall,
+    TakeCall,
+    levels,
+    states,
+)
+from backends.store.redis_channel import ChannelConnector, RedisChannel
 from backends.store.redis_errors import StoreLostError
-from backends.store.redis_link import Link, Stopwatch
-from backends.store.redis_wire import Change, Scripts, Wire
-from policies.limits import Answer, Demand, Granted, Level
+from backends.store.redis_link import RedisLink, Stopwatch
+from backends.store.redis_wire import Change, RedisCommandWriter, Scripts
+from policies.limits import Answer, Demand, Granted, LimitLevel
 from policies.limits import Change as Used
 from policies.limits.token_bucket import State
 
@@ -28,14 +37,14 @@ _MOST_SETTLES: Final = 20_000
 _JUMP: Final = 5_000_000
 
 
-class Pack(Protocol):
+class CommandPacker(Protocol):
     """Makes a command's bytes; `whole` with the script itself."""
 
     def __call__(self, nonce: int, whole: bool = False) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Sharing:
+class StoreIdentity:
     """What all of a store's users agree on, and what tells them apart.
 
     prefix: POLICY's `store.prefix`
@@ -57,11 +66,17 @@ class RedisStore:
     """Takes and settles. Whatever it raises is a StoreLostError; what `take` promises always comes."""
 
     def __init__(
-        self, opens: Opens, scripts: Scripts, sharing: Sharing, outage: Outage, rng: Random, stopwatch: Stopwatch
+        self,
+        opens: ChannelConnector,
+        scripts: Scripts,
+        sharing: StoreIdentity,
+        outage: OutageRules,
+        rng: Random,
+        stopwatch: Stopwatch,
     ) -> None:
-        self.wire = Wire(scripts, sharing.keys, LIFETIME)
+        self.wire = RedisCommandWriter(scripts, sharing.keys, LIFETIME)
         self.outage = outage
-        self.channel = Channel(opens, sharing.timeout, self._greet, self._settlings, stopwatch)
+        self.channel = RedisChannel(opens, sharing.timeout, self._greet, self._settlings, stopwatch)
         self._clock = stopwatch.clock
         self._process = sharing.process
         # No reply of another connection has one of this one's numbers.
@@ -73,7 +88,7 @@ class RedisStore:
 
     def take(self, demands: Sequence[Demand], lease: str) -> "asyncio.Future[Answer]":
         """As `Store.take`, without windows."""
-        call = Taking(self, demands, lease, asyncio.get_running_loop().create_future())
+        call = TakeCall(self, demands, lease, asyncio.get_running_loop().create_future())
         self.channel.send(call)
         return call.future
 
@@ -86,19 +101,19 @@ class RedisStore:
                 self._settles.append((demand.rule, demand.bucket, str(amount), granted.at))
         self.channel.soon()
 
-    async def seen(self, demands: Sequence[Demand]) -> tuple[Level, ...]:
+    async def seen(self, demands: Sequence[Demand]) -> tuple[LimitLevel, ...]:
         """As `Store.seen`. Raises StoreLostError."""
         reply = await self.ask(lambda nonce, whole=False: self.wire.take(nonce, demands, "", looks=True, whole=whole))
         return levels(demands, states(demands, reply), reply[2])
 
-    async def ask(self, pack: Pack) -> list[Any]:
+    async def ask(self, pack: CommandPacker) -> list[Any]:
         """The reply of a script: a list that begins with the nonce. Raises StoreLostError."""
-        call = Asked(pack, self.number())
+        call = StoreCall(pack, self.number())
         self.channel.send(call)
         try:
             return await call.checked()
         except NoScriptError:
-            call = Asked(partial(pack, whole=True), self.number())
+            call = StoreCall(partial(pack, whole=True), self.number())
             self.channel.send(call)
             return await call.checked()
 
@@ -196,11 +211,11 @@ class RedisStore:
 
     # -- the background
 
-    async def _greet(self, link: Link) -> None:
+    async def _greet(self, link: RedisLink) -> None:
         """What decides whether a connection is good: it must be quick, know the scripts and let us write."""
         held = self._leases()
-        loading = [Asked(partial(_same, text)) for text in self.wire.load()]
-        beat = Asked(self._beating(held[:_BATCH], LIFETIME), self.number())
+        loading = [StoreCall(partial(_same, text)) for text in self.wire.load()]
+        beat = StoreCall(self._beating(held[:_BATCH], LIFETIME), self.number())
         calls = [*loading, beat]
         link.send(b"".join([call.pack() for call in calls]), calls)
         for call in loading:
@@ -214,7 +229,7 @@ class RedisStore:
         for start in range(0, len(held) or 1, _BATCH):
             self._beaten(await self.ask(self._beating(held[start : start + _BATCH], lifetime)))
 
-    def _beating(self, held: Sequence[tuple[str, Sequence[str]]], lifetime: int) -> Pack:
+    def _beating(self, held: Sequence[tuple[str, Sequence[str]]], lifetime: int) -> CommandPacker:
         return lambda nonce, whole=False: self.wire.beat(nonce, self._process, lifetime, held, whole=whole)
 
     async def _beat_again(self) -> None:
@@ -227,10 +242,10 @@ class RedisStore:
         self.outage.live = max(reply[2], 1)
         self._offset = reply[1] - self._clock() * 1e6
 
-    def _settlings(self) -> Iterator[Settling]:
+    def _settlings(self) -> Iterator[RefundCall]:
         """What is left to settle. It goes before what is taken: a slot that was given back is free."""
         while self._settles:
-            yield Settling(self, [self._settles.popleft() for _ in range(min(_BATCH, len(self._settles)))])
+            yield RefundCall(self, [self._settles.popleft() for _ in range(min(_BATCH, len(self._settles)))])
 
     def _leases(self) -> list[tuple[str, list[str]]]:
         return [(bucket, list(leases)) for bucket, leases in self._held.items()]

@@ -8,26 +8,26 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from backends.store.library_windows import LibraryWindows, redis_storage
-from backends.store.redis_calls import Outage
+from backends.store.redis_calls import OutageRules
 from backends.store.redis_errors import StoreLostError
 from backends.store.redis_store import RedisStore
 from backends.store.redis_wire import packed_script
-from backends.store.windowed_store import Reading, Windows, WindowsLostError
+from backends.store.windowed_store import WindowCounter, WindowReading, WindowsLostError
 from policies.limits import Demand
 
 
 class RedisWindows:
-    """The `Windows` of a `WindowedStore`: asked only while the store answers."""
+    """The `WindowCounter` of a `WindowedStore`: asked only while the store answers."""
 
     at_once = False
 
-    def __init__(self, windows: Windows, store: RedisStore) -> None:
+    def __init__(self, windows: WindowCounter, store: RedisStore) -> None:
         self._windows = windows
         self._store = store
-        self._outage: Outage = store.outage
+        self._outage: OutageRules = store.outage
 
-    async def read(self, demand: Demand) -> Reading:
-        """As `Windows.read`."""
+    async def read(self, demand: Demand) -> WindowReading:
+        """As `WindowCounter.read`."""
         try:
             await self._check()
             return await self._windows.read(demand)
@@ -35,7 +35,7 @@ class RedisWindows:
             raise self._lost(error) from error
 
     async def hit(self, demand: Demand) -> bool:
-        """As `Windows.hit`."""
+        """As `WindowCounter.hit`."""
         try:
             await self._check()
             return await self._windows.hit(demand)

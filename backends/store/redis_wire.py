@@ -6,7 +6,7 @@ from hashlib import sha1
 from pathlib import Path
 from typing import Final, Literal
 
-from policies.limits import Demand, Rule
+from policies.limits import Demand, LimitRule
 
 Name = Literal["take", "settle", "beat"]
 NAMES: Final[Sequence[Name]] = ("take", "settle", "beat")
@@ -30,7 +30,7 @@ class Scripts:
         return Scripts({name: (folder / f"{name}.lua").read_text() for name in NAMES})
 
 
-class Wire:
+class RedisCommandWriter:
     """Packs commands. `EVALSHA` and what never changes of a rule are packed once."""
 
     def __init__(self, scripts: Scripts, prefix: str, lifetime: int) -> None:
@@ -44,7 +44,7 @@ class Wire:
         self._texts = scripts.texts
         self._shas = {name: sha1(text.encode()).hexdigest() for name, text in scripts.texts.items()}
         self._keys: dict[str, str] = {}
-        self._rules: dict[int, tuple[Rule, str]] = {}
+        self._rules: dict[int, tuple[LimitRule, str]] = {}
         self._heads: dict[tuple[Name, int, int], str] = {}
 
     def take(self, nonce: int, demands: Sequence[Demand], lease: str, *, looks: bool, whole: bool = False) -> bytes:
@@ -116,7 +116,7 @@ class Wire:
                 self._heads[name, keys, values] = head
         return head
 
-    def _rule(self, rule: Rule) -> str:
+    def _rule(self, rule: LimitRule) -> str:
         # By identity: a rule's own hash costs more than all the rest. It is held, so nobody else gets its id.
         found = self._rules.get(id(rule))
         if found is None:
@@ -128,7 +128,7 @@ class Wire:
         return found[1]
 
 
-Change = tuple[Rule | None, str, str, int]
+Change = tuple[LimitRule | None, str, str, int]
 """(rule, bucket, units used beyond, when they were taken); for a slot that is given back (None, bucket, lease, 0)."""
 
 

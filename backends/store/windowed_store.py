@@ -18,8 +18,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
-from backends.store.base import Store
-from policies.limits import WINDOWS, Answer, Change, Demand, Granted, Level, Refused, Rule
+from backends.store.base import LimitStore
+from policies.limits import WINDOWS, Answer, Change, Demand, Granted, LimitLevel, LimitRefused, LimitRule
 
 RACE_WAIT: Final = 1.0
 """Seconds that a client is told to wait where a window was full when it was hit, and is not any more."""
@@ -30,7 +30,7 @@ class WindowsLostError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class WindowReading:
     """Where a window stands.
 
     wait: seconds until one more request fits: 0 now, inf never
@@ -38,17 +38,17 @@ class Reading:
     """
 
     wait: float
-    level: Level
-    after: Level
+    level: LimitLevel
+    after: LimitLevel
 
 
-class Windows(Protocol):
+class WindowCounter(Protocol):
     """Counts of requests in windows. `read` and `hit` raise WindowsLostError."""
 
     at_once: bool
     """Whether it never really waits."""
 
-    async def read(self, demand: Demand) -> Reading:
+    async def read(self, demand: Demand) -> WindowReading:
         """Nothing is counted."""
 
     async def hit(self, demand: Demand) -> bool:
@@ -59,9 +59,11 @@ Outage = Callable[[Sequence[Demand], str], Answer]
 
 
 class WindowedStore:
-    """A `Store` over another one, for all that is no window. Costs next to nothing where no rule is of one."""
+    """A `LimitStore` over another one, for all that is no window. Costs next to nothing where no rule is of one."""
 
-    def __init__(self, store: Store, open_windows: Callable[[], Windows], outage: Outage | None = None) -> None:
+    def __init__(
+        self, store: LimitStore, open_windows: Callable[[], WindowCounter], outage: Outage | None = None
+    ) -> None:
         """
         open_windows: called once, by `ready`: it loads the library
         outage: answers while windows cannot be read or hit; None where that cannot be, as in memory
@@ -69,15 +71,15 @@ class WindowedStore:
         self._store = store
         self._open = open_windows
         self._outage = outage
-        self._windows: Windows | None = None
+        self._windows: WindowCounter | None = None
 
-    def ready(self, rules: Sequence[Rule]) -> None:
+    def ready(self, rules: Sequence[LimitRule]) -> None:
         """Be ready for these rules, before a request asks for them: the library takes 50 ms to load, once."""
         if self._windows is None and any(rule.strategy in WINDOWS for rule in rules):
             self._windows = self._open()
 
     def take(self, demands: Sequence[Demand], lease: str) -> "Answer | asyncio.Future[Answer]":
-        """As `Store.take`."""
+        """As `LimitStore.take`."""
         # `ready` was called for every rule: until it has opened windows, no demand is of one.
         if self._windows is None or not any([demand.rule.strategy in WINDOWS for demand in demands]):
             return self._store.take(demands, lease)
@@ -87,13 +89,13 @@ class WindowedStore:
         return asyncio.get_running_loop().create_task(work, name="windows of a request")
 
     def settle(self, granted: Granted, changes: Sequence[Change] = ()) -> None:
-        """As `Store.settle`."""
+        """As `LimitStore.settle`."""
         if self._windows is not None:
             changes = [change for change in changes if change[0].rule.strategy not in WINDOWS]
         self._store.settle(granted, changes)
 
-    async def seen(self, demands: Sequence[Demand]) -> tuple[Level, ...]:
-        """As `Store.seen`."""
+    async def seen(self, demands: Sequence[Demand]) -> tuple[LimitLevel, ...]:
+        """As `LimitStore.seen`."""
         windowed = [demand for demand in demands if demand.rule.strategy in WINDOWS]
         own = [demand for demand in demands if demand.rule.strategy not in WINDOWS]
         levels = list(await self._store.seen(own)) if own else []
@@ -105,14 +107,14 @@ class WindowedStore:
         return _in_order(demands, levels)
 
     async def start(self) -> None:
-        """As `Store.start`."""
+        """As `LimitStore.start`."""
         await self._store.start()
 
     async def stop(self) -> None:
-        """As `Store.stop`."""
+        """As `LimitStore.stop`."""
         await self._store.stop()
 
-    async def _take(self, windows: Windows, demands: Sequence[Demand], lease: str) -> Answer:
+    async def _take(self, windows: WindowCounter, demands: Sequence[Demand], lease: str) -> Answer:
         own = [demand for demand in demands if demand.rule.strategy not in WINDOWS]
         windowed = [demand for demand in demands if demand.rule.strategy in WINDOWS]
         granted: Granted | None = None
@@ -121,9 +123,9 @@ class WindowedStore:
             found = [await windows.read(demand) for demand in windowed]
             longest = max(found, key=lambda reading: reading.wait)
             if longest.wait > 0:
-                return Refused(longest.level.rule, longest.wait, tuple(reading.level for reading in found))
+                return LimitRefused(longest.level.rule, longest.wait, tuple(reading.level for reading in found))
             answer = await self._take_own(own, lease)
-            if isinstance(answer, Refused):
+            if isinstance(answer, LimitRefused):
                 levels = [*answer.levels, *(reading.level for reading in found)]
                 return replace(answer, levels=_in_order(demands, levels))
             granted = answer
@@ -156,16 +158,16 @@ class WindowedStore:
             raise
 
 
-async def _hit(windows: Windows, demands: Sequence[Demand]) -> Refused | None:
+async def _hit(windows: WindowCounter, demands: Sequence[Demand]) -> LimitRefused | None:
     """Count the request in every window; the first that is full by now, and none after it."""
     for demand in demands:
         if not await windows.hit(demand):
             reading = await windows.read(demand)
-            return Refused(demand.rule, reading.wait or RACE_WAIT, (reading.level,))
+            return LimitRefused(demand.rule, reading.wait or RACE_WAIT, (reading.level,))
     return None
 
 
-def _in_order(demands: Sequence[Demand], levels: Sequence[Level]) -> tuple[Level, ...]:
+def _in_order(demands: Sequence[Demand], levels: Sequence[LimitLevel]) -> tuple[LimitLevel, ...]:
     by_rule = {level.rule.name: level for level in levels}
     return tuple(by_rule[demand.rule.name] for demand in demands if demand.rule.name in by_rule)
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from backends.workers import groups
-from backends.workers.guard import Guard
-from backends.workers.output import Pipe
-from backends.workers.ports import HOST, Ports
+from backends.workers.guard import OrphanGuard
+from backends.workers.output import OutputPipe
+from backends.workers.ports import HOST, FreePorts
 
 # What helpers of a child that has ended get after SIGTERM ...
 HELPERS = 1.0
@@ -28,7 +28,7 @@ KILLED = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Calls:
+class ChildCallbacks:
     """Whom a child tells; all called from the loop. `exited` comes once, with the reason; then `gone`, once."""
 
     exited: Callable[[str], None]
@@ -36,7 +36,7 @@ class Calls:
     line: Callable[[str], None]
 
 
-class Child:
+class ChildProcess:
     """One started child with its group, ports and output."""
 
     def __init__(
@@ -44,10 +44,10 @@ class Child:
         loop: asyncio.AbstractEventLoop,
         process: subprocess.Popen[bytes],
         watch: int,
-        ports: Ports,
-        pipe: Pipe,
-        calls: Calls,
-        guard: Guard,
+        ports: FreePorts,
+        pipe: OutputPipe,
+        calls: ChildCallbacks,
+        guard: OrphanGuard,
         warn: Callable[[str], None],
     ) -> None:
         self.pid = process.pid
@@ -69,7 +69,7 @@ class Child:
         """Where its engine will answer."""
         return f"http://{HOST}:{self.ports[0]}"
 
-    async def listener(self) -> groups.Listener:
+    async def listener(self) -> groups.PortListener:
         """Whose socket gets what is sent to the child's port."""
         return await asyncio.to_thread(groups.listener, HOST, self.ports[0], self.pid)
 

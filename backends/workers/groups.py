@@ -16,7 +16,7 @@ LISTEN = b"0A"
 TRACKER = b"multiprocessing.resource_tracker"
 
 
-class Listener(Enum):
+class PortListener(Enum):
     """Whose listening socket gets the connections to an address."""
 
     OURS = "a process of the group"
@@ -42,11 +42,11 @@ def is_tracker(pid: int) -> bool:
         return False
 
 
-def listener(host: str, port: int, group: int) -> Listener:
+def listener(host: str, port: int, group: int) -> PortListener:
     """Whether connections to an IPv4 address and port reach a process of the group."""
     sockets = _listening(socket.inet_aton(host), port)
     if not sockets:
-        return Listener.NOBODY
+        return PortListener.NOBODY
     readable = True
     for pid in members(group):
         held = _sockets(pid)
@@ -55,9 +55,9 @@ def listener(host: str, port: int, group: int) -> Listener:
         else:
             sockets -= held
     if not sockets:
-        return Listener.OURS
+        return PortListener.OURS
     # One foreign socket is enough: with SO_REUSEPORT the kernel would share the connections out.
-    return Listener.STRANGER if readable else Listener.UNKNOWN
+    return PortListener.STRANGER if readable else PortListener.UNKNOWN
 
 
 def _processes() -> Iterator[tuple[int, int, bytes]]:

@@ -14,7 +14,7 @@ AGAIN = 1.0
 LET_GO = 2.0
 
 
-class Guard:
+class OrphanGuard:
     """A guard process that knows our workers' groups; started anew if somebody kills it.
 
     `mark` is the name and value that every worker must have in its environment.

@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backends.workers.child import Calls, Child
+from backends.workers.child import ChildCallbacks, ChildProcess
 from backends.workers.command import fill, ports_wanted
-from backends.workers.guard import Guard
-from backends.workers.output import Lines, Pipe
-from backends.workers.ports import HOST, Ports
+from backends.workers.guard import OrphanGuard
+from backends.workers.output import OutputLines, OutputPipe
+from backends.workers.ports import HOST, FreePorts
 
 LEASH = Path(__file__).with_name("leash.py")
 
@@ -30,7 +30,7 @@ class LaunchError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class LaunchOrder:
     """What to start. `argv` holds placeholders (`command.fill`)."""
 
     name: str
@@ -40,7 +40,7 @@ class Order:
     hold_ports: bool = True
 
 
-class Launcher:
+class WorkerLauncher:
     """Starts children under the eyes of a guard. `environ` is what they inherit, `warn` takes a line for the log."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Launcher:
         clock: Callable[[], float],
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        self.guard = Guard(warn)
+        self.guard = OrphanGuard(warn)
         self._warn = warn
         self._clock = clock
         self._environ = dict(os.environ if environ is None else environ)
@@ -69,7 +69,7 @@ class Launcher:
         """Lets the guard go, which kills what was not ended before."""
         await self.guard.stop()
 
-    def spawn(self, order: Order, calls: Calls) -> Child:
+    def spawn(self, order: LaunchOrder, calls: ChildCallbacks) -> ChildProcess:
         """A started child. Raises LaunchError."""
         assert self._loop is not None, "start() comes first"
         ports = self._ports(order)
@@ -85,16 +85,16 @@ class Launcher:
         self.guard.add(process.pid)
         if not order.hold_ports:
             ports.release()
-        pipe = Pipe(self._loop, output, Lines(calls.line, self._clock, order.secrets))
-        return Child(self._loop, process, watch, ports, pipe, calls, self.guard, self._warn)
+        pipe = OutputPipe(self._loop, output, OutputLines(calls.line, self._clock, order.secrets))
+        return ChildProcess(self._loop, process, watch, ports, pipe, calls, self.guard, self._warn)
 
-    def _ports(self, order: Order) -> Ports:
+    def _ports(self, order: LaunchOrder) -> FreePorts:
         try:
-            return Ports(ports_wanted(order.argv))
+            return FreePorts(ports_wanted(order.argv))
         except OSError as error:
             raise LaunchError(f"no free port on {HOST}: {error.strerror}") from error
 
-    def _popen(self, order: Order, ports: Ports) -> tuple[subprocess.Popen[bytes], int]:
+    def _popen(self, order: LaunchOrder, ports: FreePorts) -> tuple[subprocess.Popen[bytes], int]:
         # No PYTHONUNBUFFERED: it makes of one print several writes, which mix with other processes' of the engine.
         env = self._environ | dict(order.env) | dict([self.guard.mark])
         program, *arguments = fill(order.argv, name=order.name, host=HOST, ports=ports.numbers)

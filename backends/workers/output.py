@@ -16,7 +16,7 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-class Lines:
+class OutputLines:
     """Bytes in, lines out: at most LONGEST bytes a line and PER_SECOND lines a second, the rest is counted.
 
     `last` holds the last few lines, for the reason of a death. `secrets` are blotted out.
@@ -86,10 +86,10 @@ class Lines:
             self._left_out = 0
 
 
-class Pipe:
+class OutputPipe:
     """Reads a worker's output from the event loop, always and at once, so that the worker never waits for us."""
 
-    def __init__(self, loop: AbstractEventLoop, descriptor: int, lines: Lines) -> None:
+    def __init__(self, loop: AbstractEventLoop, descriptor: int, lines: OutputLines) -> None:
         self._loop = loop
         self._descriptor = descriptor
         self._lines = lines

@@ -8,7 +8,7 @@ import socket
 HOST = "127.0.0.1"
 
 
-class Ports:
+class FreePorts:
     """Some free ports, kept from everyone but a process that asks for them by number.
 
     The sockets stay bound, never listening, while a worker lives. Linux lets an engine bind the same port beside them

@@ -19,7 +19,7 @@ SOONEST = 0.1
 FORGIVEN = 10.0
 
 
-class State(StrEnum):
+class WorkerState(StrEnum):
     """Where a worker stands; the words of `sluice_worker_state`."""
 
     STARTING = "starting"
@@ -29,7 +29,7 @@ class State(StrEnum):
     STOPPED = "stopped"
 
 
-class Do(Enum):
+class WorkerAction(Enum):
     """What the machine asks of whoever runs it."""
 
     START = "start the child"
@@ -38,7 +38,7 @@ class Do(Enum):
     KILL = "SIGKILL to its group"
 
 
-class Stopping(Enum):
+class StopTimes(Enum):
     """How far a stop has gone."""
 
     NOT = 0
@@ -48,7 +48,7 @@ class Stopping(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Care:
+class RestartRules:
     """How a worker is looked after; lengths in seconds. May change while it runs."""
 
     start_timeout: float = 600.0
@@ -58,15 +58,15 @@ class Care:
     kill_after: float = 10.0
 
 
-class Process:
+class WorkerProcess:
     """The state of one worker over all the children that it has had.
 
     `chance` gives numbers in [0, 1). Every method takes the time (monotonic, in seconds) and returns what to do.
     """
 
-    def __init__(self, care: Care, chance: Callable[[], float]) -> None:
+    def __init__(self, care: RestartRules, chance: Callable[[], float]) -> None:
         self.care = care
-        self.state = State.STOPPED
+        self.state = WorkerState.STOPPED
         self.reason = ""
         self.restarts = 0
         self.started_in: float | None = None
@@ -74,7 +74,7 @@ class Process:
         self._chance = chance
         self._failures = 0
         self._alive = False
-        self._stopping = Stopping.NOT
+        self._stopping = StopTimes.NOT
         self._since = 0.0
         self._due: float | None = None
 
@@ -82,83 +82,83 @@ class Process:
     def due(self) -> float | None:
         """When `tick` wants to be called; None: only an event moves it."""
         # A new child waits for the last one's group: they would share a GPU.
-        return None if self.state is State.BACKING_OFF and self._alive else self._due
+        return None if self.state is WorkerState.BACKING_OFF and self._alive else self._due
 
-    def start(self, now: float) -> tuple[Do, ...]:
+    def start(self, now: float) -> tuple[WorkerAction, ...]:
         """The child is to be started, for the first time or again."""
-        self.state, self._stopping = State.STARTING, Stopping.NOT
+        self.state, self._stopping = WorkerState.STARTING, StopTimes.NOT
         self.started_in = None
         self._alive = True
         self._since, self._due = now, now + self.care.start_timeout
-        return (Do.START,)
+        return (WorkerAction.START,)
 
-    def start_failed(self, now: float, reason: str) -> tuple[Do, ...]:
+    def start_failed(self, now: float, reason: str) -> tuple[WorkerAction, ...]:
         """There is no child: its command can't be run."""
         self._alive = False
         self._fall(now, reason)
         return ()
 
-    def healthy(self, now: float) -> tuple[Do, ...]:
+    def healthy(self, now: float) -> tuple[WorkerAction, ...]:
         """The engine answers, and it is ours."""
-        if self.state is State.STARTING:
-            self.state, self.reason = State.READY, ""
+        if self.state is WorkerState.STARTING:
+            self.state, self.reason = WorkerState.READY, ""
             self.started_in = now - self._since
             # It has to stay well for as long as the longest wait before its past is forgotten,
             # or a child that dies right after each start would be started twice a second for ever.
             self._due = now + max(FORGIVEN, self.care.max_backoff)
         return ()
 
-    def unfit(self, now: float, reason: str) -> tuple[Do, ...]:
+    def unfit(self, now: float, reason: str) -> tuple[WorkerAction, ...]:
         """It may run, but it must not take traffic (another process has its port)."""
-        if self.state is not State.STARTING:
+        if self.state is not WorkerState.STARTING:
             return ()
         self._fall(now, reason)
-        return (Do.KILL,)
+        return (WorkerAction.KILL,)
 
-    def exited(self, now: float, reason: str) -> tuple[Do, ...]:
+    def exited(self, now: float, reason: str) -> tuple[WorkerAction, ...]:
         """The child has ended; the rest of its group may still be there until `gone`."""
-        if self.state in (State.STARTING, State.READY):
+        if self.state in (WorkerState.STARTING, WorkerState.READY):
             self._fall(now, reason)
         return ()
 
-    def gone(self, now: float) -> tuple[Do, ...]:
+    def gone(self, now: float) -> tuple[WorkerAction, ...]:
         """Nothing is left of the child and its group."""
         self._alive = False
-        if self.state is State.STOPPING:
+        if self.state is WorkerState.STOPPING:
             self._rest()
         return self.tick(now)
 
-    def stop(self, now: float, *, drain: bool, hurry: bool) -> tuple[Do, ...]:
+    def stop(self, now: float, *, drain: bool, hurry: bool) -> tuple[WorkerAction, ...]:
         """Ends it: after its open requests (`drain`), by SIGTERM, or by SIGKILL at once (`hurry`)."""
         if not self._alive:
             self._rest()
             return ()
-        was, self.state = self.state, State.STOPPING
+        was, self.state = self.state, WorkerState.STOPPING
         if hurry:
-            return self._enter(Stopping.KILLING, now)
-        if drain and was is State.READY and self.care.drain > 0:
-            return self._enter(Stopping.DRAINING, now)
-        return self._enter(Stopping.TERMINATING, now)
+            return self._enter(StopTimes.KILLING, now)
+        if drain and was is WorkerState.READY and self.care.drain > 0:
+            return self._enter(StopTimes.DRAINING, now)
+        return self._enter(StopTimes.TERMINATING, now)
 
-    def drained(self, now: float) -> tuple[Do, ...]:
+    def drained(self, now: float) -> tuple[WorkerAction, ...]:
         """No request is open on it any more."""
-        return self._enter(Stopping.TERMINATING, now) if self._stopping is Stopping.DRAINING else ()
+        return self._enter(StopTimes.TERMINATING, now) if self._stopping is StopTimes.DRAINING else ()
 
-    def tick(self, now: float) -> tuple[Do, ...]:
+    def tick(self, now: float) -> tuple[WorkerAction, ...]:
         """Time has passed."""
         due = self.due
         if due is None or now < due:
             return ()
-        if self.state is State.STARTING:
+        if self.state is WorkerState.STARTING:
             self._fall(now, f"not healthy within {self.care.start_timeout:g} s")
-            return (Do.KILL,)
-        if self.state is State.BACKING_OFF:
+            return (WorkerAction.KILL,)
+        if self.state is WorkerState.BACKING_OFF:
             self.restarts += 1
             return self.start(now)
-        if self.state is State.READY:
+        if self.state is WorkerState.READY:
             self._failures, self._due = 0, None
             return ()
-        step = Stopping.TERMINATING if self._stopping is Stopping.DRAINING else Stopping.KILLING
+        step = StopTimes.TERMINATING if self._stopping is StopTimes.DRAINING else StopTimes.KILLING
         return self._enter(step, now)
 
     def _fall(self, now: float, reason: str) -> None:
@@ -166,20 +166,20 @@ class Process:
         # Half of it is chance, so that workers felled by one cause do not load their weights at one moment.
         self.retry_in = max(SOONEST, ceiling * (0.5 + 0.5 * self._chance()))
         self._failures += 1
-        self.state, self.reason, self._due = State.BACKING_OFF, reason, now + self.retry_in
+        self.state, self.reason, self._due = WorkerState.BACKING_OFF, reason, now + self.retry_in
 
-    def _enter(self, step: Stopping, now: float) -> tuple[Do, ...]:
+    def _enter(self, step: StopTimes, now: float) -> tuple[WorkerAction, ...]:
         if step.value <= self._stopping.value:
             return ()
         self._stopping = step
-        if step is Stopping.DRAINING:
+        if step is StopTimes.DRAINING:
             self._due = now + self.care.drain
-            return (Do.DRAIN,)
-        if step is Stopping.TERMINATING:
+            return (WorkerAction.DRAIN,)
+        if step is StopTimes.TERMINATING:
             self._due = now + self.care.kill_after
-            return (Do.TERMINATE,)
+            return (WorkerAction.TERMINATE,)
         self._due = None
-        return (Do.KILL,)
+        return (WorkerAction.KILL,)
 
     def _rest(self) -> None:
-        self.state, self._stopping, self._due = State.STOPPED, Stopping.NOT, None
+        self.state, self._stopping, self._due = WorkerState.STOPPED, StopTimes.NOT, None

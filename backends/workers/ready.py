@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from backends.engines import Health
-from backends.workers.groups import Listener
+from backends.engines import HealthEndpoint
+from backends.workers.groups import PortListener
 
 # A look costs 60 us while the port refuses. An engine that loads weights for minutes is looked at less often.
 PATIENCE = ((2.0, 0.02), (10.0, 0.05), (float("inf"), 0.25))
@@ -16,9 +16,9 @@ LOOK = 2.0
 async def until_well(
     host: str,
     port: int,
-    health: Health,
+    health: HealthEndpoint,
     *,
-    listener: Callable[[], Awaitable[Listener]],
+    listener: Callable[[], Awaitable[PortListener]],
     clock: Callable[[], float],
 ) -> str | None:
     """Returns None as soon as the engine is well, or why it must not be used. Has no end of its own: cancel it."""
@@ -26,15 +26,15 @@ async def until_well(
     while True:
         if await _well(host, port, health):
             owner = await listener()
-            if owner is Listener.STRANGER:
+            if owner is PortListener.STRANGER:
                 return f"port {port} belongs to a process outside the worker's group"
-            if owner is not Listener.NOBODY:
+            if owner is not PortListener.NOBODY:
                 return None
         waited = clock() - began
         await asyncio.sleep(next(pause for until, pause in PATIENCE if waited < until))
 
 
-async def _well(host: str, port: int, health: Health) -> bool:
+async def _well(host: str, port: int, health: HealthEndpoint) -> bool:
     try:
         async with asyncio.timeout(LOOK):
             status = await get_status(host, port, health.path)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from backends.engines import Health, health_of
+from backends.engines import HealthEndpoint, health_of
 from backends.workers import simulator, vllm
 from backends.workers.command import flags, settle
-from backends.workers.process import Care
-from policies.config.settings import Pool, Workers
+from backends.workers.process import RestartRules
+from policies.config.settings import PoolSettings, WorkerSettings
 from policies.config.settings.workers import VLLM
 
 
@@ -22,15 +22,15 @@ class WorkerSpec:
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(repr=False)
     secrets: tuple[str, ...] = field(repr=False)
-    health: Health
-    care: Care
+    health: HealthEndpoint
+    care: RestartRules
 
     def runs_like(self, other: WorkerSpec) -> bool:
         """Whether a child of the one is as good as a child of the other."""
         return (self.argv, dict(self.env)) == (other.argv, dict(other.env))
 
 
-def workers_of(pools: Mapping[str, Pool]) -> list[WorkerSpec]:
+def workers_of(pools: Mapping[str, PoolSettings]) -> list[WorkerSpec]:
     """The workers of all pools, named POOL-w0, POOL-w1 ..."""
     return [
         _spec(pool_name, pool, workers, index)
@@ -40,12 +40,12 @@ def workers_of(pools: Mapping[str, Pool]) -> list[WorkerSpec]:
     ]
 
 
-def _count(workers: Workers) -> int:
+def _count(workers: WorkerSettings) -> int:
     count = workers.count
     return count if isinstance(count, int) else count.min
 
 
-def _spec(pool_name: str, pool: Pool, workers: Workers, index: int) -> WorkerSpec:
+def _spec(pool_name: str, pool: PoolSettings, workers: WorkerSettings, index: int) -> WorkerSpec:
     api_key = None if pool.api_key is None else pool.api_key.value
     return WorkerSpec(
         name=f"{pool_name}-w{index}",
@@ -54,7 +54,7 @@ def _spec(pool_name: str, pool: Pool, workers: Workers, index: int) -> WorkerSpe
         env=_env(pool, workers, index, api_key),
         secrets=() if not api_key else (api_key,),
         health=health_of(pool.engine, pool.health.path if pool.health else "auto"),
-        care=Care(
+        care=RestartRules(
             start_timeout=workers.start_timeout,
             backoff=workers.restart.backoff,
             max_backoff=workers.restart.max,
@@ -64,7 +64,7 @@ def _spec(pool_name: str, pool: Pool, workers: Workers, index: int) -> WorkerSpe
     )
 
 
-def _argv(pool: Pool, workers: Workers) -> tuple[str, ...]:
+def _argv(pool: PoolSettings, workers: WorkerSettings) -> tuple[str, ...]:
     model, served_name, args = workers.model, workers.served_name, workers.args
     program = workers.command or VLLM
     if pool.engine == "simulator" and program == VLLM:
@@ -76,7 +76,7 @@ def _argv(pool: Pool, workers: Workers) -> tuple[str, ...]:
     return settle(argv, model)
 
 
-def _env(pool: Pool, workers: Workers, index: int, api_key: str | None) -> dict[str, str]:
+def _env(pool: PoolSettings, workers: WorkerSettings, index: int, api_key: str | None) -> dict[str, str]:
     env = vllm.environment(pool.keep_alive, api_key) if pool.engine == "vllm" else {}
     if workers.gpus == "none":
         env["CUDA_VISIBLE_DEVICES"] = ""

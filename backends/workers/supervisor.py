@@ -9,15 +9,15 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Self
 
-from backends.workers.child import Calls
-from backends.workers.launch import LaunchError, Order
-from backends.workers.process import Do, Process, State
+from backends.workers.child import ChildCallbacks
+from backends.workers.launch import LaunchError, LaunchOrder
+from backends.workers.process import WorkerAction, WorkerProcess, WorkerState
 from backends.workers.ready import until_well
 from backends.workers.spec import WorkerSpec, workers_of
-from backends.workers.worker import Child, Kind, Launcher, Tasks, Worker, WorkerEvent, WorkerView
-from policies.config.settings import Pool
+from backends.workers.worker import ChildLauncher, Kind, StartedChild, Worker, WorkerEvent, WorkerTasks, WorkerView
+from policies.config.settings import PoolSettings
 
-__all__ = ["State", "Supervisor", "WorkerEvent", "WorkerView"]
+__all__ = ["Supervisor", "WorkerEvent", "WorkerState", "WorkerView"]
 
 
 async def _at_once(_worker: str) -> None:
@@ -34,9 +34,9 @@ class Supervisor:
 
     def __init__(
         self,
-        pools: Mapping[str, Pool],
+        pools: Mapping[str, PoolSettings],
         *,
-        launcher: Launcher,
+        launcher: ChildLauncher,
         changed: Callable[[], None],
         report: Callable[[WorkerEvent], None],
         line: Callable[[str, str], None],
@@ -53,7 +53,7 @@ class Supervisor:
         self._chance = chance
         self._drained = drained
         self._workers: dict[str, Worker] = {}
-        self._tasks = Tasks()
+        self._tasks = WorkerTasks()
         self._guarded = False
         self._closing = False
         self._settled = asyncio.Event()
@@ -73,7 +73,7 @@ class Supervisor:
         """Every worker there is, also those on their way out."""
         return [worker.view() for worker in self._workers.values()]
 
-    async def reconcile(self, pools: Mapping[str, Pool]) -> None:
+    async def reconcile(self, pools: Mapping[str, PoolSettings]) -> None:
         """Makes the workers those of a new policy; returns when all is under way.
 
         New ones start, surplus ones drain and stop, one whose command line or environment changed stops and starts;
@@ -92,7 +92,7 @@ class Supervisor:
             if name in self._workers:
                 self._want(self._workers[name], spec)
             else:
-                self._workers[name] = worker = Worker(spec, Process(spec.care, self._chance))
+                self._workers[name] = worker = Worker(spec, WorkerProcess(spec.care, self._chance))
                 self._apply(worker, worker.process.start(self._clock()))
 
     async def stop(self, *, hurry: bool) -> None:
@@ -115,17 +115,17 @@ class Supervisor:
         if spec is not None and spec.runs_like(worker.spec):
             worker.spec = spec
             worker.process.care = spec.care
-        elif worker.process.state is not State.STOPPING:
+        elif worker.process.state is not WorkerState.STOPPING:
             self._end(worker, drain=True, hurry=False)
 
     def _end(self, worker: Worker, *, drain: bool, hurry: bool) -> None:
         before = worker.process.state
         actions = worker.process.stop(self._clock(), drain=drain, hurry=hurry)
-        if before is not State.STOPPING and worker.process.state is State.STOPPING:
+        if before is not WorkerState.STOPPING and worker.process.state is WorkerState.STOPPING:
             self._tell(worker, "stopping")
         self._apply(worker, actions)
 
-    def _apply(self, worker: Worker, actions: tuple[Do, ...]) -> None:
+    def _apply(self, worker: Worker, actions: tuple[WorkerAction, ...]) -> None:
         """Does what the machine asks, winds its timer and tells the world."""
         for action in actions:
             self._do(worker, action)
@@ -134,21 +134,21 @@ class Supervisor:
         due = worker.process.due
         loop = asyncio.get_running_loop()
         worker.timer = None if due is None else loop.call_later(max(0.0, due - self._clock()), self._tick, worker)
-        if worker.watch is not None and worker.process.state is not State.STARTING:
+        if worker.watch is not None and worker.process.state is not WorkerState.STARTING:
             worker.watch.cancel()
             worker.watch = None
-        if worker.process.state is State.STOPPED:
+        if worker.process.state is WorkerState.STOPPED:
             self._stopped(worker)
         self._changed()
 
-    def _do(self, worker: Worker, action: Do) -> None:
+    def _do(self, worker: Worker, action: WorkerAction) -> None:
         name, child = worker.spec.name, worker.child
-        if action is Do.START:
+        if action is WorkerAction.START:
             self._start(worker)
-        elif action is Do.DRAIN:
+        elif action is WorkerAction.DRAIN:
             self._tasks.spawn(self._drain(worker, worker.process), f"drain {name}")
         elif child is not None:
-            if action is Do.TERMINATE:
+            if action is WorkerAction.TERMINATE:
                 child.terminate()
             else:
                 child.kill()
@@ -156,8 +156,8 @@ class Supervisor:
     def _start(self, worker: Worker) -> None:
         spec, process = worker.spec, worker.process
         worker.starts += 1
-        order = Order(spec.name, spec.argv, spec.env, spec.secrets, hold_ports=worker.hold_ports)
-        calls = Calls(
+        order = LaunchOrder(spec.name, spec.argv, spec.env, spec.secrets, hold_ports=worker.hold_ports)
+        calls = ChildCallbacks(
             exited=lambda reason: self._exited(worker, reason),
             gone=lambda: self._gone(worker),
             line=lambda text: self._line(spec.name, text),
@@ -171,7 +171,7 @@ class Supervisor:
         self._tell(worker, "starting")
         worker.watch = self._tasks.spawn(self._wait_for(worker, worker.child), f"start of {spec.name}")
 
-    async def _wait_for(self, worker: Worker, child: Child) -> None:
+    async def _wait_for(self, worker: Worker, child: StartedChild) -> None:
         host, port = child.url.removeprefix("http://").rsplit(":", 1)
         health = worker.spec.health
         unfit = await until_well(host, int(port), health, listener=child.listener, clock=self._clock)
@@ -185,18 +185,18 @@ class Supervisor:
             self._tell(worker, "died", seconds=process.retry_in)
         self._apply(worker, actions)
 
-    async def _drain(self, worker: Worker, process: Process) -> None:
+    async def _drain(self, worker: Worker, process: WorkerProcess) -> None:
         await self._drained(worker.spec.name)
-        if process.state is State.STOPPING:
+        if process.state is WorkerState.STOPPING:
             self._apply(worker, process.drained(self._clock()))
 
     def _exited(self, worker: Worker, reason: str) -> None:
         before = worker.process.state
         actions = worker.process.exited(self._clock(), reason)
-        if before is State.STARTING:
+        if before is WorkerState.STARTING:
             # Perhaps its engine can't bind beside our reserved port: the next start tries it the other way.
             worker.hold_ports = not worker.hold_ports
-        if before in (State.STARTING, State.READY):
+        if before in (WorkerState.STARTING, WorkerState.READY):
             self._tell(worker, "died", seconds=worker.process.retry_in)
         self._apply(worker, actions)
 
@@ -207,14 +207,14 @@ class Supervisor:
     def _tick(self, worker: Worker) -> None:
         before = worker.process.state
         actions = worker.process.tick(self._clock())
-        if before is State.STARTING and worker.process.state is State.BACKING_OFF:
+        if before is WorkerState.STARTING and worker.process.state is WorkerState.BACKING_OFF:
             self._tell(worker, "died", seconds=worker.process.retry_in)
         self._apply(worker, actions)
 
     def _stopped(self, worker: Worker) -> None:
         if worker.wanted is not None and not self._closing:
             worker.spec = worker.wanted
-            worker.process = Process(worker.spec.care, self._chance)
+            worker.process = WorkerProcess(worker.spec.care, self._chance)
             self._apply(worker, worker.process.start(self._clock()))
             return
         if self._workers.get(worker.spec.name) is worker:

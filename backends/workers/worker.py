@@ -7,10 +7,10 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from backends.workers.child import Calls
-from backends.workers.groups import Listener
-from backends.workers.launch import Order
-from backends.workers.process import Process, State
+from backends.workers.child import ChildCallbacks
+from backends.workers.groups import PortListener
+from backends.workers.launch import LaunchOrder
+from backends.workers.process import WorkerProcess, WorkerState
 from backends.workers.spec import WorkerSpec
 
 Kind = Literal["starting", "ready", "died", "stopping", "stopped"]
@@ -37,7 +37,7 @@ class WorkerView:
 
     name: str
     pool: str
-    state: State
+    state: WorkerState
     url: str | None
     pid: int | None
     starts: int
@@ -49,7 +49,7 @@ class WorkerView:
     """Seconds from the start of the child to its first good answer."""
 
 
-class Child(Protocol):
+class StartedChild(Protocol):
     """A started child, as far as decisions need it (`child.Child`)."""
 
     pid: int
@@ -57,27 +57,27 @@ class Child(Protocol):
 
     @property
     def url(self) -> str: ...
-    async def listener(self) -> Listener: ...
+    async def listener(self) -> PortListener: ...
     def terminate(self) -> None: ...
     def kill(self) -> None: ...
 
 
-class Launcher(Protocol):
+class ChildLauncher(Protocol):
     """What starts children (`launch.Launcher`)."""
 
     def start(self) -> None: ...
-    def spawn(self, order: Order, calls: Calls) -> Child: ...
+    def spawn(self, order: LaunchOrder, calls: ChildCallbacks) -> StartedChild: ...
     async def stop(self) -> None: ...
 
 
 class Worker:
     """One name in a pool: its machine, its child, its timer."""
 
-    def __init__(self, spec: WorkerSpec, process: Process) -> None:
+    def __init__(self, spec: WorkerSpec, process: WorkerProcess) -> None:
         self.spec = spec
         self.wanted: WorkerSpec | None = spec
         self.process = process
-        self.child: Child | None = None
+        self.child: StartedChild | None = None
         self.starts = 0
         self.hold_ports = True
         self.timer: asyncio.TimerHandle | None = None
@@ -98,7 +98,7 @@ class Worker:
         )
 
 
-class Tasks:
+class WorkerTasks:
     """The tasks of one owner: held until they end, and none fails unseen."""
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, Literal, Protocol
 
 from gateway.admin.overview import EndpointFacts, Overview, PoolFacts, QueueFacts
-from gateway.control.operator_orders import Orders
+from gateway.control.operator_orders import OperatorOrders
 from gateway.errors import InternalError, PathNotFound, shutting_down
 from gateway.observe.log import fields
 from gateway.observe.log_suppression import AUDIT
@@ -15,7 +15,7 @@ log = logging.getLogger(AUDIT)
 
 Order = Literal["drain", "resume", "breaker open", "breaker closed", "breaker auto"]
 
-_CHANGES: Final[Mapping[Order, Callable[[Orders, str], Orders]]] = {
+_CHANGES: Final[Mapping[Order, Callable[[OperatorOrders, str], OperatorOrders]]] = {
     "drain": lambda orders, name: orders.drain(name),
     "resume": lambda orders, name: orders.resume(name),
     "breaker open": lambda orders, name: orders.force(name, "open"),
@@ -26,21 +26,21 @@ _CHANGES: Final[Mapping[Order, Callable[[Orders, str], Orders]]] = {
 _NAMES_TOLD: Final = 50
 
 
-class Commands(Protocol):
-    """Who puts orders in force (`gateway.control.control_plane.Control`)."""
+class EndpointCommands(Protocol):
+    """Who puts orders in force (`gateway.control.control_plane.ControlPlane`)."""
 
     @property
-    def orders(self) -> Orders: ...
+    def orders(self) -> OperatorOrders: ...
     @property
     def leaving(self) -> bool: ...
-    def give(self, orders: Orders) -> None:
+    def give(self, orders: OperatorOrders) -> None:
         """Put these in force; raises OSError where no table can be made, and keeps those before."""
 
 
-class Console:
+class AdminActions:
     """Reads the overview and gives orders."""
 
-    def __init__(self, overview: Overview, commands: Commands) -> None:
+    def __init__(self, overview: Overview, commands: EndpointCommands) -> None:
         self._overview = overview
         self._commands = commands
 

@@ -16,8 +16,8 @@ _T = TypeVar("_T")
 _BREAKER: Final[Mapping[str, Order]] = {"open": "breaker open", "closed": "breaker closed", "auto": "breaker auto"}
 
 
-class Console(Protocol):
-    """What an operator sees and orders (`gateway.admin.actions.Console`). All of it is written out as JSON."""
+class AdminApi(Protocol):
+    """What an operator sees and orders (`gateway.admin.actions.AdminActions`). All of it is written out as JSON."""
 
     def pools(self) -> Sequence[object]: ...
     def queues(self) -> Sequence[object]: ...
@@ -26,19 +26,19 @@ class Console(Protocol):
         """The endpoint as it is then. Raises GatewayError."""
 
 
-class _Breaker(codec.Struct, forbid_unknown_fields=True):
+class _BreakerOrder(codec.Struct, forbid_unknown_fields=True):
     state: Literal["open", "closed", "auto"]
 
 
-class _Nothing(codec.Struct, forbid_unknown_fields=True):
+class _EmptyBody(codec.Struct, forbid_unknown_fields=True):
     """An order without more words: `{}`, or no body."""
 
 
-_BREAKERS: Final = codec.Decoder(_Breaker)
-_NOTHINGS: Final = codec.Decoder(_Nothing)
+_BREAKERS: Final = codec.Decoder(_BreakerOrder)
+_NOTHINGS: Final = codec.Decoder(_EmptyBody)
 
 
-def api_routes(console: Console) -> list[Route]:
+def api_routes(console: AdminApi) -> list[Route]:
     """`GET /api/pools`, `GET /api/queue`, `GET /api/endpoints`, and `POST /api/endpoints/{name}/breaker|drain|resume`,
     which answer with the endpoint as it is then."""
 

@@ -26,7 +26,7 @@ ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 OPEN: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
-class Guard:
+class AdminGuard:
     """An ASGI application in front of the admin routes.
 
     Off loopback the three open paths may be asked under any name, since scrapers come by one that we do not know; on

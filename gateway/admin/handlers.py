@@ -52,7 +52,7 @@ async def not_found(scope: Any, receive: Any, send: Any) -> None:
     await refusal(PathNotFound("This path is not served."))(scope, receive, send)
 
 
-class _Page:
+class _JsonHandler:
     """One control route. It is an ASGI application, to which Starlette leaves every method, also those not invented
     yet."""
 
@@ -74,7 +74,7 @@ class _Page:
 
 def get(path: str, answer: Answer) -> Route:
     """A route that tells something."""
-    return Route(path, _Page(answer, ("GET", "HEAD")))
+    return Route(path, _JsonHandler(answer, ("GET", "HEAD")))
 
 
 def post(path: str, change: Change) -> Route:
@@ -93,7 +93,7 @@ def post(path: str, change: Change) -> Route:
             raise UnsupportedMediaType("Send JSON, with 'content-type: application/json'.")
         return await change(request, await _body(request))
 
-    return Route(path, _Page(answer, ("POST",)))
+    return Route(path, _JsonHandler(answer, ("POST",)))
 
 
 async def _body(request: Request) -> bytes:

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from math import inf
 from typing import Protocol
 
-from backends.control.data_plane import DataPlane, View
+from backends.control.data_plane import DataPlane, TableView
 from backends.control.events import EndpointEvent
 from backends.control.table import PoolSpec
 from backends.pool.endpoint import Endpoint
 from backends.workers.supervisor import WorkerView
-from gateway.admission.gate import Admission
-from policies.capacity.admission import Level
-from policies.resilience.health import Finding
+from gateway.admission.gate import AdmissionGate
+from policies.capacity.admission import QueueLevel
+from policies.resilience.health import ProbeFinding
 
 
 @dataclass(frozen=True, slots=True)
-class Probed:
+class ProbeState:
     """The last probe of an endpoint. `found` is good, refused, silent, unwell ... (`policies/resilience/health.py`)."""
 
     seconds_ago: float
@@ -62,7 +62,7 @@ class EndpointFacts:
     ejected_for: float
     breaker: BreakerFacts
     probes: str
-    last_probe: Probed | None
+    last_probe: ProbeState | None
     worker: WorkerFacts | None
 
 
@@ -92,24 +92,26 @@ class QueueFacts:
     size: int
     wait: float
     drain_rate: float | None
-    levels: Sequence[Level]
+    levels: Sequence[QueueLevel]
 
 
-class Knows(Protocol):
-    """What the control side knows of endpoints (`gateway.control.control_plane.Control`)."""
+class OverviewSources(Protocol):
+    """What the control side knows of endpoints (`gateway.control.control_plane.ControlPlane`)."""
 
     @property
     def news(self) -> Mapping[str, EndpointEvent]:
         """By name, the last event of each endpoint."""
 
     def workers(self) -> Sequence[WorkerView]: ...
-    def last_probe(self, pool: str, endpoint: str, /) -> tuple[float, Finding] | None: ...
+    def last_probe(self, pool: str, endpoint: str, /) -> tuple[float, ProbeFinding] | None: ...
 
 
 class Overview:
     """Reads; changes nothing. `clock` is the data plane's."""
 
-    def __init__(self, plane: DataPlane, control: Knows, admission: Admission, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, plane: DataPlane, control: OverviewSources, admission: AdmissionGate, clock: Callable[[], float]
+    ) -> None:
         self._plane = plane
         self._control = control
         self._admission = admission
@@ -154,7 +156,7 @@ class Overview:
         return [one for spec in self._view.table.pools.values() for one in self._members(spec)]
 
     @property
-    def _view(self) -> View:
+    def _view(self) -> TableView:
         view = self._plane.view
         assert view is not None, "the listeners open after the first table"
         return view
@@ -201,12 +203,12 @@ class Overview:
             worker=worker,
         )
 
-    def _probed(self, pool: str, endpoint: str) -> Probed | None:
+    def _probed(self, pool: str, endpoint: str) -> ProbeState | None:
         latest = self._control.last_probe(pool, endpoint)
         if latest is None:
             return None
         at, found = latest
-        return Probed(round(self._clock() - at, 3), found.kind == "good", found.kind, found.why)
+        return ProbeState(round(self._clock() - at, 3), found.kind == "good", found.kind, found.why)
 
 
 def _worker(view: WorkerView | None) -> WorkerFacts | None:

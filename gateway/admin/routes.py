@@ -7,15 +7,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Router
 
-from gateway.admin.api import Console, api_routes
-from gateway.admin.guard import ASGIApp, Guard
+from gateway.admin.api import AdminApi, api_routes
+from gateway.admin.guard import AdminGuard, ASGIApp
 from gateway.admin.handlers import get, not_found, told
 from gateway.errors import ModelNotFound, NoEndpoint, ShuttingDown
 from policies.config.addresses import Address
 from policies.identity.principal import Principal
 
 
-class Status(Protocol):
+class StatusSource(Protocol):
     """What the routes read of the gateway."""
 
     @property
@@ -34,7 +34,7 @@ class Status(Protocol):
     async def scrape(self, accept: str) -> tuple[bytes, str]: ...
 
 
-def client_routes(status: Status) -> Router:
+def client_routes(status: StatusSource) -> Router:
     """`/health`, `/ready`, `/v1/models` and `/v1/usage` of the client port."""
 
     async def health(_: Request) -> Response:
@@ -75,7 +75,7 @@ def client_routes(status: Status) -> Router:
     return Router(routes, default=not_found, redirect_slashes=False)
 
 
-def admin_routes(status: Status, console: Console, *, bound: Address, token: str | None) -> ASGIApp:
+def admin_routes(status: StatusSource, console: AdminApi, *, bound: Address, token: str | None) -> ASGIApp:
     """`/healthz`, `/readyz` and `/metrics` of the admin port, which never need a token, and `/api`, which does where
     there is one. `bound` is where the policy has the admin port."""
 
@@ -91,10 +91,10 @@ def admin_routes(status: Status, console: Console, *, bound: Address, token: str
         return Response(body, headers={"content-type": content_type})
 
     routes = [get("/healthz", healthz), get("/readyz", readyz), get("/metrics", metrics), *api_routes(console)]
-    return Guard(Router(routes, default=not_found, redirect_slashes=False), bound=bound, token=token)
+    return AdminGuard(Router(routes, default=not_found, redirect_slashes=False), bound=bound, token=token)
 
 
-async def _principal(request: Request, status: Status) -> Principal:
+async def _principal(request: Request, status: StatusSource) -> Principal:
     def one(name: str) -> bytes | None:
         values = request.headers.getlist(name)
         return ", ".join(values).encode("latin-1") if values else None
@@ -106,5 +106,5 @@ def _address(request: Request) -> str:
     return request.client.host if request.client is not None else "unix"
 
 
-def _model(name: str, status: Status) -> dict[str, object]:
+def _model(name: str, status: StatusSource) -> dict[str, object]:
     return {"id": name, "object": "model", "created": int(status.started_at), "owned_by": "sluice"}

@@ -2,15 +2,15 @@
 
 from typing import Protocol
 
-from backends.control.data_plane import DataPlane, View
-from gateway.auth.authenticate import Identity
-from gateway.limits.usage import Usage, UsageDesk
+from backends.control.data_plane import DataPlane, TableView
+from gateway.auth.authenticate import SlowAuthentication
+from gateway.limits.usage import PrincipalUsage, UsageReporter
 from gateway.observe.access_log import AccessLog
 from gateway.observe.metrics import Metrics
 from policies.identity.principal import AuthenticationError, KeysWanted, Principal
 
 
-class Rounds(Protocol):
+class ProbeRounds(Protocol):
     """The control side, as far as readiness needs it."""
 
     @property
@@ -22,8 +22,8 @@ class GatewayStatus:
     """Reads; changes nothing. `started_at` is in seconds since the epoch."""
 
     def __init__(
-        self, plane: DataPlane, metrics: Metrics, access: AccessLog | None, started_at: float, rounds: Rounds,
-        identity: Identity, usage: UsageDesk,
+        self, plane: DataPlane, metrics: Metrics, access: AccessLog | None, started_at: float, rounds: ProbeRounds,
+        identity: SlowAuthentication, usage: UsageReporter,
     ) -> None:  # fmt: skip
         self._rounds = rounds
         self._identity = identity
@@ -36,7 +36,7 @@ class GatewayStatus:
         """Whether the gateway is ending: not ready any more, whatever its pools have."""
 
     @property
-    def _view(self) -> View:
+    def _view(self) -> TableView:
         view = self._plane.view
         assert view is not None, "the listeners open after the first table"
         return view
@@ -75,7 +75,7 @@ class GatewayStatus:
         """The model names that the routes have and the principal may use."""
         return tuple(self._view.routes.models_for(principal))
 
-    async def usage(self, principal: Principal, address: str, model: str | None) -> Usage:
+    async def usage(self, principal: Principal, address: str, model: str | None) -> PrincipalUsage:
         """What the principal may use and how much is left."""
         return await self._usage.of(self._view, principal, address, model)
 

@@ -8,20 +8,20 @@ request is settled, retries included.
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from backends.control.data_plane import View
+from backends.control.data_plane import TableView
 from backends.http1.timer_wheel import TimerWheel
 from backends.pool.pool import Pool
-from gateway.admission.pool_queue import Door
+from gateway.admission.pool_queue import PoolQueue
 from gateway.exchange import Exchange
 from gateway.observe.metrics import Metrics
-from policies.config.settings import Plan
+from policies.config.settings import PlanSettings
 
 # They ask for no work: what an engine knows, whether it is ready.
 _FREE: Final = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
-_NO_PLAN: Final = Plan()
+_NO_PLAN: Final = PlanSettings()
 
 
-class Admission:
+class AdmissionGate:
     """The slots of one process's pools. `processes` share a pool's bounds, and there is one in this version."""
 
     def __init__(self, *, metrics: Metrics, wheel: TimerWheel, clock: Callable[[], float]) -> None:
@@ -30,16 +30,16 @@ class Admission:
         self._wheel = wheel
         self._clock = clock
         self._pools: Mapping[str, Pool] = {}
-        self._plans: Mapping[str, Plan] = {}
-        self.doors: dict[str, Door] = {}
+        self._plans: Mapping[str, PlanSettings] = {}
+        self.doors: dict[str, PoolQueue] = {}
         """By name, of the pools that are bounded or had nobody for a while."""
 
-    def follow(self, view: View) -> None:
+    def follow(self, view: TableView) -> None:
         """A new table is in force: who waits goes by it from now on."""
         self._pools, self._plans = view.pools, view.table.plans
         for name, pool in view.pools.items():
             if pool.gated and name not in self.doors:
-                self.doors[name] = Door(pool, self._metrics.pool(name), self._wheel, self._clock)
+                self.doors[name] = PoolQueue(pool, self._metrics.pool(name), self._wheel, self._clock)
             elif name in self.doors:
                 self.doors[name].follow(pool, self._metrics.pool(name))
         for name in [name for name in self.doors if name not in view.pools]:

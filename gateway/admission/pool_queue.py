@@ -15,15 +15,15 @@ from gateway.exchange import Exchange
 from gateway.http.driver import Signal
 from gateway.observe.member_metrics import PoolMetrics
 from policies.capacity.adaptive import AdaptiveLimit
-from policies.capacity.admission import LONGEST_RETRY_AFTER, AdmissionQueue, Refused, Ticket
-from policies.config.settings import Plan, Queue
+from policies.capacity.admission import LONGEST_RETRY_AFTER, AdmissionQueue, AdmissionRefused, Ticket
+from policies.config.settings import PlanSettings, QueueSettings
 
 TICK: Final = 0.25
 """How often it is looked for what lets somebody in and is told by nobody, such as the end of a pause; seconds."""
-_NO_QUEUE: Final = Queue(size=0, wait=0.0)
+_NO_QUEUE: Final = QueueSettings(size=0, wait=0.0)
 
 
-class Door:
+class PoolQueue:
     """One pool's, over tables: its slots, and who waits for one."""
 
     __slots__ = (
@@ -92,7 +92,7 @@ class Door:
         if self.queue.waiting:
             self._call(self._clock())
 
-    async def wait(self, exchange: Exchange, tenant: str, plan: Plan) -> None:
+    async def wait(self, exchange: Exchange, tenant: str, plan: PlanSettings) -> None:
         """Wait for a slot and take it. Raises GatewayError where there is none in time, ClientGone."""
         now = self._clock()
         left = exchange.left(now)
@@ -117,7 +117,7 @@ class Door:
         finally:
             self._waited(exchange, ticket)
         if ticket.refused is not None:
-            raise self._refusal(Refused(ticket.refused, self.queue.retry_after(ticket, self._clock())))
+            raise self._refusal(AdmissionRefused(ticket.refused, self.queue.retry_after(ticket, self._clock())))
 
     def _place(self, exchange: Exchange, ticket: Ticket, now: float) -> Signal:
         """A place in the queue. Raises GatewayError."""
@@ -126,9 +126,9 @@ class Door:
             self._meter.queue_refused("nobody")
             raise self._nobody(lacking.reason, lacking.retry_after)
         answer = self.queue.offer(ticket, now)
-        if isinstance(answer, Refused):
+        if isinstance(answer, AdmissionRefused):
             seconds = answer.retry_after if lacking is None else max(answer.retry_after, _whole(lacking.retry_after))
-            raise self._refusal(Refused(answer.reason, seconds))
+            raise self._refusal(AdmissionRefused(answer.reason, seconds))
         if answer.pushed_out is not None:
             self._signals[answer.pushed_out].set()
         signal = self._signals[ticket] = Signal()
@@ -206,7 +206,7 @@ class Door:
 
     # -- what a client is told
 
-    def _refusal(self, refused: Refused) -> errors.GatewayError:
+    def _refusal(self, refused: AdmissionRefused) -> errors.GatewayError:
         self._meter.queue_refused(refused.reason)
         when = f"Try again in {refused.retry_after} s."
         if refused.reason == "late":

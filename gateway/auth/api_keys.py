@@ -14,13 +14,13 @@ from policies.identity.api_keys import KeyEntry
 from policies.identity.authenticator import KeyRecord, records
 
 if TYPE_CHECKING:
-    from gateway.auth.stored_keys import StoredKeys
+    from gateway.auth.stored_keys import StoredKeysWatcher
 
 log = logging.getLogger("sluice.control")
 
 
 @dataclass(frozen=True, slots=True)
-class Keys:
+class LoadedKeys:
     """What was read."""
 
     records: Mapping[bytes, KeyRecord]
@@ -37,36 +37,36 @@ class Keys:
             log.warning(event, extra=what)
 
 
-def read_keys(policy: Policy, *, first: bool, stored: Sequence[KeyEntry] | None = None) -> Keys:
+def read_keys(policy: Policy, *, first: bool, stored: Sequence[KeyEntry] | None = None) -> LoadedKeys:
     """What the keys file says, or of keys in the store what was read there (None: nothing so far). A key whose plan is
     gone is left out. Logs nothing itself: at the start there is no log yet, and on a reload it runs in a thread.
     Raises KeyFileError."""
     place = policy.auth.api_keys
     if place is None:
-        return Keys({})
+        return LoadedKeys({})
     if place.file is None:
-        return Keys({}, known=False) if stored is None else _keys(stored, policy)
+        return LoadedKeys({}, known=False) if stored is None else _keys(stored, policy)
     path = Path(place.file)
     if first and policy.auth.anonymous is not None and not path.exists():
         missing = fields(file=str(path), so="only anonymous requests are served until it is there")
-        return Keys({}, warnings=(("keys_file_missing", missing),))
+        return LoadedKeys({}, warnings=(("keys_file_missing", missing),))
     return _keys(load_keys(path), policy)
 
 
-def _keys(entries: Sequence[KeyEntry], policy: Policy) -> Keys:
+def _keys(entries: Sequence[KeyEntry], policy: Policy) -> LoadedKeys:
     found, problems = records(entries, policy.plans)
     demo_key = next((entry.labels["demo_key"] for entry in entries if "demo_key" in entry.labels), None)
-    return Keys(found, demo_key, tuple(("key_left_out", fields(problem=problem)) for problem in problems[:20]))
+    return LoadedKeys(found, demo_key, tuple(("key_left_out", fields(problem=problem)) for problem in problems[:20]))
 
 
-class KeysInStore:
+class StoreKeySource:
     """Keys in the store, of whichever policy is in force. `taken` is called when there are others, `failed` with the
     kind of each error of the store."""
 
     def __init__(self, taken: Callable[[], Awaitable[None]], failed: Callable[[str], None]) -> None:
         self._taken = taken
         self._failed = failed
-        self._followed: StoredKeys | None = None
+        self._followed: StoredKeysWatcher | None = None
 
     @property
     def entries(self) -> Sequence[KeyEntry] | None:
@@ -80,10 +80,10 @@ class KeysInStore:
         if policy.auth.api_keys is None or not policy.auth.api_keys.store:
             return False
         # Loads redis-py: 65 ms and 11 MB, for who keeps keys there.
-        from gateway.auth.stored_keys import StoredKeys
+        from gateway.auth.stored_keys import StoredKeysWatcher
 
         try:
-            self._followed = StoredKeys(policy.store, self._taken, self._failed)
+            self._followed = StoredKeysWatcher(policy.store, self._taken, self._failed)
         except ValueError as error:
             raise OSError(EINVAL, f"store.url: {error}") from None
         await self._followed.start()

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from backends.control.data_plane import DataPlane
 from gateway import errors
 from gateway.limits.ratelimit_headers import whole_seconds
-from policies.identity.guessing import HOLD, Guessing
+from policies.identity.guessing import HOLD, GuessingLimiter
 from policies.identity.jwt_form import NOT_SIGNED, refused
 from policies.identity.principal import AuthenticationError, KeysWanted, Principal, Reason
 
@@ -24,17 +24,19 @@ Doubt = AuthenticationError | KeysWanted
 """What `Authenticator.authenticate` says of a credential that it does not know to be good."""
 
 
-class Keys(Protocol):
+class KeyRefresher(Protocol):
     """Who has an issuer's keys fetched (`backends.identity.jwks.KeySources`)."""
 
     async def want(self, name: str, /) -> str:
         """Wait a little for newer keys: `newest`, or `unknown` where the issuer cannot be asked."""
 
 
-class Identity:
+class SlowAuthentication:
     """Of the data plane's newest keys, once a request has had to wait for some."""
 
-    def __init__(self, plane: DataPlane, keys: Keys, guessing: Guessing, failed: Callable[[Reason], None]) -> None:
+    def __init__(
+        self, plane: DataPlane, keys: KeyRefresher, guessing: GuessingLimiter, failed: Callable[[Reason], None]
+    ) -> None:
         """`failed` counts a credential that was missing or no good."""
         self._plane = plane
         self._keys = keys

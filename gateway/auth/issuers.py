@@ -21,7 +21,7 @@ class IssuerFileError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class KeyFiles:
+class IssuerKeyFiles:
     """What was read of the files that hold issuers' keys."""
 
     keys: Mapping[str, tuple[VerifyingKey, ...]]
@@ -35,11 +35,11 @@ class KeyFiles:
             log.warning("issuer_key_left_out", extra=fields(issuer=issuer, problem=problem))
 
 
-def read_key_files(policy: Policy) -> KeyFiles:
+def read_key_files(policy: Policy) -> IssuerKeyFiles:
     """The keys of all issuers that have them in a file. Where there is an issuer this loads pyjwt, so it is called at
     the start or in a thread. Raises IssuerFileError."""
     if not policy.auth.jwt:
-        return KeyFiles({})
+        return IssuerKeyFiles({})
     from policies.identity.jwks import MAX_BYTES, JwksError, read_jwks
 
     keys: dict[str, tuple[VerifyingKey, ...]] = {}
@@ -56,10 +56,10 @@ def read_key_files(policy: Policy) -> KeyFiles:
             raise IssuerFileError(f"{settings.jwks.file}: {error}") from None
         keys[settings.name] = found.keys
         problems += [(settings.name, problem) for problem in found.problems[:20]]
-    return KeyFiles(keys, tuple(problems))
+    return IssuerKeyFiles(keys, tuple(problems))
 
 
-def issuers_of(policy: Policy, files: KeyFiles, sources: KeySources) -> tuple[Issuer, ...]:
+def issuers_of(policy: Policy, files: IssuerKeyFiles, sources: KeySources) -> tuple[Issuer, ...]:
     """Every issuer of the policy with the keys that hold now."""
     return tuple(
         Issuer(one, sources.keys(one.name) if one.jwks.file is None else files.keys.get(one.name))

@@ -6,12 +6,12 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from backends.store.commands import Commands
+from backends.store.commands import RedisCommands
 from backends.store.keys import KeyStore, KeyStoreError
 from backends.store.redis_errors import StoreLostError
 from backends.tasks import ended
 from gateway.observe.log import fields
-from policies.config.settings import Store
+from policies.config.settings import StoreSettings
 from policies.identity.api_keys import KeyEntry
 
 log = logging.getLogger("sluice.control")
@@ -20,16 +20,18 @@ log = logging.getLogger("sluice.control")
 LOOK_EVERY: Final = 0.5
 
 
-class StoredKeys:
+class StoredKeysWatcher:
     """While the store is away the last keys hold, also one that was revoked meanwhile; what is odd there
     changes nothing. Each is said once."""
 
-    def __init__(self, settings: Store, taken: Callable[[], Awaitable[None]], failed: Callable[[str], None]) -> None:
+    def __init__(
+        self, settings: StoreSettings, taken: Callable[[], Awaitable[None]], failed: Callable[[str], None]
+    ) -> None:
         """`taken` is called when there are other keys than at the start, `failed` with the kind of each error. Raises
         ValueError for a URL of no use."""
         name = f"{settings.prefix}:keys:v1"
         password = None if settings.password is None else settings.password.value
-        self._commands = Commands.to(settings.url, password, name)
+        self._commands = RedisCommands.to(settings.url, password, name)
         self._keys = KeyStore(self._commands, settings.prefix)
         self._taken: Callable[[], Awaitable[None]] = _nobody
         self._later = taken

@@ -10,26 +10,26 @@ long to be kept, then all wait.
 from collections.abc import Callable
 from typing import Literal
 
-from gateway.cache.detached_client import AbsentClient
-from gateway.cache.subscriber import Chunks, Follower, Head
+from gateway.cache.detached_client import DetachedClient
+from gateway.cache.subscriber import AnswerHead, ChunkBuffer, Subscriber
 from gateway.exchange import Exchange
-from gateway.http.driver import Drive
+from gateway.http.driver import RequestDriver
 from gateway.http.headers import Headers
-from gateway.http.request import ClientCycle, ClientGone
+from gateway.http.request import ClientGone, ClientRequest
 from gateway.upstream.relay import Relay
 from policies.caching import shareable
 
 State = Literal["waiting", "live", "landed", "failed"]
 """No answer yet; it comes; it has wholly come; there is none, or no more of it."""
-Inherit = Callable[[Exchange, Drive], AbsentClient]
+Inherit = Callable[[Exchange, RequestDriver], DetachedClient]
 """Takes the client's place."""
 
 
-class Flight:
+class Coalescer:
     """One answer that is asked for. `begin`, `write`, `finish` and `broke` are the relay's word of it."""
 
     def __init__(
-        self, key: bytes, exchange: Exchange, most: int, inherit: Inherit, forget: Callable[["Flight"], None]
+        self, key: bytes, exchange: Exchange, most: int, inherit: Inherit, forget: Callable[["Coalescer"], None]
     ) -> None:
         """
         exchange: who leads
@@ -38,26 +38,26 @@ class Flight:
         """
         self.key = key
         self.state: State = "waiting"
-        self.head: Head | None = None
-        self.chunks = Chunks()
+        self.head: AnswerHead | None = None
+        self.chunks = ChunkBuffer()
         self.sizes: list[int] = []
         self.whole = True
         """Whether all of it is still here."""
         self.relay: Relay | None = None
-        self.orphaned: Drive | None = None
+        self.orphaned: RequestDriver | None = None
         """Who goes on though its client has left."""
         self._exchange = exchange
         self._most = most
         self._inherit = inherit
         self._forget = forget
-        self._followers: list[Follower] = []
+        self._followers: list[Subscriber] = []
         self._leader_slow = False
 
     # -- those who follow
 
-    def join(self, cycle: ClientCycle) -> Follower:
+    def join(self, cycle: ClientRequest) -> Subscriber:
         """One more. Whoever joins parts again."""
-        follower = Follower(cycle, self.chunks, self._read_on)
+        follower = Subscriber(cycle, self.chunks, self._read_on)
         self._followers.append(follower)
         if self.state == "landed":
             # All of it is here, and its leader's request not over yet.
@@ -68,7 +68,7 @@ class Flight:
                 self._read_on()
         return follower
 
-    def part(self, follower: Follower) -> None:
+    def part(self, follower: Subscriber) -> None:
         """One less."""
         follower.close()
         self._followers.remove(follower)
@@ -77,7 +77,7 @@ class Flight:
         else:
             self._read_on()
 
-    def left(self, drive: Drive) -> bool:
+    def left(self, drive: RequestDriver) -> bool:
         """The leader's client has left. Whether its request goes on for the others."""
         if not self._followers or self.state not in ("waiting", "live"):
             return False
@@ -113,7 +113,7 @@ class Flight:
             return
         self.relay, relay.copy = relay, self
         kept = tuple(pair for pair in headers if pair[0] != b"age")
-        self.head = Head(relay.status, kept, relay.stream, length_known)
+        self.head = AnswerHead(relay.status, kept, relay.stream, length_known)
         self.state = "live"
         for follower in self._followers:
             follower.begun.set()

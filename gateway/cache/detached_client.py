@@ -11,15 +11,15 @@ from typing import Any, cast
 from backends.http1.timer_wheel import Timer, TimerWheel
 from gateway.errors import GatewayError
 from gateway.exchange import Exchange
-from gateway.http.driver import Drive
+from gateway.http.driver import RequestDriver
 from gateway.http.headers import Headers
-from gateway.http.request import ClientCycle, Pump, Wire
+from gateway.http.request import ClientRequest, ClientWire, ReadControl
 
 
-class AbsentClient(ClientCycle):
+class DetachedClient(ClientRequest):
     """A reply that goes nowhere."""
 
-    def __init__(self, left: ClientCycle) -> None:
+    def __init__(self, left: ClientRequest) -> None:
         self.__dict__.update(left.__dict__)
         self.disconnected = True
         self.pump = None
@@ -27,7 +27,7 @@ class AbsentClient(ClientCycle):
     def start(self, status: int, headers: Headers, *, length_known: bool) -> None:
         self.begun = True
 
-    def fed_by(self, pump: Pump) -> None:
+    def fed_by(self, pump: ReadControl) -> None:
         """It reads as fast as anybody."""
 
     def writer(self) -> Callable[[bytes], None]:
@@ -43,14 +43,14 @@ class AbsentClient(ClientCycle):
         self.complete = True
 
 
-class AbsentWire:
+class DetachedWire:
     """The connection of one: nothing but its time."""
 
     write_paused = False
     transport: Any = None
     conn: Any = None
 
-    def __init__(self, exchange: Exchange, drive: Drive, wheel: TimerWheel, clock: Callable[[], float]) -> None:
+    def __init__(self, exchange: Exchange, drive: RequestDriver, wheel: TimerWheel, clock: Callable[[], float]) -> None:
         left = exchange.cycle.wire
         self.loop: asyncio.AbstractEventLoop = left.loop
         self.address = left.address
@@ -61,12 +61,12 @@ class AbsentWire:
         self._timer: Timer | None = None
 
     def resume_reading(self) -> None: ...
-    def await_body(self, cycle: ClientCycle) -> None: ...
+    def await_body(self, cycle: ClientRequest) -> None: ...
     def replied(self) -> None: ...
     def linger(self) -> None: ...
 
     def limit(self, seconds: float | None) -> None:
-        """As `Wire.limit`, a tick of the wheel less exactly."""
+        """As `ClientWire.limit`, a tick of the wheel less exactly."""
         if self._timer is not None:
             self._wheel.cancel(self._timer)
             self._timer = None
@@ -84,10 +84,10 @@ class AbsentWire:
             self.limit(verdict)
 
 
-def absent(exchange: Exchange, drive: Drive, wheel: TimerWheel, clock: Callable[[], float]) -> AbsentClient:
+def absent(exchange: Exchange, drive: RequestDriver, wheel: TimerWheel, clock: Callable[[], float]) -> DetachedClient:
     """Who takes the place of an exchange's client that has left."""
-    cycle = AbsentClient(exchange.cycle)
-    cycle.wire = cast(Wire, AbsentWire(exchange, drive, wheel, clock))
+    cycle = DetachedClient(exchange.cycle)
+    cycle.wire = cast(ClientWire, DetachedWire(exchange, drive, wheel, clock))
     # The connection's own timer has nothing to end any more.
     exchange.cycle.timekeeper = None
     cycle.timekeeper = exchange

@@ -3,8 +3,8 @@ ours. It has no relay, so what is told of it is told here."""
 
 from collections.abc import Callable
 
-from backends.cache.base import Kept
-from gateway.cache.subscriber import Chunks, Follower, Head
+from backends.cache.base import CachedAnswer
+from gateway.cache.subscriber import AnswerHead, ChunkBuffer, Subscriber
 from gateway.errors import GatewayError, StreamBroken, error_event
 from gateway.exchange import Exchange
 from gateway.http.body_sinks import break_off
@@ -17,22 +17,22 @@ class Replay:
         self._clock = clock
         self._epoch = epoch
 
-    async def kept(self, exchange: Exchange, kept: Kept, word: str) -> None:
+    async def kept(self, exchange: Exchange, kept: CachedAnswer, word: str) -> None:
         """Give one that was kept; `word` says which: hit or stale."""
         exchange.cache = word
-        chunks = Chunks()
+        chunks = ChunkBuffer()
         for chunk in kept.chunks():
             chunks.add(chunk)
-        follower = Follower(exchange.cycle, chunks, _nothing)
+        follower = Subscriber(exchange.cycle, chunks, _nothing)
         follower.whole = True
         age = max(0, int(self._clock() + self._epoch - kept.stored_at))
-        head = Head(200, (*kept.headers, (b"age", b"%d" % age)), kept.stream, kept.length_known)
+        head = AnswerHead(200, (*kept.headers, (b"age", b"%d" % age)), kept.stream, kept.length_known)
         try:
             await self.give(exchange, head, follower)
         finally:
             follower.close()
 
-    async def give(self, exchange: Exchange, head: Head, follower: Follower) -> None:
+    async def give(self, exchange: Exchange, head: AnswerHead, follower: Subscriber) -> None:
         """The head, and all that comes, to its end."""
         now, cycle = self._clock(), exchange.cycle
         exchange.status, exchange.phase = head.status, "stream"

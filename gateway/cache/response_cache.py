@@ -11,25 +11,25 @@ from array import array
 from collections.abc import Callable
 from typing import Final
 
-from backends.cache.base import Absent, Cache, Kept
-from backends.control.data_plane import View
+from backends.cache.base import AnswerStore, CachedAnswer, CacheMiss
+from backends.control.data_plane import TableView
 from backends.http1.timer_wheel import TimerWheel
-from gateway.cache.coalescing import Flight
-from gateway.cache.detached_client import AbsentClient, absent
+from gateway.cache.coalescing import Coalescer
+from gateway.cache.detached_client import DetachedClient, absent
 from gateway.cache.replay import Replay
 from gateway.exchange import Exchange
-from gateway.http.driver import Drive
+from gateway.http.driver import RequestDriver
 from gateway.http.framing import ON_LOOP
-from policies.caching import Asked, age_of, cache_key, lifetime, says_its_end, wanted, whole
-from policies.config.settings.routes import Cache as Settings
+from policies.caching import CacheableRequest, age_of, cache_key, lifetime, says_its_end, wanted, whole
+from policies.config.settings.routes import CacheSettings
 from policies.identity.principal import Principal
-from policies.request.routing import Routed
+from policies.request.routing import RouteMatch
 
 # So often a request follows another that comes to nothing; then it goes alone.
 _MOST_JOINS: Final = 2
 
 
-class Lookup:
+class CacheLookup:
     """What the cache has had to say to one request.
 
     key: None where it is none of the cache's business
@@ -38,17 +38,17 @@ class Lookup:
 
     __slots__ = ("key", "settings", "stale")
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: CacheSettings) -> None:
         self.settings = settings
         self.key: bytes | None = None
-        self.stale: Kept | None = None
+        self.stale: CachedAnswer | None = None
 
 
-class Caching:
+class ResponseCache:
     """The cache of one process."""
 
     def __init__(
-        self, open_cache: Callable[[], Cache], *, count: Callable[[str], None], wheel: TimerWheel,
+        self, open_cache: Callable[[], AnswerStore], *, count: Callable[[str], None], wheel: TimerWheel,
         clock: Callable[[], float], epoch: float,
     ) -> None:  # fmt: skip
         """
@@ -62,16 +62,16 @@ class Caching:
         self._clock = clock
         self._epoch = epoch
         self._replay = Replay(clock, epoch)
-        self._flights: dict[bytes, Flight] = {}
+        self._flights: dict[bytes, Coalescer] = {}
         self._starting: asyncio.Task[None] | None = None
-        self.store: Cache | None = None
+        self.store: AnswerStore | None = None
 
     @property
     def flying(self) -> int:
         """Answers under way that others may still follow."""
         return len(self._flights)
 
-    def follow(self, view: View) -> None:
+    def follow(self, view: TableView) -> None:
         """A new table is in force."""
         if self.store is None and any(route.cache is not None for route in view.table.routes):
             self.store = self._open()
@@ -90,12 +90,12 @@ class Caching:
 
     # -- before the engine is asked
 
-    async def answered(self, exchange: Exchange, view: View, principal: Principal, routed: Routed) -> bool:
+    async def answered(self, exchange: Exchange, view: TableView, principal: Principal, routed: RouteMatch) -> bool:
         """Answer it, if somebody else's answer is its too; else it asks the engine, and others may follow it. Raises
         GatewayError and ClientGone like all that waits."""
         settings = routed.route.cache
         assert settings is not None, "only of a route with a cache"
-        lookup = exchange.lookup = Lookup(settings)
+        lookup = exchange.lookup = CacheLookup(settings)
         reads, keeps = wanted(exchange.fields.get(b"cache-control", b""))
         asked = _asked(exchange, view, principal, routed, settings)
         small = len(asked.body) <= ON_LOOP
@@ -109,7 +109,7 @@ class Caching:
         self._lead(exchange, lookup, key)
         return False
 
-    async def _found(self, exchange: Exchange, lookup: Lookup, key: bytes) -> bool:
+    async def _found(self, exchange: Exchange, lookup: CacheLookup, key: bytes) -> bool:
         """Whether there is an answer: one under way, or one that was kept."""
         looked, joins = False, 0
         while True:
@@ -125,15 +125,15 @@ class Caching:
                 if await self._look(exchange, lookup, key):
                     return True
 
-    async def _look(self, exchange: Exchange, lookup: Lookup, key: bytes) -> bool:
+    async def _look(self, exchange: Exchange, lookup: CacheLookup, key: bytes) -> bool:
         """Ask the store, once."""
         assert self.store is not None, "made before the first request"
         found = self.store.get(key)
         if isinstance(found, asyncio.Future):
             found = await found
             exchange.received = self._clock()
-        if isinstance(found, Absent):
-            if found is Absent.DOWN:
+        if isinstance(found, CacheMiss):
+            if found is CacheMiss.DOWN:
                 exchange.cache = "store_error"
             return False
         age = age_of(found.stored_at, self._clock() + self._epoch, lookup.settings)
@@ -144,23 +144,23 @@ class Caching:
         await self._replay.kept(exchange, found, "hit")
         return True
 
-    def _lead(self, exchange: Exchange, lookup: Lookup, key: bytes) -> None:
+    def _lead(self, exchange: Exchange, lookup: CacheLookup, key: bytes) -> None:
         """It asks the engine. One whose client is in a hurry leads nobody: they may have more time."""
-        flight = exchange.flight = Flight(key, exchange, lookup.settings.max_size, self._inherit, self._forget)
+        flight = exchange.flight = Coalescer(key, exchange, lookup.settings.max_size, self._inherit, self._forget)
         if key not in self._flights and not exchange.hurried:
             self._flights[key] = flight
             exchange.cycle.heirs = flight
 
-    def _inherit(self, exchange: Exchange, drive: Drive) -> AbsentClient:
+    def _inherit(self, exchange: Exchange, drive: RequestDriver) -> DetachedClient:
         return absent(exchange, drive, self._wheel, self._clock)
 
-    def _forget(self, flight: Flight) -> None:
+    def _forget(self, flight: Coalescer) -> None:
         if self._flights.get(flight.key) is flight:
             del self._flights[flight.key]
 
     # -- somebody else's answer
 
-    async def _share(self, exchange: Exchange, flight: Flight) -> bool:
+    async def _share(self, exchange: Exchange, flight: Coalescer) -> bool:
         """Wait for an answer that is asked for, and give it as it comes. False: there is none for others."""
         cycle = exchange.cycle
         follower = flight.join(cycle)
@@ -190,11 +190,11 @@ class Caching:
             self._forget(exchange.flight)
             exchange.flight.fail()
 
-    def stale_for(self, exchange: Exchange) -> Kept | None:
+    def stale_for(self, exchange: Exchange) -> CachedAnswer | None:
         """An answer past its time, for a route's fallback: found when the request came, and not asked for again."""
         return None if exchange.lookup is None else exchange.lookup.stale
 
-    async def replay(self, exchange: Exchange, kept: Kept) -> None:
+    async def replay(self, exchange: Exchange, kept: CachedAnswer) -> None:
         """Give an answer past its time, as a route's fallback wants it; `exchange.extra_headers` may say why."""
         await self._replay.kept(exchange, kept, "stale")
 
@@ -212,7 +212,7 @@ class Caching:
         if exchange.cache is not None:
             self._count(exchange.cache)
 
-    def _kept(self, exchange: Exchange, flight: Flight) -> Kept | None:
+    def _kept(self, exchange: Exchange, flight: Coalescer) -> CachedAnswer | None:
         """The answer, where all of it has come and it is one."""
         relay, head = flight.relay, flight.head
         if relay is None or head is None or not flight.whole or flight.state == "failed":
@@ -228,12 +228,16 @@ class Caching:
         if not whole(body, stream=head.stream):
             return None
         now = self._clock() + self._epoch
-        return Kept(flight.key, now, head.headers, head.stream, head.length_known, body, array("I", flight.sizes))
+        return CachedAnswer(
+            flight.key, now, head.headers, head.stream, head.length_known, body, array("I", flight.sizes)
+        )
 
 
-def _asked(exchange: Exchange, view: View, principal: Principal, routed: Routed, settings: Settings) -> Asked:
+def _asked(
+    exchange: Exchange, view: TableView, principal: Principal, routed: RouteMatch, settings: CacheSettings
+) -> CacheableRequest:
     pool = routed.route.pool
-    return Asked(
+    return CacheableRequest(
         exchange.kind, exchange.method, exchange.target, exchange.fields.get(b"content-type", b""), exchange.body,
         None if settings.scope == "shared" else principal.tenant, pool, view.table.pools[pool].version,
         routed.upstream_model or exchange.model, exchange.strips,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.http.driver import Signal
-from gateway.http.request import ClientCycle
+from gateway.http.request import ClientRequest
 
 log = logging.getLogger("sluice.cache")
 
@@ -15,7 +15,7 @@ _BATCH: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class AnswerHead:
     """How a reply begins, without the headers that are ours."""
 
     status: int
@@ -24,7 +24,7 @@ class Head:
     length_known: bool
 
 
-class Chunks:
+class ChunkBuffer:
     """A body as far as it is here. `begin` is the number of the first chunk that still is, `end` that of the next."""
 
     __slots__ = ("begin", "parts", "size")
@@ -61,10 +61,10 @@ class Chunks:
             self.begin = before
 
 
-class Follower:
+class Subscriber:
     """One client that is given a body as it comes, no faster than it reads: the pump of its reply."""
 
-    def __init__(self, cycle: ClientCycle, chunks: Chunks, taken: Callable[[], None]) -> None:
+    def __init__(self, cycle: ClientRequest, chunks: ChunkBuffer, taken: Callable[[], None]) -> None:
         """`taken` is called when what others may have been held back for has been given."""
         self.begun = Signal()
         """Set when there is a head, or will be none."""

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.cli.explanation import ANONYMOUS, ExplainError, Explanation, explain
-from gateway.cli.key_storage import PlaceError, place_of
+from gateway.cli.key_storage import KeyStorageError, place_of
 from policies.config.document import PolicyError, load
 
 
@@ -27,7 +27,7 @@ def run(policy: Path, key: str, model: str | None, path: str) -> int:
     except PolicyError as error:
         sys.stdout.writelines(f"{mistake}\n" for mistake in error.mistakes)
         return 1
-    except (PlaceError, ExplainError) as error:
+    except (KeyStorageError, ExplainError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     _show(found)

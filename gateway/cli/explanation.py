@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from gateway.error_mapping import ROUTE_REFUSALS
 from gateway.limits.limit_error import told
 from policies.config.mistakes import known
-from policies.config.settings import Fallback, Plan, Policy, Pool, Route
+from policies.config.settings import FallbackSettings, PlanSettings, Policy, PoolSettings, RouteSettings
 from policies.config.units import write_seconds
 from policies.globs import is_glob, matches_any
 from policies.identity.api_keys import KeyEntry
 from policies.identity.principal import Principal, principal_for
-from policies.limits import Subject, demands, rules_of
+from policies.limits import LimitSubject, demands, rules_of
 from policies.request.paths import CONTROL, MethodRefused, PathKind, classify
-from policies.request.routing import Routed, RouteRefused, Routes
+from policies.request.routing import RouteMatch, RouteRefused, RouteTable
 from policies.resilience.fallback import kept_back
 
 ANONYMOUS = "anonymous"
@@ -25,7 +25,7 @@ class ExplainError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ExplanationStep:
     """One finding. `why` is empty where nothing needs a reason."""
 
     what: str
@@ -37,11 +37,11 @@ class Step:
 class Explanation:
     """The steps as far as the request would get. `refusal` is None where it would be sent on."""
 
-    steps: list[Step] = field(default_factory=list)
+    steps: list[ExplanationStep] = field(default_factory=list)
     refusal: str | None = None
 
     def tell(self, what: str, found: str, why: str = "") -> None:
-        self.steps.append(Step(what, found, why))
+        self.steps.append(ExplanationStep(what, found, why))
 
 
 def explain(
@@ -53,7 +53,7 @@ def explain(
     principal = _principal(policy, entries, key, now, told_so)
     if principal is None:
         return told_so
-    kind = _path(Routes(policy.routes), path, told_so)
+    kind = _path(RouteTable(policy.routes), path, told_so)
     if kind is None:
         return told_so
     allowed = kind.scope in principal.scopes
@@ -112,13 +112,13 @@ def _entry(entries: Sequence[KeyEntry], key: str, now: float) -> KeyEntry:
     return next((entry for entry in reversed(mine) if entry.state(now) == "active"), mine[-1])
 
 
-def _plan(name: str, plan: Plan, why: str, told_so: Explanation) -> None:
+def _plan(name: str, plan: PlanSettings, why: str, told_so: Explanation) -> None:
     told_so.tell("plan", name, why)
     models = "all models" if plan.models is None else f"models {_list(plan.models)}"
     told_so.tell("", f"{models}; scopes {_list(plan.scopes)}")
 
 
-def _path(routes: Routes, path: str, told_so: Explanation) -> PathKind | None:
+def _path(routes: RouteTable, path: str, told_so: Explanation) -> PathKind | None:
     raw_path = path.partition("?")[0].encode()
     for method in ("POST", "GET", "PUT", "PATCH", "DELETE"):
         try:
@@ -139,9 +139,9 @@ def _path(routes: Routes, path: str, told_so: Explanation) -> PathKind | None:
 
 def _route(
     policy: Policy, kind: PathKind, model: str | None, principal: Principal, told_so: Explanation
-) -> Routed | None:
+) -> RouteMatch | None:
     try:
-        routed = Routes(policy.routes).find(kind, model, principal)
+        routed = RouteTable(policy.routes).find(kind, model, principal)
     except RouteRefused as error:
         told_so.tell("model", model or "none named")
         told_so.refusal = f"{ROUTE_REFUSALS[error.code].status} {error.code}: {error}"
@@ -153,7 +153,7 @@ def _route(
     return routed
 
 
-def _matched(route: Route, model: str | None) -> str:
+def _matched(route: RouteSettings, model: str | None) -> str:
     if route.model is None:
         return "its path is the first that matches"
     if model is None:
@@ -165,7 +165,7 @@ def _matched(route: Route, model: str | None) -> str:
     return f"the first with the alias {model}"
 
 
-def _pool(name: str, pool: Pool, told_so: Explanation) -> None:
+def _pool(name: str, pool: PoolSettings, told_so: Explanation) -> None:
     told_so.tell("pool", name, f"engine {pool.engine}, {pool.balance}")
     for endpoint in pool.endpoints:
         told_so.tell("endpoint", f"{endpoint.name} {endpoint.url}", "listed")
@@ -173,7 +173,7 @@ def _pool(name: str, pool: Pool, told_so: Explanation) -> None:
         told_so.tell("workers", str(pool.workers.count), "started and watched by the gateway")
 
 
-def _cache(route: Route, told_so: Explanation) -> None:
+def _cache(route: RouteSettings, told_so: Explanation) -> None:
     cache = route.cache
     if cache is None:
         return
@@ -182,7 +182,7 @@ def _cache(route: Route, told_so: Explanation) -> None:
     told_so.tell("cache", f"{cache.mode}, {times}", whose)
 
 
-def _queue(pool: Pool, plan: Plan, told_so: Explanation) -> None:
+def _queue(pool: PoolSettings, plan: PlanSettings, told_so: Explanation) -> None:
     """Where the pool is bounded: by what, and how its requests wait."""
     bounds = [] if pool.max_in_flight is None else [str(pool.max_in_flight)]
     bounds += [f"{one.max_in_flight} at {one.name}" for one in pool.endpoints if one.max_in_flight is not None]
@@ -195,7 +195,7 @@ def _queue(pool: Pool, plan: Plan, told_so: Explanation) -> None:
     )
 
 
-def _times(route: Route, told_so: Explanation) -> None:
+def _times(route: RouteSettings, told_so: Explanation) -> None:
     times = route.timeouts
     named = {"connect": times.connect, "first_byte": times.first_byte, "idle": times.idle, "attempt": times.attempt,
              "total": times.total}  # fmt: skip
@@ -211,7 +211,7 @@ def _times(route: Route, told_so: Explanation) -> None:
         told_so.tell("fallback", ", ".join(map(_step, route.fallback)), "once the pool can't answer, in this order")
 
 
-def _step(member: Fallback) -> str:
+def _step(member: FallbackSettings) -> str:
     return f"pool {member.pool}" if member.pool is not None else "a stale answer" if member.cache else "a message"
 
 
@@ -222,7 +222,7 @@ def _limits(policy: Policy, principal: Principal, model: str, told_so: Explanati
     if plan.max_output_tokens is not None:
         told_so.tell("max_output_tokens", str(plan.max_output_tokens), "max_tokens is capped")
     rules = rules_of(principal.plan, plan.limits, policy.store.on_outage)
-    subject = Subject(principal.key, principal.tenant, principal.user_of(None), "ADDRESS", model)
+    subject = LimitSubject(principal.key, principal.tenant, principal.user_of(None), "ADDRESS", model)
     for demand in demands(rules, subject, tokens=1, output_tokens=1):
         rule = demand.rule
         outage = f"while the store is away: {rule.on_outage}"

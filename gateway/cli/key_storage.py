@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 Change = Callable[[Sequence[KeyEntry]], Sequence[KeyEntry]]
 
 
-class Place(Protocol):
+class KeyStorage(Protocol):
     """Keys that can be read and changed. Both raise PlaceError. `plans` are those that a key may have; None where no
     policy says."""
 
@@ -29,11 +29,11 @@ class Place(Protocol):
     def change(self, change: Change) -> None: ...
 
 
-class PlaceError(Exception):
+class KeyStorageError(Exception):
     """The keys can't be read or changed; the text says why."""
 
 
-class FilePlace:
+class KeyFileStorage:
     """A keys file."""
 
     def __init__(self, path: Path, plans: Collection[str] | None = None) -> None:
@@ -46,20 +46,20 @@ class FilePlace:
     def load(self) -> list[KeyEntry]:
         if not self._path.exists():
             make = f"sluice keys create --file {self._path} --tenant T --plan P"
-            raise PlaceError(f"{self._path} is not there; make it: {make}")
+            raise KeyStorageError(f"{self._path} is not there; make it: {make}")
         try:
             return load_keys(self._path)
         except KeyFileError as error:
-            raise PlaceError(str(error)) from None
+            raise KeyStorageError(str(error)) from None
 
     def change(self, change: Change) -> None:
         try:
             change_keys(self._path, change)
         except KeyFileError as error:
-            raise PlaceError(str(error)) from None
+            raise KeyStorageError(str(error)) from None
 
 
-class StorePlace:
+class KeyStoreStorage:
     """The keys in a store, under a prefix."""
 
     def __init__(self, url: str, password: str | None, prefix: str, plans: Collection[str] | None = None) -> None:
@@ -91,10 +91,10 @@ class StorePlace:
         try:
             return asyncio.run(opened())
         except KeyStoreError as error:
-            raise PlaceError(f"{self._url}: {error}") from None
+            raise KeyStorageError(f"{self._url}: {error}") from None
 
 
-def place_of(file: Path | None, policy: Path | None, store: str | None, prefix: str) -> Place:
+def place_of(file: Path | None, policy: Path | None, store: str | None, prefix: str) -> KeyStorage:
     """The place that is meant: the file, or where the policy says, or the store; `keys.yaml` where nothing is said."""
     if policy is not None:
         return _of_policy(policy)
@@ -102,32 +102,32 @@ def place_of(file: Path | None, policy: Path | None, store: str | None, prefix: 
         try:
             url = STORE_URL.read(store)
         except ValueError as error:
-            raise PlaceError(f"--store: {error}") from None
+            raise KeyStorageError(f"--store: {error}") from None
         return _store(url, os.environ.get("SLUICE_STORE_PASSWORD"), prefix)
-    return FilePlace(Path("keys.yaml") if file is None else file)
+    return KeyFileStorage(Path("keys.yaml") if file is None else file)
 
 
-def _of_policy(path: Path) -> Place:
+def _of_policy(path: Path) -> KeyStorage:
     try:
         policy = load(path, secrets=False)
     except PolicyError as error:
-        raise PlaceError("\n".join(str(mistake) for mistake in error.mistakes)) from None
+        raise KeyStorageError("\n".join(str(mistake) for mistake in error.mistakes)) from None
     keys, store = policy.auth.api_keys, policy.store
     if keys is None:
-        raise PlaceError(f"{path}: auth.api_keys is off")
+        raise KeyStorageError(f"{path}: auth.api_keys is off")
     if keys.file is not None:
-        return FilePlace(Path(keys.file), policy.plans)
+        return KeyFileStorage(Path(keys.file), policy.plans)
     password = None
     if store.password is not None:
         # This one alone: whoever makes a key need not know what engines are asked with.
         try:
             password = SecretSource(os.environ).read(store.password.env, store.password.file)
         except ValueError as error:
-            raise PlaceError(f"store.password: {error}") from None
+            raise KeyStorageError(f"store.password: {error}") from None
     return _store(store.url, password, store.prefix, policy.plans)
 
 
-def _store(url: str, password: str | None, prefix: str, plans: Collection[str] | None = None) -> Place:
+def _store(url: str, password: str | None, prefix: str, plans: Collection[str] | None = None) -> KeyStorage:
     if url.startswith("memory:"):
-        raise PlaceError("memory:// ends with the process that has it: keys need a file, or Redis")
-    return StorePlace(url, password, prefix, plans)
+        raise KeyStorageError("memory:// ends with the process that has it: keys need a file, or Redis")
+    return KeyStoreStorage(url, password, prefix, plans)

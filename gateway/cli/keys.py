@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.key_storage import Change, Place, PlaceError, place_of
+from gateway.cli.key_storage import Change, KeyStorage, KeyStorageError, place_of
 from policies.codec import JSONError
 from policies.config.mistakes import known
 from policies.config.units import read_seconds
@@ -83,7 +83,7 @@ def create(
     """Make a key; it is the last line of stdout, and shown only now."""
     place = _place(file, policy, store, prefix)
     if place.plans is not None and plan not in place.plans:
-        raise _failed(PlaceError(f'no plan "{plan}" in {policy} {known(place.plans)}'))
+        raise _failed(KeyStorageError(f'no plan "{plan}" in {policy} {known(place.plans)}'))
     now, key = _now(), new_key()
     entry = KeyEntry(
         id=f"key-{secrets.token_hex(4)}" if id is None else id,
@@ -146,26 +146,26 @@ def _now() -> float:
     return time.time()  # noqa: TID251 - a date that is written down and read by other machines
 
 
-def _place(file: Path | None, policy: Path | None, store: str | None, prefix: str) -> Place:
+def _place(file: Path | None, policy: Path | None, store: str | None, prefix: str) -> KeyStorage:
     if sum(each is not None for each in (file, policy, store)) > 1:
         raise typer.BadParameter("one of --file, --policy and --store says where the keys are")
     try:
         return place_of(file, policy, store, prefix)
-    except PlaceError as error:
+    except KeyStorageError as error:
         raise _failed(error) from None
 
 
-def _load(place: Place) -> list[KeyEntry]:
+def _load(place: KeyStorage) -> list[KeyEntry]:
     try:
         return place.load()
-    except PlaceError as error:
+    except KeyStorageError as error:
         raise _failed(error) from None
 
 
-def _change(place: Place, change: Change) -> None:
+def _change(place: KeyStorage, change: Change) -> None:
     try:
         place.change(change)
-    except (PlaceError, KeyringError, JSONError) as error:
+    except (KeyStorageError, KeyringError, JSONError) as error:
         raise _failed(error) from None
 
 

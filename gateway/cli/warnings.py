@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from backends.identity.keyfile import KeyFileError, load_keys
 from gateway.auth.issuers import IssuerFileError, read_key_files
 from policies.config.document import Policy, PolicyError, load
-from policies.config.settings import Jwt, Plan
+from policies.config.settings import JwtSettings, PlanSettings
 from policies.identity.authenticator import records
 from policies.limits import rules_of
 
@@ -58,7 +58,7 @@ def _keys(policy: Policy) -> Iterator[str]:
         yield from (f"{file}: {problem}" for problem in problems[:_MOST])
 
 
-def _issuer(policy: Policy, issuer: Jwt) -> Iterator[str]:
+def _issuer(policy: Policy, issuer: JwtSettings) -> Iterator[str]:
     where, file, url = f"auth.jwt {issuer.name}", issuer.jwks.file, issuer.jwks.url
     if url is not None and url.startswith("http:") and not _is_here(urlsplit(url).hostname or ""):
         yield f"{where}: its keys come over http, and whoever stands between could send others: use https"
@@ -82,7 +82,7 @@ def _is_here(host: str) -> bool:
         return host == "localhost"
 
 
-def _plan(name: str, plan: Plan) -> Iterator[str]:
+def _plan(name: str, plan: PlanSettings) -> Iterator[str]:
     """Limits that a request which keeps the plan's bounds could never keep."""
     for rule in rules_of(name, plan.limits, "local"):
         bounds = {"max_output_tokens": plan.max_output_tokens} if rule.kind in ("tokens", "output_tokens") else {}
@@ -94,7 +94,7 @@ def _plan(name: str, plan: Plan) -> Iterator[str]:
                 yield f"plans.{name}.{key} is {most}, and {limit}: more is always refused"
 
 
-def _strangers(name: str, plan: Plan) -> Iterator[str]:
+def _strangers(name: str, plan: PlanSettings) -> Iterator[str]:
     """Limits that all who ask without a credential would share."""
     for number, limit in enumerate(plan.limits):
         if limit.per in ("key", "tenant", "user"):

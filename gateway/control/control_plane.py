@@ -15,24 +15,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from backends.control.data_plane import DataPlane, View
+from backends.control.data_plane import DataPlane, TableView
 from backends.control.events import EndpointEvent
 from backends.control.table_builder import build_table
 from backends.identity.jwks import KeySources
 from backends.probes.prober import Prober
 from backends.workers.supervisor import Supervisor, WorkerEvent, WorkerView
 from gateway.auth import issuers
-from gateway.auth.api_keys import KeysInStore, read_keys
-from gateway.control.operator_orders import Orders
-from gateway.control.policy_loader import Reading, Unreadable, read_again, read_first
-from gateway.control.readiness import FirstRound
-from gateway.control.watched_files import Files
+from gateway.auth.api_keys import StoreKeySource, read_keys
+from gateway.control.operator_orders import OperatorOrders
+from gateway.control.policy_loader import LoadedPolicy, UnreadablePart, read_again, read_first
+from gateway.control.readiness import WorkerFirstRound
+from gateway.control.watched_files import WatchedFiles
 from gateway.observe import events
 from gateway.observe import table_metrics as tables
 from gateway.observe.log import fields
 from gateway.observe.metrics import Metrics
 from policies.config.settings import Policy
-from policies.resilience.health import Finding
+from policies.resilience.health import ProbeFinding
 
 log = logging.getLogger("sluice.control")
 
@@ -40,7 +40,7 @@ log = logging.getLogger("sluice.control")
 WATCH_EVERY = 0.5
 
 
-class Supervise(Protocol):
+class SupervisorFactory(Protocol):
     """Makes the supervisor, given what it calls back."""
 
     def __call__(
@@ -48,18 +48,18 @@ class Supervise(Protocol):
     ) -> Supervisor: ...
 
 
-class Control:
+class ControlPlane:
     """The one owner of everything that is decided outside a request."""
 
-    def __init__(self, path: Path, *, metrics: Metrics, supervise: Supervise) -> None:
+    def __init__(self, path: Path, *, metrics: Metrics, supervise: SupervisorFactory) -> None:
         self._path = path
         self._metrics = metrics
         self._supervise = supervise
         self._plane: DataPlane | None = None
         self._prober: Prober | None = None
-        self._installed: Callable[[View], None]
+        self._installed: Callable[[TableView], None]
         self._supervisor: Supervisor | None = None
-        self._stored = KeysInStore(self._take_stored, metrics.store_error)
+        self._stored = StoreKeySource(self._take_stored, metrics.store_error)
         self.issuers = KeySources(
             clock=time.monotonic, rng=random.Random(), changed=self._changed, say=issuers.tell
         )  # fmt: skip
@@ -67,16 +67,16 @@ class Control:
         self._following = False
         self.leaving = False
         """Whether the gateway is ending: no policy is read and no order taken any more."""
-        self.orders = Orders()
+        self.orders = OperatorOrders()
         self.news: dict[str, EndpointEvent] = {}
         """By name, the last change of each endpoint."""
         self._generation = 0
         self._watcher: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
-        self._first_round = FirstRound()
+        self._first_round = WorkerFirstRound()
         self.settled = self._first_round.settled
         self._reading = read_first(path)
-        self._files = Files(self._reading.paths(path))
+        self._files = WatchedFiles(self._reading.paths(path))
 
     # -- start and end
 
@@ -95,7 +95,7 @@ class Control:
         """The text of an example's public key."""
         return self._reading.keys.demo_key
 
-    async def start(self, plane: DataPlane, prober: Prober, installed: Callable[[View], None]) -> None:
+    async def start(self, plane: DataPlane, prober: Prober, installed: Callable[[TableView], None]) -> None:
         """Install the first table, start the probes and the workers; returns without waiting for them. Raises OSError
         for what keeps a table from being made, before any worker is started. `installed` is called after each table."""
         self._reading.key_files.warn()
@@ -146,7 +146,7 @@ class Control:
         tables.show(self._metrics, table, workers=views, retired=self._plane.retired, forced=self.orders.forced)
         self._first_round.see(views)
 
-    def give(self, orders: Orders) -> None:
+    def give(self, orders: OperatorOrders) -> None:
         """Put an operator's orders in force. Raises OSError where no table can be made, and keeps those before."""
         before, self.orders = self.orders, orders
         try:
@@ -159,7 +159,7 @@ class Control:
         """Every worker as it is now."""
         return self._supervisor.workers() if self._supervisor is not None else []
 
-    def last_probe(self, pool: str, endpoint: str) -> tuple[float, Finding] | None:
+    def last_probe(self, pool: str, endpoint: str) -> tuple[float, ProbeFinding] | None:
         """When its last probe was over, and what it found; None without one."""
         return self._prober.latest(pool, endpoint) if self._prober is not None else None
 
@@ -202,7 +202,7 @@ class Control:
             self._files.look()
             try:
                 reading = await read_again(self._path, self._reading, self._stored.entries)
-            except Unreadable as error:
+            except UnreadablePart as error:
                 self._refused(error.mistakes)
                 return
             if self.leaving:
@@ -223,7 +223,7 @@ class Control:
             keys = len(self._reading.keys.records)
             log.info("policy_loaded", extra=fields(generation=self._generation, why=why, keys=keys))
 
-    async def _put_in_force(self, reading: Reading) -> None:
+    async def _put_in_force(self, reading: LoadedPolicy) -> None:
         """Raises OSError where no table can be made, and keeps what was before."""
         before, self._reading = self._reading, reading
         self._generation += 1

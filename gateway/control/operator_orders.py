@@ -12,7 +12,7 @@ from backends.control.table import Forced
 
 
 @dataclass(frozen=True, slots=True)
-class Orders:
+class OperatorOrders:
     """A value; every change makes another one."""
 
     drained: frozenset[str] = frozenset()

@@ -8,8 +8,8 @@ from pathlib import Path
 from backends.identity.keyfile import KeyFileError
 from backends.workers.spec import workers_of
 from gateway.auth import issuers
-from gateway.auth.api_keys import Keys, read_keys
-from gateway.auth.issuers import IssuerFileError, KeyFiles, read_key_files
+from gateway.auth.api_keys import LoadedKeys, read_keys
+from gateway.auth.issuers import IssuerFileError, IssuerKeyFiles, read_key_files
 from policies.config.document import PolicyError, load
 from policies.config.settings import Policy
 from policies.identity.api_keys import KeyEntry
@@ -19,7 +19,7 @@ class StartError(Exception):
     """The gateway cannot start; the text is for the operator, every mistake on a line of its own."""
 
 
-class Unreadable(Exception):
+class UnreadablePart(Exception):
     """A file is missing or wrong."""
 
     def __init__(self, mistakes: list[str]) -> None:
@@ -29,22 +29,22 @@ class Unreadable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class LoadedPolicy:
     """What was read, and is to hold all together."""
 
     policy: Policy
-    keys: Keys
-    key_files: KeyFiles
+    keys: LoadedKeys
+    key_files: IssuerKeyFiles
 
-    def with_servers_of(self, other: "Reading") -> "Reading":
+    def with_servers_of(self, other: "LoadedPolicy") -> "LoadedPolicy":
         """The same, save for what is read at the start only."""
         return replace(self, policy=replace(self.policy, server=other.policy.server, observe=other.policy.observe))
 
-    def serves_as(self, other: "Reading") -> bool:
+    def serves_as(self, other: "LoadedPolicy") -> bool:
         """Whether they agree on that."""
         return (self.policy.server, self.policy.observe) == (other.policy.server, other.policy.observe)
 
-    def keeps_keys_as(self, other: "Reading") -> bool:
+    def keeps_keys_as(self, other: "LoadedPolicy") -> bool:
         """Whether keys are to be looked for in the same place."""
         one, two = self.policy, other.policy
         return (one.store, one.auth.api_keys) == (two.store, two.auth.api_keys)
@@ -62,11 +62,11 @@ class Reading:
         return own + issuers.key_files(self.policy)
 
 
-def read_first(path: Path) -> Reading:
+def read_first(path: Path) -> LoadedPolicy:
     """At the start. Raises StartError."""
     try:
         policy = load(str(path), secrets=True)
-        return Reading(policy, read_keys(policy, first=True), read_key_files(policy))
+        return LoadedPolicy(policy, read_keys(policy, first=True), read_key_files(policy))
     except PolicyError as error:
         raise StartError("\n".join(str(mistake) for mistake in error.mistakes)) from None
     except KeyFileError as error:
@@ -77,13 +77,13 @@ def read_first(path: Path) -> Reading:
         raise StartError(f'{error}\nauth.jwt[].jwks.file: a JWK Set, {{"keys": [...]}}') from None
 
 
-async def read_again(path: Path, before: Reading, stored: Sequence[KeyEntry] | None) -> Reading:
+async def read_again(path: Path, before: LoadedPolicy, stored: Sequence[KeyEntry] | None) -> LoadedPolicy:
     """While serving, so in threads. `stored` is what was read of keys in the store. Raises Unreadable."""
     try:
         policy = await asyncio.to_thread(load, str(path), secrets=True)
         keys = await asyncio.to_thread(read_keys, policy, first=not before.keys.records, stored=stored)
-        return Reading(policy, keys, await asyncio.to_thread(read_key_files, policy))
+        return LoadedPolicy(policy, keys, await asyncio.to_thread(read_key_files, policy))
     except PolicyError as error:
-        raise Unreadable([str(mistake) for mistake in error.mistakes]) from None
+        raise UnreadablePart([str(mistake) for mistake in error.mistakes]) from None
     except (KeyFileError, IssuerFileError) as error:
-        raise Unreadable([str(error)]) from None
+        raise UnreadablePart([str(error)]) from None

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from backends.workers.supervisor import WorkerView
 
 
-class FirstRound:
+class WorkerFirstRound:
     """Of the workers that a gateway was started with."""
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 _Signature = tuple[int, int, int] | None
 
 
-class Files:
+class WatchedFiles:
     """What was last seen of each file. One that is half written now is seen again once it changes."""
 
     def __init__(self, paths: Iterable[str] = ()) -> None:

@@ -22,7 +22,7 @@ EVENTS: Final = b"text/event-stream; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class CannedText:
     """What is said, and to whom.
 
     id: of the request, for the ids that the dialects want
@@ -41,7 +41,7 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CannedAnswer:
     """Its status, its content type, its body, and how many events that is."""
 
     status: int
@@ -50,7 +50,7 @@ class Answer:
     events: int = 0
 
 
-class Message(GatewayError):
+class CannedMessage(GatewayError):
     """The same where it can only be an error."""
 
     def __init__(self, message: str, *, status: int, code: str, retry_after: int | None = None) -> None:
@@ -59,16 +59,16 @@ class Message(GatewayError):
         self.status, self.code = status, code
 
 
-def answer(path: str, said: Said) -> Answer | None:
+def answer(path: str, said: CannedText) -> CannedAnswer | None:
     """The answer in the dialect of a path (`PathKind.path`); None where the path's answers hold no text."""
     found = _DIALECTS.get(path)
     if found is None:
         return None
     whole, stream = found
     if not said.stream:
-        return Answer(said.status, JSON, codec.encode(whole(said)))
+        return CannedAnswer(said.status, JSON, codec.encode(whole(said)))
     events = stream(said)
-    return Answer(said.status, EVENTS, b"".join(events), len(events))
+    return CannedAnswer(said.status, EVENTS, b"".join(events), len(events))
 
 
 # -- OpenAI's chat and completions
@@ -76,13 +76,13 @@ def answer(path: str, said: Said) -> Answer | None:
 _NO_USAGE: Final = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
-def _chat(said: Said) -> dict[str, Any]:
+def _chat(said: CannedText) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": None, "tool_calls": []}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
     return {**_chat_head(said, "chat.completion"), "choices": [choice], "usage": _NO_USAGE}
 
 
-def _chat_stream(said: Said) -> list[bytes]:
+def _chat_stream(said: CannedText) -> list[bytes]:
     head = _chat_head(said, "chat.completion.chunk")
 
     def chunk(delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
@@ -93,16 +93,16 @@ def _chat_stream(said: Said) -> list[bytes]:
     )
 
 
-def _chat_head(said: Said, kind: str) -> dict[str, Any]:
+def _chat_head(said: CannedText, kind: str) -> dict[str, Any]:
     return {"id": f"chatcmpl-{said.id}", "object": kind, "created": said.created, "model": said.model}
 
 
-def _completion(said: Said) -> dict[str, Any]:
+def _completion(said: CannedText) -> dict[str, Any]:
     choice = {"index": 0, "text": said.text, "logprobs": None, "finish_reason": "stop"}
     return {**_completion_head(said), "choices": [choice], "usage": _NO_USAGE}
 
 
-def _completion_stream(said: Said) -> list[bytes]:
+def _completion_stream(said: CannedText) -> list[bytes]:
     head = _completion_head(said)
 
     def chunk(text: str, reason: str | None = None) -> dict[str, Any]:
@@ -111,11 +111,11 @@ def _completion_stream(said: Said) -> list[bytes]:
     return _chunks(said, head, [chunk(said.text), chunk("", "stop")])
 
 
-def _completion_head(said: Said) -> dict[str, Any]:
+def _completion_head(said: CannedText) -> dict[str, Any]:
     return {"id": f"cmpl-{said.id}", "object": "text_completion", "created": said.created, "model": said.model}
 
 
-def _chunks(said: Said, head: dict[str, Any], chunks: list[dict[str, Any]]) -> list[bytes]:
+def _chunks(said: CannedText, head: dict[str, Any], chunks: list[dict[str, Any]]) -> list[bytes]:
     if said.usage:
         chunks.append({**head, "choices": [], "usage": _NO_USAGE})
     return [*(b"data: %b\n\n" % codec.encode(one) for one in chunks), b"data: [DONE]\n\n"]
@@ -124,7 +124,7 @@ def _chunks(said: Said, head: dict[str, Any], chunks: list[dict[str, Any]]) -> l
 # -- OpenAI's responses
 
 
-def _response(said: Said) -> dict[str, Any]:
+def _response(said: CannedText) -> dict[str, Any]:
     usage = {
         "input_tokens": 0, "input_tokens_details": {"cached_tokens": 0},
         "output_tokens": 0, "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": 0,
@@ -132,7 +132,7 @@ def _response(said: Said) -> dict[str, Any]:
     return {**_response_head(said, "completed"), "output": [_item(said, "completed")], "usage": usage}
 
 
-def _response_head(said: Said, status: str) -> dict[str, Any]:
+def _response_head(said: CannedText, status: str) -> dict[str, Any]:
     return {
         "id": f"resp_{said.id}", "object": "response", "created_at": said.created, "status": status,
         "model": said.model, "error": None, "incomplete_details": None, "instructions": None, "metadata": {},
@@ -141,7 +141,7 @@ def _response_head(said: Said, status: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _item(said: Said, status: str) -> dict[str, Any]:
+def _item(said: CannedText, status: str) -> dict[str, Any]:
     content = [_part(said.text)] if status == "completed" else []
     return {"id": f"msg_{said.id}", "type": "message", "role": "assistant", "status": status, "content": content}
 
@@ -150,7 +150,7 @@ def _part(text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def _response_stream(said: Said) -> list[bytes]:
+def _response_stream(said: CannedText) -> list[bytes]:
     begun = {"response": _response_head(said, "in_progress")}
     of_item: dict[str, Any] = {"output_index": 0}
     of_part: dict[str, Any] = {"item_id": f"msg_{said.id}", "output_index": 0, "content_index": 0}
@@ -171,19 +171,19 @@ def _response_stream(said: Said) -> list[bytes]:
 # -- Anthropic's messages
 
 
-def _message(said: Said) -> dict[str, Any]:
+def _message(said: CannedText) -> dict[str, Any]:
     content = [{"type": "text", "text": said.text}]
     return {**_message_head(said), "content": content, "stop_reason": "end_turn"}
 
 
-def _message_head(said: Said) -> dict[str, Any]:
+def _message_head(said: CannedText) -> dict[str, Any]:
     return {
         "id": f"msg_{said.id}", "type": "message", "role": "assistant", "model": said.model, "content": [],
         "stop_reason": None, "stop_sequence": None, "usage": {"input_tokens": 0, "output_tokens": 0},
     }  # fmt: skip
 
 
-def _message_stream(said: Said) -> list[bytes]:
+def _message_stream(said: CannedText) -> list[bytes]:
     events: list[tuple[str, dict[str, Any]]] = [
         ("message_start", {"message": _message_head(said)}),
         ("content_block_start", {"index": 0, "content_block": {"type": "text", "text": ""}}),
@@ -199,8 +199,8 @@ def _named(name: str, fields: dict[str, Any]) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (name.encode(), codec.encode({"type": name, **fields}))
 
 
-_Whole = Callable[[Said], dict[str, Any]]
-_Stream = Callable[[Said], list[bytes]]
+_Whole = Callable[[CannedText], dict[str, Any]]
+_Stream = Callable[[CannedText], list[bytes]]
 _DIALECTS: Final[Mapping[str, tuple[_Whole, _Stream]]] = {
     "/v1/chat/completions": (_chat, _chat_stream),
     "/v1/completions": (_completion, _completion_stream),

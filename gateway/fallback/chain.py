@@ -10,34 +10,34 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from backends.control.data_plane import View
+from backends.control.data_plane import TableView
 from backends.pool.pool import Pool
 from gateway import errors
-from gateway.admission.gate import Admission
-from gateway.cache.response_cache import Caching
+from gateway.admission.gate import AdmissionGate
+from gateway.cache.response_cache import ResponseCache
 from gateway.error_mapping import REFUSALS
 from gateway.exchange import Exchange
-from gateway.fallback.canned_answer import Message, Said, answer
-from gateway.fallback.notifier import Telling
+from gateway.fallback.canned_answer import CannedMessage, CannedText, answer
+from gateway.fallback.notifier import FallbackNotifier
 from gateway.http.framing import ON_LOOP
 from gateway.http.request import ClientGone
-from gateway.limits.limiter import Limiting
-from policies.config.settings import Fallback
+from gateway.limits.limiter import RateLimiter
+from policies.config.settings import FallbackSettings
 from policies.identity.principal import Principal
-from policies.request.describe import Call, Refused
+from policies.request.describe import DescribedRequest, RefusedBody
 from policies.request.json_object import members
-from policies.request.routing import Routed
+from policies.request.routing import RouteMatch
 from policies.request.usage.dialects import DIALECTS
 from policies.request.usage.edits import cap_output
 from policies.request.usage.sizes import sizes
-from policies.resilience.fallback import TOO_LONG, Failure, failure_of, fits, label_of, longer, next_member
+from policies.resilience.fallback import TOO_LONG, FailureKind, failure_of, fits, label_of, longer, next_member
 
-Attempt = Callable[[Exchange, Pool, Routed], Awaitable[None]]
+Attempt = Callable[[Exchange, Pool, RouteMatch], Awaitable[None]]
 """Has a pool answer: admitted, with retries, to the last byte. Raises GatewayError where it cannot."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class FallbackRequest:
     """Who asked for what, by which route.
 
     attempt: how a pool is asked
@@ -45,17 +45,18 @@ class Asked:
     """
 
     principal: Principal
-    call: Call
-    routed: Routed
+    call: DescribedRequest
+    routed: RouteMatch
     attempt: Attempt
     prompt: int | None = None
 
 
-class Fallbacks:
+class FallbackChain:
     """The fallbacks of one process. `wall` is in seconds since the epoch."""
 
     def __init__(
-        self, *, limiting: Limiting, caching: Caching, admission: Admission, telling: Telling, wall: Callable[[], float]
+        self, *, limiting: RateLimiter, caching: ResponseCache, admission: AdmissionGate, telling: FallbackNotifier,
+        wall: Callable[[], float]
     ) -> None:  # fmt: skip
         self._limiting = limiting
         self._caching = caching
@@ -65,7 +66,7 @@ class Fallbacks:
         # (route, pool) -> requests that are there because they fell: bounded, or one pool's end would be the other's.
         self._open: Counter[tuple[str, str]] = Counter()
 
-    async def serve(self, exchange: Exchange, view: View, asked: Asked) -> None:
+    async def serve(self, exchange: Exchange, view: TableView, asked: FallbackRequest) -> None:
         """Have the route's own pool answer, or a step of its fallback. Raises GatewayError where nobody can."""
         routed = asked.routed
         pool = view.pools[routed.route.pool]
@@ -86,7 +87,9 @@ class Fallbacks:
 
     # -- from one step to the next
 
-    async def _fall(self, exchange: Exchange, view: View, asked: Asked, error: errors.GatewayError) -> None:
+    async def _fall(
+        self, exchange: Exchange, view: TableView, asked: FallbackRequest, error: errors.GatewayError
+    ) -> None:
         """One step after the other, until one has answered."""
         self._caching.fell(exchange)
         if exchange.gone:
@@ -120,11 +123,11 @@ class Fallbacks:
             if exchange.cycle.begun and place is not None:
                 self._telling.answered(exchange, asked.routed, place, why or "")
 
-    def _next(self, exchange: Exchange, view: View, asked: Asked, failure: Failure) -> int | None:
+    def _next(self, exchange: Exchange, view: TableView, asked: FallbackRequest, failure: FailureKind) -> int | None:
         """The place of the step that is next."""
         label, own = asked.routed.label, view.pools[exchange.pool or ""].max_context
 
-        def takes(member: Fallback) -> bool:
+        def takes(member: FallbackSettings) -> bool:
             pool = view.pools[member.pool or ""]
             if member.concurrency is not None and self._open[label, pool.name] >= member.concurrency:
                 return False
@@ -142,7 +145,12 @@ class Fallbacks:
         exchange.place, exchange.spent = place, False
 
     async def _step(
-        self, exchange: Exchange, view: View, asked: Asked, member: Fallback, error: errors.GatewayError
+        self,
+        exchange: Exchange,
+        view: TableView,
+        asked: FallbackRequest,
+        member: FallbackSettings,
+        error: errors.GatewayError,
     ) -> None:
         """Have one step answer; raises GatewayError where it cannot."""
         if member.pool is not None:
@@ -159,7 +167,9 @@ class Fallbacks:
 
     # -- the steps
 
-    async def _other_pool(self, exchange: Exchange, view: View, asked: Asked, member: Fallback) -> None:
+    async def _other_pool(
+        self, exchange: Exchange, view: TableView, asked: FallbackRequest, member: FallbackSettings
+    ) -> None:
         """A pool that the chain names, with what is left of attempts and of the deadline."""
         assert member.pool is not None, "a step with a pool"
         pool, routed = view.pools[member.pool], asked.routed
@@ -179,7 +189,9 @@ class Fallbacks:
             if not self._open[here]:
                 del self._open[here]
 
-    def _edit(self, exchange: Exchange, view: View, asked: Asked, member: Fallback, pool: Pool) -> None:
+    def _edit(
+        self, exchange: Exchange, view: TableView, asked: FallbackRequest, member: FallbackSettings, pool: Pool
+    ) -> None:
         """The declared edits (rule 8), made anew for this pool's engine, and the answer's bound of this step."""
         assert exchange.original is not None, "kept when the chain was entered"
         exchange.body, exchange.strips = exchange.original, False
@@ -190,14 +202,16 @@ class Fallbacks:
                 self._limiting.edit(exchange, limits, asked.call, pool.engine)
             if member.max_tokens is not None and dialect is not None:
                 exchange.body = cap_output(exchange.body, dialect, member.max_tokens, pool.engine)
-        except Refused as error:
+        except RefusedBody as error:
             raise REFUSALS[error.code](str(error), param=error.param) from None
         exchange.size_in = len(exchange.original)
 
-    def _say(self, exchange: Exchange, call: Call, member: Fallback, error: errors.GatewayError) -> None:
+    def _say(
+        self, exchange: Exchange, call: DescribedRequest, member: FallbackSettings, error: errors.GatewayError
+    ) -> None:
         """A text of the operator's: as an answer where the path has answers of text, else as an error."""
         assert member.message is not None, "a step with a message"
-        said = Said(
+        said = CannedText(
             member.message, exchange.model or "", exchange.request_id, int(self._wall()), member.status,
             exchange.stream, call.include_usage,
         )  # fmt: skip
@@ -207,12 +221,12 @@ class Fallbacks:
             return
         status = member.status if member.status >= 400 else 503
         exchange.refuse(
-            Message(member.message, status=status, code=error.code, retry_after=error.retry_after)
+            CannedMessage(member.message, status=status, code=error.code, retry_after=error.retry_after)
         )  # fmt: skip
 
     # -- how long it is
 
-    async def _prompt(self, exchange: Exchange, view: View, asked: Asked) -> int | None:
+    async def _prompt(self, exchange: Exchange, view: TableView, asked: FallbackRequest) -> int | None:
         """Tokens of the prompt, by our estimate, where a pool of the route has a bound for them."""
         route = asked.routed.route
         names = [route.pool, *(member.pool for member in route.fallback if member.pool is not None)]
@@ -228,10 +242,10 @@ class Fallbacks:
 
             try:
                 call.prompt_bytes = prompt_bytes() if len(body) <= ON_LOOP else await asyncio.to_thread(prompt_bytes)
-            except Refused:
+            except RefusedBody:
                 # The engine says in its own words what is wrong with it.
                 return None
         return self._limiting.prompt_tokens(call)
 
 
-_TOO_LONG: Final = Failure(TOO_LONG, too_long=True)
+_TOO_LONG: Final = FailureKind(TOO_LONG, too_long=True)

@@ -7,11 +7,11 @@ from typing import Any
 from backends.webhook import Webhooks
 from gateway.exchange import Exchange
 from gateway.observe.metrics import Metrics
-from policies.request.routing import Routed
+from policies.request.routing import RouteMatch
 from policies.resilience.fallback import Incidents, label_of
 
 
-class Telling:
+class FallbackNotifier:
     """Of one process. `clock` is monotonic, `wall` since the epoch, both in seconds."""
 
     def __init__(
@@ -27,7 +27,7 @@ class Telling:
         """The route's own pool has answered."""
         self._incidents.well(route)
 
-    def answered(self, exchange: Exchange, routed: Routed, place: int, why: str) -> None:
+    def answered(self, exchange: Exchange, routed: RouteMatch, place: int, why: str) -> None:
         """The step at this place of the route's fallback has; `why` is what kept its own pool from it."""
         member = routed.route.fallback[place]
         label = exchange.degraded = label_of(member)
@@ -39,7 +39,7 @@ class Telling:
         token = hook.token.value if hook.token is not None else None
         self._webhooks.tell(hook.url, token, routed.label, self._what(exchange, routed, label, why))
 
-    def _what(self, exchange: Exchange, routed: Routed, label: str, why: str) -> dict[str, Any]:
+    def _what(self, exchange: Exchange, routed: RouteMatch, label: str, why: str) -> dict[str, Any]:
         """What happened, in names."""
         return {
             "event": "degraded",

@@ -43,7 +43,7 @@ def most_clients() -> int:
     return max(FEWEST, (limit - RESERVE) // 2)
 
 
-class Accepted(Protocol):
+class AcceptedConnection(Protocol):
     """A connection, as whoever makes room sees it (`gateway.http.connection.ClientConnection`)."""
 
     transport: asyncio.Transport
@@ -67,7 +67,8 @@ class Acceptor:
         loop: asyncio.AbstractEventLoop,
         wheel: TimerWheel,
     ) -> None:
-        """`make` makes the protocol of a connection, which is in `connections` while it is open: all are `Accepted`."""
+        """`make` makes the protocol of a connection, which is in `connections` while it is open: all are
+        `AcceptedConnection`."""
         self._socket = listening
         self._make = make
         self._connections: Set[Any] = connections

@@ -9,22 +9,22 @@ from backends.http1.timer_wheel import TimerWheel
 from gateway.errors import BodyTimeout, GatewayError, HeaderTimeout
 from gateway.http.bad_requests import PartialHead, answer
 from gateway.http.connection import ClientConnection
-from gateway.http.driver import Drive
-from gateway.http.request import ClientCycle, ClientGone
+from gateway.http.driver import RequestDriver
+from gateway.http.request import ClientGone, ClientRequest
 from gateway.http.timers import WireSettings
 
 
-class Door(Protocol):
+class RequestHandler(Protocol):
     """Who takes requests."""
 
-    def open(self, cycle: ClientCycle) -> Coroutine[Any, Any, None] | None:
+    def open(self, cycle: ClientRequest) -> Coroutine[Any, Any, None] | None:
         """The coroutine that answers a request, or None for one that is answered by the ASGI application."""
 
-    def refuse(self, cycle: ClientCycle, error: GatewayError) -> Coroutine[Any, Any, None]:
+    def refuse(self, cycle: ClientRequest, error: GatewayError) -> Coroutine[Any, Any, None]:
         """The coroutine that answers what was no request; method and path are empty where nobody knows them."""
 
 
-class RequestUnderWay(ClientConnection):
+class ActiveRequest(ClientConnection):
     """What of a connection is about its one request; `gateway.http.protocol` reads them and takes them by turns."""
 
     conn: Any
@@ -34,8 +34,8 @@ class RequestUnderWay(ClientConnection):
         self,
         loop: asyncio.AbstractEventLoop,
         *,
-        door: Door | None,
-        drives: set[Drive],
+        door: RequestHandler | None,
+        drives: set[RequestDriver],
         wheel: TimerWheel,
         settings: WireSettings,
     ) -> None:
@@ -43,7 +43,7 @@ class RequestUnderWay(ClientConnection):
         super().__init__(loop, wheel, settings)
         self._door = door
         self._drives = drives
-        self.drive: Drive | None = None
+        self.drive: RequestDriver | None = None
         """Who answers it; None where an ASGI application does."""
         self._partial: PartialHead | None = None
         """Of the next request, while its head is not whole."""
@@ -69,11 +69,11 @@ class RequestUnderWay(ClientConnection):
         raise NotImplementedError
 
     def _drive(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        self.drive = Drive(coroutine, self.loop, self._drive_ended)
+        self.drive = RequestDriver(coroutine, self.loop, self._drive_ended)
         self._drives.add(self.drive)
         self.drive.start()
 
-    def _drive_ended(self, drive: Drive) -> None:
+    def _drive_ended(self, drive: RequestDriver) -> None:
         self._drives.discard(drive)
         if self.drive is drive:
             self.drive = None
@@ -129,7 +129,7 @@ class RequestUnderWay(ClientConnection):
         self._fresh = self._turn = False
         if cycle is None or cycle.complete:
             partial = self._partial or PartialHead(self._settings.clock())
-            cycle = self.cycle = ClientCycle(self, partial.request(), [], partial.began)
+            cycle = self.cycle = ClientRequest(self, partial.request(), [], partial.began)
             started = False
         # Whatever of it was read, what follows can't be: the reply says that the connection ends.
         cycle.more_body = True

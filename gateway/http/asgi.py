@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from gateway.errors import InternalError, error_body
-from gateway.http.request import ClientCycle
+from gateway.http.request import ClientRequest
 
 log = logging.getLogger("sluice.client")
 
@@ -14,10 +14,10 @@ ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 Address = tuple[str, int]
 
 
-class AsgiCycle:
+class AsgiRequest:
     """One request of a client and its reply, in ASGI's words (https://asgi.readthedocs.io, HTTP, 2.3)."""
 
-    def __init__(self, cycle: ClientCycle) -> None:
+    def __init__(self, cycle: ClientRequest) -> None:
         self._cycle = cycle
 
     async def answer(self, app: ASGIApp, client: Address, server: Address) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from gateway.errors import BadHost, GatewayError, HeadersTooLarge, InvalidRequest, UriTooLong, error_body
 from gateway.http.headers import Headers
-from gateway.http.request import ClientCycle
+from gateway.http.request import ClientRequest
 
 # The parser's own limits (zttp 0.0.35): headers a head, and bytes a line, the first one included.
 MAX_HEADERS: Final = 100
@@ -72,7 +72,7 @@ class PartialHead:
         return PartialRequest(b"", b"") if found is None else PartialRequest(found[1], found[2])
 
 
-class Refused(Exception):
+class RefusedRequest(Exception):
     """A whole head that is over a limit of ours."""
 
     def __init__(self, error: GatewayError) -> None:
@@ -99,7 +99,7 @@ def too_large(line_whole: bool, max_head: int) -> GatewayError:
     )
 
 
-def answer(cycle: ClientCycle, error: GatewayError) -> None:
+def answer(cycle: ClientRequest, error: GatewayError) -> None:
     """Answer where there is no door: nothing is counted or logged, and no path has another family's shape."""
     body = error_body(error, "openai")
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
@@ -112,7 +112,7 @@ def head_size(request: Any, headers: Headers) -> int:
     return len(request.target) + sum(len(name) + len(value) + 4 for name, value in headers)
 
 
-def nothing_waits(cycle: ClientCycle, fed: int) -> bool:
+def nothing_waits(cycle: ClientRequest, fed: int) -> bool:
     """Whether the `fed` bytes that the parser was given since the request before were this one alone, so that what
     comes now is the beginning of the next. The parser does not tell; a head is written with one blank a header."""
     length = 0

@@ -4,11 +4,11 @@ that we asked for in the client's place. Chosen once an answer, so that a read p
 from collections.abc import Callable
 from typing import Protocol
 
-from gateway.http.request import ClientCycle
+from gateway.http.request import ClientRequest
 from policies.request.usage.strip import UsageStrip
 
 
-class Copy(Protocol):
+class CopySink(Protocol):
     """Who gets what goes to the client too. The pump of the client's reply, in the relay's place."""
 
     def write(self, data: bytes) -> None: ...
@@ -18,7 +18,7 @@ class Copy(Protocol):
     def resume(self) -> None: ...
 
 
-def writer(cycle: ClientCycle, copy: Copy | None, strip: UsageStrip | None) -> Callable[[bytes], None]:
+def writer(cycle: ClientRequest, copy: CopySink | None, strip: UsageStrip | None) -> Callable[[bytes], None]:
     """What takes the rest of a body."""
     write = cycle.writer()
     if copy is not None:
@@ -26,7 +26,7 @@ def writer(cycle: ClientCycle, copy: Copy | None, strip: UsageStrip | None) -> C
     return write if strip is None else _stripped(write, strip)
 
 
-def _copied(write: Callable[[bytes], None], copy: Copy) -> Callable[[bytes], None]:
+def _copied(write: Callable[[bytes], None], copy: CopySink) -> Callable[[bytes], None]:
     """What writes the rest of an answer that others get too."""
 
     def write_both(data: bytes) -> None:
@@ -48,7 +48,7 @@ def _stripped(write: Callable[[bytes], None], strip: UsageStrip) -> Callable[[by
     return write_left
 
 
-def break_off(cycle: ClientCycle, event: bytes, *, between_events: bool) -> None:
+def break_off(cycle: ClientRequest, event: bytes, *, between_events: bool) -> None:
     """Rule 5: an error event where the dialect has one, and never a clean end. An event that is open is ended first."""
     if event:
         cycle.write(event if between_events else b"\n\n" + event)

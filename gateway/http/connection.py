@@ -4,8 +4,8 @@ import asyncio
 from typing import Final
 
 from backends.http1.timer_wheel import TimerWheel
-from gateway.http.request import ClientCycle
-from gateway.http.timers import Clocks, WireSettings
+from gateway.http.request import ClientRequest
+from gateway.http.timers import ConnectionTimers, WireSettings
 
 # Back-pressure begins at this many unsent bytes; at most one upstream read (64 KiB) is added to it.
 WRITE_HIGH_WATER: Final = 64 * 1024
@@ -21,7 +21,7 @@ class ClientConnection(asyncio.Protocol):
     def __init__(self, loop: asyncio.AbstractEventLoop, wheel: TimerWheel, settings: WireSettings) -> None:
         # What each request reads stands in the instance: from the class it costs 40 ns more (Python 3.11).
         self.loop = loop
-        self.cycle: ClientCycle | None = None
+        self.cycle: ClientRequest | None = None
         """The request under way, or the last one."""
         self.address = "unix"
         """The client's address without its port."""
@@ -30,7 +30,7 @@ class ClientConnection(asyncio.Protocol):
         self._lingered = -1
         """Bytes that a refused client has sent since; -1 for one that was not refused."""
         self._settings = settings
-        self._clocks = Clocks(loop=loop, wheel=wheel, settings=settings, owner=self)
+        self._clocks = ConnectionTimers(loop=loop, wheel=wheel, settings=settings, owner=self)
         self.limit = self._clocks.limit
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -69,7 +69,7 @@ class ClientConnection(asyncio.Protocol):
             self.cycle.stalled = True
         self.transport.abort()
 
-    def await_body(self, cycle: ClientCycle) -> None:
+    def await_body(self, cycle: ClientRequest) -> None:
         """More of a request's body is waited for, for the first time: only now is it worth a timer."""
         timeout = self._settings.body_timeout
         if timeout is not None and cycle.body_due is None:

@@ -1,7 +1,7 @@
 """Runs one request's coroutine without an asyncio.Task.
 
 A task costs 6 us of a request's 50: it is registered, scheduled, given a context, woken through futures and handles.
-A `Drive` steps the coroutine by
+A `RequestDriver` steps the coroutine by
 hand: it starts at once, inside the socket's callback, and goes on when the `Signal` that it waits for is set. It may
 await asyncio's futures and tasks too
 (a connection being made, a body being read), but nothing that asks for the current task, such as `asyncio.timeout`.
@@ -19,7 +19,7 @@ class Signal:
 
     def __init__(self) -> None:
         self.is_set = False
-        self.drive: Drive | None = None
+        self.drive: RequestDriver | None = None
 
     def set(self) -> None:
         """Let the waiter go on, in the loop's next turn: whoever sets a signal is never run into."""
@@ -33,13 +33,16 @@ class Signal:
             yield self
 
 
-class Drive:
+class RequestDriver:
     """One coroutine on its way. `ended` is called once, when it has returned."""
 
     __slots__ = ("_coroutine", "_loop", "_running", "_waits", "ended")
 
     def __init__(
-        self, coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, ended: Callable[["Drive"], None]
+        self,
+        coroutine: Coroutine[Any, Any, None],
+        loop: asyncio.AbstractEventLoop,
+        ended: Callable[["RequestDriver"], None],
     ) -> None:
         self._coroutine = coroutine
         self._loop = loop

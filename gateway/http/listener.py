@@ -16,8 +16,8 @@ from uvicorn import Config, Server
 from backends.http1.timer_wheel import TimerWheel
 from gateway.errors import shutting_down
 from gateway.http.accept import ADMIN_CONNECTIONS, Acceptor
-from gateway.http.active_request import Door
-from gateway.http.driver import Drive
+from gateway.http.active_request import RequestHandler
+from gateway.http.driver import RequestDriver
 from gateway.http.protocol import ClientProtocol
 from gateway.http.timers import WireSettings
 
@@ -27,7 +27,7 @@ ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 BACKLOG: Final = 4096
 
 
-class Listener:
+class ClientListener:
     """One listening address. `door` takes requests first; those that it leaves, and all where it is None, go to the
     ASGI app."""
 
@@ -36,7 +36,7 @@ class Listener:
         app: ASGIApp,
         address: str,
         *,
-        door: Door | None,
+        door: RequestHandler | None,
         wheel: TimerWheel,
         settings: WireSettings,
         most: int = ADMIN_CONNECTIONS,
@@ -48,7 +48,7 @@ class Listener:
         self._address = address
         self._socket: socket.socket | None = None
         self._file: tuple[int, int] | None = None
-        self._drives: set[Drive] = set()
+        self._drives: set[RequestDriver] = set()
         protocol: Any = functools.partial(
             ClientProtocol, door=door, drives=self._drives, wheel=wheel, settings=settings
         )

@@ -12,11 +12,19 @@ from typing import Any, Final
 import zttp
 
 from backends.http1.timer_wheel import TimerWheel
-from gateway.http.active_request import Door, RequestUnderWay
-from gateway.http.asgi import AsgiCycle
-from gateway.http.bad_requests import MAX_LINE, PartialHead, Refused, head_size, nothing_waits, refusal, too_large
-from gateway.http.driver import Drive
-from gateway.http.request import ClientCycle
+from gateway.http.active_request import ActiveRequest, RequestHandler
+from gateway.http.asgi import AsgiRequest
+from gateway.http.bad_requests import (
+    MAX_LINE,
+    PartialHead,
+    RefusedRequest,
+    head_size,
+    nothing_waits,
+    refusal,
+    too_large,
+)
+from gateway.http.driver import RequestDriver
+from gateway.http.request import ClientRequest
 from gateway.http.timers import WireSettings
 
 # A client may send this much ahead of its turn; beyond it we stop reading, and then its leaving goes unseen until
@@ -25,7 +33,7 @@ AHEAD_LIMIT: Final = 64 * 1024
 _CR: Final = ord("\r")
 
 
-class ClientProtocol(RequestUnderWay):
+class ClientProtocol(ActiveRequest):
     """What is made for each accepted connection (`gateway.http.accept`), in the place of one of uvicorn's protocols."""
 
     def __init__(
@@ -35,8 +43,8 @@ class ClientProtocol(RequestUnderWay):
         app_state: Any,
         _loop: Any = None,
         *,
-        door: Door | None,
-        drives: set[Drive],
+        door: RequestHandler | None,
+        drives: set[RequestDriver],
         wheel: TimerWheel,
         settings: WireSettings,
     ) -> None:
@@ -65,7 +73,7 @@ class ClientProtocol(RequestUnderWay):
         else:
             self.drive.ended = self._forget
 
-    def _forget(self, drive: Drive) -> None:
+    def _forget(self, drive: RequestDriver) -> None:
         self._drive_ended(drive)
         self.cycle = None
 
@@ -158,7 +166,7 @@ class ClientProtocol(RequestUnderWay):
                 event = conn.next_event()
         except zttp.RemoteProtocolError as error:
             self._refuse(refusal(str(error), self._partial, self._settings.max_head))
-        except Refused as refused:
+        except RefusedRequest as refused:
             self._refuse(refused.error)
         finally:
             self._handling = False
@@ -166,7 +174,7 @@ class ClientProtocol(RequestUnderWay):
     def _head(self, event: Any) -> None:
         headers = event.headers.to_list(lowercase_names=True)
         settings = self._settings
-        self.cycle = ClientCycle(self, event, headers, settings.clock())
+        self.cycle = ClientRequest(self, event, headers, settings.clock())
         self._clocks.busy()
         size = self._fed = self._head_bytes
         self._head_bytes = 0
@@ -175,7 +183,7 @@ class ClientProtocol(RequestUnderWay):
             self._partial = None
             self._clocks.head_came()
         if size > settings.max_head and head_size(event, headers) > settings.max_head:
-            raise Refused(too_large(len(event.target) <= settings.max_head, settings.max_head))
+            raise RefusedRequest(too_large(len(event.target) <= settings.max_head, settings.max_head))
 
     def _body(self, data: bytes) -> None:
         cycle = self.cycle
@@ -193,17 +201,17 @@ class ClientProtocol(RequestUnderWay):
         if not self._fresh:
             cycle.arrived()
 
-    def _start(self, cycle: ClientCycle) -> None:
+    def _start(self, cycle: ClientRequest) -> None:
         coroutine = self._door.open(cycle) if self._door is not None else None
         if coroutine is not None:
             # As `_drive` does it: a call less for each request.
-            drive = self.drive = Drive(coroutine, self.loop, self._drive_ended)
+            drive = self.drive = RequestDriver(coroutine, self.loop, self._drive_ended)
             self._drives.add(drive)
             drive.start()
             return
         address = self.transport.get_extra_info("sockname")
         server = address[:2] if isinstance(address, tuple) else ("unix", 0)
-        answer = AsgiCycle(cycle).answer(self._app, (cycle.client or self.address, 0), server)
+        answer = AsgiRequest(cycle).answer(self._app, (cycle.client or self.address, 0), server)
         task = self.loop.create_task(answer, name=f"{cycle.method} {cycle.raw_path[:64]!r}")
         self._state.tasks.add(task)
         task.add_done_callback(self._state.tasks.discard)

@@ -9,10 +9,10 @@ from gateway.errors import BodyTooLarge, GatewayError
 from gateway.http.headers import Headers
 
 if TYPE_CHECKING:
-    from gateway.http.driver import Drive
+    from gateway.http.driver import RequestDriver
 
 
-class Pump(Protocol):
+class ReadControl(Protocol):
     """What feeds a reply: told to pause while the client reads too slowly."""
 
     def pause(self) -> None: ...
@@ -27,10 +27,10 @@ class Timekeeper(Protocol):
         limit, or what to throw into the request."""
 
 
-class Heirs(Protocol):
+class Successors(Protocol):
     """Those who want a request's answer beside its client."""
 
-    def left(self, drive: "Drive") -> bool:
+    def left(self, drive: "RequestDriver") -> bool:
         """Its client has left, and `drive` answers it. Whether that goes on, with somebody in the client's place."""
 
 
@@ -38,7 +38,7 @@ class ClientGone(Exception):
     """Raised where a request waits when its client has left."""
 
 
-class Wire(Protocol):
+class ClientWire(Protocol):
     """The connection, as its requests see it (`gateway.http.protocol.ClientProtocol`)."""
 
     transport: asyncio.Transport
@@ -49,7 +49,7 @@ class Wire(Protocol):
     """Whether more is waiting for the client than it should."""
 
     def resume_reading(self) -> None: ...
-    def await_body(self, cycle: "ClientCycle") -> None:
+    def await_body(self, cycle: "ClientRequest") -> None:
         """Look after the time that the rest of this request's body may take."""
 
     def replied(self) -> None: ...
@@ -58,7 +58,7 @@ class Wire(Protocol):
         """Ask the request's timekeeper in so many seconds from now; the last word counts."""
 
 
-class ClientCycle:
+class ClientRequest:
     """`start`, `write`, `finish` and `cut` are the reply; nothing of them waits. Back-pressure comes through `pump`."""
 
     # What most requests never change stands in the class: setting an attribute costs 20 ns.
@@ -74,7 +74,7 @@ class ClientCycle:
     chunked = False
     plain = False
     """An HTTP/1.0 client and a body of unknown length: unframed bytes, then close."""
-    pump: Pump | None = None
+    pump: ReadControl | None = None
     timekeeper: Timekeeper | None = None
     """Asked when the wire's `limit` has passed; without one the total deadline is what has passed."""
     client: str | None = None
@@ -83,11 +83,11 @@ class ClientCycle:
     """When the body must be here, by the loop's clock; None while nobody waits for it."""
     head = b""
     """The head of a chunked reply, until its first chunk takes it along."""
-    heirs: "Heirs | None" = None
+    heirs: "Successors | None" = None
     """Asked when the client leaves: whether the request goes on without it."""
     _arrival: asyncio.Future[None] | None = None
 
-    def __init__(self, wire: Wire, request: Any, headers: Headers, now: float) -> None:
+    def __init__(self, wire: ClientWire, request: Any, headers: Headers, now: float) -> None:
         """`request` is zttp's; `now` the time of its arrival on the gateway's monotonic clock."""
         self.wire = wire
         self.method: str = request.method.decode("ascii")
@@ -161,7 +161,7 @@ class ClientCycle:
         if chunked:
             self.head = self.wire.conn.data_to_send()
 
-    def fed_by(self, pump: Pump) -> None:
+    def fed_by(self, pump: ReadControl) -> None:
         """Who writes from now on; told at once if the client has not read enough of the answer before this one."""
         self.pump = pump
         if self.wire.write_paused:

@@ -6,10 +6,10 @@ import re
 from collections.abc import Coroutine
 from typing import Any, Final
 
-from backends.control.data_plane import DataPlane, View
+from backends.control.data_plane import DataPlane, TableView
 from gateway import errors
 from gateway.exchange import Exchange
-from gateway.http.request import ClientCycle
+from gateway.http.request import ClientRequest
 from gateway.pipeline import Pipeline
 from policies.request.paths import CONTROL, MethodRefused, PathKind, classify, unknown
 
@@ -19,7 +19,7 @@ _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])
 _PEERS_KEPT: Final = 4096
 
 
-class Edge:
+class ClientRouter:
     """Says who answers: the pipeline, or the control routes."""
 
     def __init__(self, *, plane: DataPlane, pipeline: Pipeline, rng: random.Random) -> None:
@@ -31,7 +31,7 @@ class Edge:
         self.closed = False
         """Whether no more work is taken: set when the gateway drains."""
 
-    def open(self, cycle: ClientCycle) -> Coroutine[Any, Any, None] | None:
+    def open(self, cycle: ClientRequest) -> Coroutine[Any, Any, None] | None:
         """The coroutine that answers a request, or None where Starlette's routes do."""
         view = self._plane.view
         assert view is not None, "the data plane has a table before the door opens"
@@ -57,7 +57,7 @@ class Edge:
             )
         return self._pipeline.serve(exchange, view)
 
-    def refuse(self, cycle: ClientCycle, error: errors.GatewayError) -> Coroutine[Any, Any, None]:
+    def refuse(self, cycle: ClientRequest, error: errors.GatewayError) -> Coroutine[Any, Any, None]:
         """What the parser did not take is answered, counted and logged like what the pipeline refuses."""
         view = self._plane.view
         assert view is not None, "the data plane has a table before the door opens"
@@ -76,7 +76,7 @@ class Edge:
             self._hosts.add(host)
         return True
 
-    def _exchange(self, cycle: ClientCycle, kind: PathKind, view: View) -> Exchange:
+    def _exchange(self, cycle: ClientRequest, kind: PathKind, view: TableView) -> Exchange:
         exchange = Exchange(cycle, kind, f"{self._rng.getrandbits(128):032x}")
         if b"x-request-id" in exchange.fields or b"x-forwarded-for" in exchange.fields:
             self._believe(exchange, view.table.trusted_proxies)

@@ -40,7 +40,7 @@ class WireSettings:
     """Told of each of these that has passed: header, body or write."""
 
 
-class Owner(Protocol):
+class TimedConnection(Protocol):
     """The connection whose times are kept: told when one has passed."""
 
     def head_late(self) -> None:
@@ -56,7 +56,7 @@ class Owner(Protocol):
         """The client has read nothing for too long."""
 
 
-class _Nobody:
+class _NoOwner:
     """Whose connection is gone."""
 
     def head_late(self) -> None: ...
@@ -65,10 +65,10 @@ class _Nobody:
     def reader_stalled(self) -> None: ...
 
 
-NOBODY: Final = _Nobody()
+NOBODY: Final = _NoOwner()
 
 
-class Clocks:
+class ConnectionTimers:
     """Timers of one connection, on the wheel."""
 
     # What most connections never need stands in the class.
@@ -82,12 +82,12 @@ class Clocks:
         loop: asyncio.AbstractEventLoop,
         wheel: TimerWheel,
         settings: WireSettings,
-        owner: Owner,
+        owner: TimedConnection,
     ) -> None:
         self._time = loop.time
         self._wheel = wheel
         self._settings = settings
-        self._owner: Owner = owner
+        self._owner: TimedConnection = owner
         self._transport: asyncio.Transport
         # Just before now, so that no later moment is the same: uvloop's clock counts whole milliseconds.
         self._made = math.nextafter(loop.time(), 0.0)

@@ -9,30 +9,32 @@ alone leaves 3 us later.
 import asyncio
 import logging
 
-from backends.http1.connection import Connection
+from backends.http1.connection import UpstreamConnection
 from backends.http1.interface import Sink, UpstreamError
-from gateway.http.request import ClientCycle
+from gateway.http.request import ClientRequest
 
 log = logging.getLogger("sluice.outbox")
 
 
-class Outbox:
+class WriteBatch:
     """One an event loop."""
 
     __slots__ = ("_answers", "_loop", "_requests")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._requests: list[tuple[Connection, bytes, bytes, Sink, bool]] = []
-        self._answers: list[tuple[ClientCycle, bytes]] = []
+        self._requests: list[tuple[UpstreamConnection, bytes, bytes, Sink, bool]] = []
+        self._answers: list[tuple[ClientRequest, bytes]] = []
 
-    def request(self, connection: Connection, head: bytes, body: bytes, sink: Sink, *, head_request: bool) -> None:
+    def request(
+        self, connection: UpstreamConnection, head: bytes, body: bytes, sink: Sink, *, head_request: bool
+    ) -> None:
         """Send a request at the end of this turn, unless the connection was taken from its sink by then."""
         self._schedule()
         connection.reserve(sink)
         self._requests.append((connection, head, body, sink, head_request))
 
-    def answer(self, cycle: ClientCycle, data: bytes) -> None:
+    def answer(self, cycle: ClientRequest, data: bytes) -> None:
         """End a reply with its last bytes at the end of this turn, unless its client has left by then."""
         self._schedule()
         self._answers.append((cycle, data))

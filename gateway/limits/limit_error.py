@@ -13,7 +13,7 @@ from gateway.errors import (
 )
 from gateway.limits.ratelimit_headers import duration, limit_headers, whole_seconds
 from policies.config.settings.auth import Per
-from policies.limits import Demand, Refused, Rule
+from policies.limits import Demand, LimitRefused, LimitRule
 
 # The longest wait after which an SDK comes back by itself; older ones would not wait longer, but try again at once.
 PATIENCE: Final = 60
@@ -26,7 +26,7 @@ _EACH: Final[dict[Per, str]] = {
 _NO_RETRY: Final = (b"x-should-retry", b"false")
 
 
-def told(rule: Rule) -> str:
+def told(rule: LimitRule) -> str:
     """A rule in words: `60 requests a minute for each key`."""
     if rule.kind == "concurrency":
         return f"{rule.count} {_noun('request', rule.count)} at a time {_EACH[rule.per]}"
@@ -36,7 +36,7 @@ def told(rule: Rule) -> str:
     return f"{rule.count} {_noun(noun, rule.count)} {period} {_EACH[rule.per]}{burst}"
 
 
-def limit_error(refused: Refused, demands: Sequence[Demand] = ()) -> GatewayError:
+def limit_error(refused: LimitRefused, demands: Sequence[Demand] = ()) -> GatewayError:
     """The answer to a refused request; `demands` are what it asked for, and make the message more exact."""
     rule, wait = refused.rule, refused.retry_after
     if refused.mode == "closed":
@@ -60,13 +60,13 @@ def limit_error(refused: Refused, demands: Sequence[Demand] = ()) -> GatewayErro
     return _error_of(rule)(texts[kind], retry_after=whole_seconds(wait), headers=headers)
 
 
-def _error_of(rule: Rule) -> type[GatewayError]:
+def _error_of(rule: LimitRule) -> type[GatewayError]:
     if rule.kind == "concurrency":
         return ConcurrencyLimited
     return QuotaExceeded if rule.quota else RateLimited
 
 
-def _never(rule: Rule, demands: Sequence[Demand]) -> str:
+def _never(rule: LimitRule, demands: Sequence[Demand]) -> str:
     """Why waiting does not help."""
     if not rule.burst or not rule.count:
         return f"The limit is {told(rule)}: none is let through"

@@ -9,23 +9,23 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from backends.control.data_plane import View
-from backends.store.base import Store
+from backends.control.data_plane import TableView
+from backends.store.base import LimitStore
 from gateway.exchange import Exchange
 from gateway.limits.limit_error import limit_error
 from gateway.limits.ratelimit_headers import limit_headers
-from gateway.limits.store_switch import LimitStore, LimitStores
+from gateway.limits.store_switch import LimitStoreSwitch, PreparedLimitStore
 from policies.identity.principal import Principal
-from policies.limits import Answer, Demand, Granted, Refused, Subject
+from policies.limits import Answer, Demand, Granted, LimitRefused, LimitSubject
 from policies.limits.plans import PlanLimits
-from policies.request.describe import Call
-from policies.request.usage.dialects import DIALECTS, Dialect
+from policies.request.describe import DescribedRequest
+from policies.request.usage.dialects import DIALECTS, TokenDialect
 from policies.request.usage.edits import ask_usage, cap_output, may_ask
-from policies.request.usage.estimate import Estimates, counted, real
+from policies.request.usage.estimate import TokenEstimates, counted, real
 
 
 @dataclass(slots=True)
-class Held:
+class HeldLimits:
     """What a request has taken, until it is settled. Not frozen for the reason that `policies.limits.answers` gives.
 
     model: what it is counted under
@@ -33,43 +33,45 @@ class Held:
     store: who has granted it; by now the policy may name another one
     """
 
-    call: Call
+    call: DescribedRequest
     model: str
-    dialect: Dialect | None
+    dialect: TokenDialect | None
     reserved: tuple[int, int]
-    store: Store | None
+    store: LimitStore | None
     granted: Granted | None
     demands: tuple[Demand, ...]
 
 
-class Limiting:
+class RateLimiter:
     """The limits of one process. `refused` counts a refusal of a rule by its name."""
 
-    def __init__(self, stores: LimitStores, refused: Callable[[str], None], lease: str) -> None:
+    def __init__(self, stores: LimitStoreSwitch, refused: Callable[[str], None], lease: str) -> None:
         """`lease` names this process."""
         self._stores = stores
         self._refused = refused
         self._names = (f"{lease}.{number}" for number in itertools.count())
-        self._estimates = Estimates()
+        self._estimates = TokenEstimates()
 
     @property
-    def store(self) -> LimitStore | None:
+    def store(self) -> PreparedLimitStore | None:
         """The one that is asked; None before the first limit."""
         return self._stores.current
 
-    def follow(self, view: View) -> None:
+    def follow(self, view: TableView) -> None:
         """A new table is in force: be ready for its rules."""
         self._stores.follow([rule for plan in view.limits.values() for rule in plan.rules])
 
     # -- before the engine is asked
 
-    async def take(self, exchange: Exchange, limits: PlanLimits, principal: Principal, call: Call, model: str) -> None:
+    async def take(
+        self, exchange: Exchange, limits: PlanLimits, principal: Principal, call: DescribedRequest, model: str
+    ) -> None:
         """Take what the request may use of every rule, or raise the error that refuses it;
         `policies.request.json_object`'s Refused where its prompt is longer than the plan allows. `model` is what the
         model is counted under."""
         dialect = DIALECTS.get(exchange.kind.path) if limits.counts else None
         reserved = self._estimates.reserve(call, limits.plan, model, limits.room) if dialect is not None else (0, 0)
-        subject = Subject(principal.key, principal.tenant, principal.user_of(call.user), exchange.client, model)
+        subject = LimitSubject(principal.key, principal.tenant, principal.user_of(call.user), exchange.client, model)
         asked = limits.asking.demands(subject, reserved[0] + reserved[1], reserved[1])
         granted, store = None, self._stores.current
         if asked and store is not None:
@@ -81,18 +83,18 @@ class Limiting:
                 except BaseException:
                     _abandon(store, coming, asked)
                     raise
-            if isinstance(answer, Refused):
+            if isinstance(answer, LimitRefused):
                 self._refused(answer.rule.name)
                 raise limit_error(answer, asked)
             granted = answer
             exchange.extra_headers = tuple(limit_headers(granted.levels))
-        exchange.held = Held(call, model, dialect, reserved, store, granted, asked)
+        exchange.held = HeldLimits(call, model, dialect, reserved, store, granted, asked)
 
-    def prompt_tokens(self, call: Call) -> int:
+    def prompt_tokens(self, call: DescribedRequest) -> int:
         """Of a call whose prompt was measured: by what this process has learnt of its model."""
         return self._estimates.prompt_tokens(call, call.model or "")
 
-    def edit(self, exchange: Exchange, limits: PlanLimits, call: Call, engine: str) -> None:
+    def edit(self, exchange: Exchange, limits: PlanLimits, call: DescribedRequest, engine: str) -> None:
         """The declared edits of the body (rule 8): the answer's bound, and asking for usage that is taken out again."""
         most = limits.plan.max_output_tokens
         asks = limits.charges and call.stream
@@ -131,7 +133,7 @@ class Limiting:
                 changes.append((one, amount))
         held.store.settle(held.granted, changes)
 
-    def _used(self, exchange: Exchange, held: Held) -> tuple[int, int]:
+    def _used(self, exchange: Exchange, held: HeldLimits) -> tuple[int, int]:
         """Tokens of prompt and answer; nothing where no answer came."""
         relay = exchange.relay
         answered = relay is not None and relay.released and relay.status < 400 and relay.first_event_error is None
@@ -151,7 +153,7 @@ class Limiting:
         return real(usage, found, held.reserved, whole=whole)
 
 
-def _abandon(store: Store, answer: "asyncio.Future[Answer]", asked: tuple[Demand, ...]) -> None:
+def _abandon(store: LimitStore, answer: "asyncio.Future[Answer]", asked: tuple[Demand, ...]) -> None:
     """Who stops waiting leaves it to the store to give back what it takes, or gives it back where the answer had just
     come."""
     if not answer.cancel() and not answer.cancelled() and answer.exception() is None:

@@ -10,17 +10,17 @@ from math import ceil, inf
 from typing import Final
 
 from gateway.http.headers import Headers
-from policies.limits import Level
+from policies.limits import LimitLevel
 
 _REQUESTS: Final = (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests")
 _TOKENS: Final = (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens")
 
 
-def limit_headers(levels: Sequence[Level]) -> Headers:
+def limit_headers(levels: Sequence[LimitLevel]) -> Headers:
     """The headers of the rule with the least share left, one of requests and one of tokens (output tokens count as
     tokens); of two that have as little, the one that is full again later. None for what no rule counts."""
-    requests: Level | None = None
-    tokens: Level | None = None
+    requests: LimitLevel | None = None
+    tokens: LimitLevel | None = None
     for level in levels:
         kind = level.rule.kind
         if kind == "requests":
@@ -40,7 +40,7 @@ def limit_headers(levels: Sequence[Level]) -> Headers:
     return headers
 
 
-def _scarcer(one: Level, other: Level) -> bool:
+def _scarcer(one: LimitLevel, other: LimitLevel) -> bool:
     """Shares compared without dividing: a limit may be 0."""
     mine, theirs = one.remaining * max(other.limit, 1), other.remaining * max(one.limit, 1)
     return mine < theirs or (mine == theirs and one.reset > other.reset)

@@ -12,22 +12,22 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from backends.control.meters import StoreMeter
-from backends.store.base import LEASE_LIFETIME, Store
+from backends.store.base import LEASE_LIFETIME, LimitStore
 from backends.tasks import ended
 from gateway.observe.log import fields
-from policies.config.settings import Store as Settings
-from policies.limits import WINDOWS, Rule
+from policies.config.settings import StoreSettings
+from policies.limits import WINDOWS, LimitRule
 
 log = logging.getLogger("sluice.store")
 
 
-class LimitStore(Store, Protocol):
+class PreparedLimitStore(LimitStore, Protocol):
     """A store that is told of the rules before a request asks for them."""
 
-    def ready(self, rules: "list[Rule]", /) -> None: ...
+    def ready(self, rules: "list[LimitRule]", /) -> None: ...
 
 
-class Voice:
+class StoreListener:
     """What a store tells of itself, for as long as it is the one that is asked."""
 
     def __init__(self, meter: StoreMeter, say: Callable[[str, Mapping[str, object]], None]) -> None:
@@ -56,20 +56,20 @@ class Voice:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Opened:
-    settings: Settings
-    store: LimitStore
-    voice: Voice
+class _OpenStore:
+    settings: StoreSettings
+    store: PreparedLimitStore
+    voice: StoreListener
 
 
-class LimitStores:
+class LimitStoreSwitch:
     """The store of limits of one process; there is none before the first limit."""
 
     def __init__(
         self,
-        settings: Callable[[], Settings],
-        opens: Callable[[Settings, Voice], LimitStore],
-        voice: Callable[[], Voice],
+        settings: Callable[[], StoreSettings],
+        opens: Callable[[StoreSettings, StoreListener], PreparedLimitStore],
+        voice: Callable[[], StoreListener],
         patience: float = LEASE_LIFETIME,
     ) -> None:
         """
@@ -81,24 +81,24 @@ class LimitStores:
         self._opens = opens
         self._voice = voice
         self._patience = patience
-        self._asked: _Opened | None = None
-        self._newest: _Opened | None = None
-        self._windows: Rule | None = None
+        self._asked: _OpenStore | None = None
+        self._newest: _OpenStore | None = None
+        self._windows: LimitRule | None = None
         self._starting: asyncio.Task[None] | None = None
         self._leaving: set[asyncio.Task[None]] = set()
 
     @property
-    def current(self) -> LimitStore | None:
+    def current(self) -> PreparedLimitStore | None:
         return None if self._asked is None else self._asked.store
 
-    def follow(self, rules: list[Rule]) -> None:
+    def follow(self, rules: list[LimitRule]) -> None:
         """These are the rules now: be ready for them, in the store that the policy names."""
         if not rules:
             return
         settings = self._settings()
         if self._newest is None or settings != self._newest.settings:
             voice = self._voice()
-            self._newest = _Opened(settings, self._opens(settings, voice), voice)
+            self._newest = _OpenStore(settings, self._opens(settings, voice), voice)
             if self._asked is None:
                 self._asked = self._newest
             start = self._start(self._newest, self._starting)
@@ -124,7 +124,7 @@ class LimitStores:
             assert one is not None
             await one.store.stop()
 
-    async def _start(self, new: _Opened, before: "asyncio.Task[None] | None") -> None:
+    async def _start(self, new: _OpenStore, before: "asyncio.Task[None] | None") -> None:
         """Ask it from the moment at which it is there, or is known not to be."""
         if before is not None:
             await before
@@ -139,7 +139,7 @@ class LimitStores:
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
-    async def _leave(self, old: _Opened) -> None:
+    async def _leave(self, old: _OpenStore) -> None:
         try:
             await asyncio.sleep(self._patience)
         finally:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from backends.control.data_plane import View
-from backends.store.base import Store
+from backends.control.data_plane import TableView
+from backends.store.base import LimitStore
 from gateway.limits.limit_error import told
 from gateway.observe.log import fields
 from policies.identity.principal import Principal
-from policies.limits import Demand, Level, Rule, Subject, demands
+from policies.limits import Demand, LimitLevel, LimitRule, LimitSubject, demands
 
 log = logging.getLogger("sluice.usage")
 
@@ -45,7 +45,7 @@ class LimitUse:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class PrincipalUsage:
     """The answer. Of the key itself there is its id."""
 
     object: str
@@ -58,23 +58,23 @@ class Usage:
     limits: list[LimitUse]
 
 
-class UsageDesk:
+class UsageReporter:
     """Reads; takes nothing. `store` gives None while there are no limits to be looked up."""
 
-    def __init__(self, store: Callable[[], Store | None]) -> None:
+    def __init__(self, store: Callable[[], LimitStore | None]) -> None:
         self._store = store
 
-    async def of(self, view: View, principal: Principal, address: str, model: str | None) -> Usage:
+    async def of(self, view: TableView, principal: Principal, address: str, model: str | None) -> PrincipalUsage:
         """A principal's limits. `model` is what limits per model are looked up for."""
         plan = view.table.plans[principal.plan]
         limits = view.limits.get(principal.plan)
         rules = limits.rules if limits is not None else ()
         counted_as = view.routes.counted_as(model) if model else ""
-        subject = Subject(principal.key, principal.tenant, principal.user_of(None), address, counted_as)
+        subject = LimitSubject(principal.key, principal.tenant, principal.user_of(None), address, counted_as)
         asked = [rule for rule in rules if model is not None or "model" not in rule.per]
         wanted = demands(asked, subject, tokens=1, output_tokens=1)
         levels = {level.rule.name: level for level in await self._levels(wanted)}
-        return Usage(
+        return PrincipalUsage(
             object="usage",
             key=principal.key,
             tenant=principal.tenant,
@@ -85,7 +85,7 @@ class UsageDesk:
             limits=[_use(rule, levels.get(rule.name)) for rule in rules],
         )
 
-    async def _levels(self, wanted: Sequence[Demand]) -> Sequence[Level]:
+    async def _levels(self, wanted: Sequence[Demand]) -> Sequence[LimitLevel]:
         store = self._store()
         if store is None or not wanted:
             return ()
@@ -97,7 +97,7 @@ class UsageDesk:
             return ()
 
 
-def _use(rule: Rule, level: Level | None) -> LimitUse:
+def _use(rule: LimitRule, level: LimitLevel | None) -> LimitUse:
     """`remaining` of a bucket in debt is 0, so `used` is at most the burst."""
     return LimitUse(
         rule=rule.name,

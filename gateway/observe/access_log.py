@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gateway.observe.line_writer import Complain, LineWriter
-from gateway.observe.log_text import Stamp, printable
+from gateway.observe.log_text import Timestamp, printable
 from policies import codec
 
 # The most that is logged of a value that a client chose.
@@ -20,7 +20,7 @@ MAX_VALUE = 256
 _METHODS = frozenset({"GET", "POST", "HEAD", "DELETE"})
 
 
-class Entry(codec.Struct, gc=False):
+class AccessLogEntry(codec.Struct, gc=False):
     """What is told of one request; the fields' order is the line's. Lengths of time are in milliseconds, sizes in bytes
     of bodies; None is "there was none" or "it did not get that far"."""
 
@@ -91,7 +91,7 @@ class AccessLog:
         """Lines lost since the start, for `Metrics.log_dropped`."""
         return self._writer.dropped
 
-    def write(self, entry: Entry) -> None:
+    def write(self, entry: AccessLogEntry) -> None:
         """Take a request that is over; the entry is ours from now on. Never blocks and never raises."""
         if self._sample < 1.0 and self._chance() >= self._sample:
             return
@@ -117,10 +117,10 @@ class LineEncoder:
     __slots__ = ("_stamp",)
 
     def __init__(self) -> None:
-        self._stamp = Stamp()
+        self._stamp = Timestamp()
 
     # Flat, and every check before the call that it may spare: this runs once a request.
-    def __call__(self, entry: Entry) -> bytes:
+    def __call__(self, entry: AccessLogEntry) -> bytes:
         moment = entry.time
         if not isinstance(moment, str):
             entry.time = self._stamp(moment)

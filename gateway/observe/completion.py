@@ -6,10 +6,10 @@ from gateway.exchange import Exchange
 from gateway.observe.access_log import AccessLog
 from gateway.observe.metrics import Metrics
 from gateway.upstream.relay import Relay
-from gateway.upstream.stream_tap import Tap
+from gateway.upstream.stream_tap import StreamTap
 
 
-class Settlement:
+class Completion:
     """Called once an exchange, at its end, after everything that was taken has been given back."""
 
     def __init__(self, metrics: Metrics, access: AccessLog | None, clock: Callable[[], float]) -> None:
@@ -35,7 +35,7 @@ class Settlement:
         if self._access is not None:
             self._access.write(exchange.record(now))
 
-    def _answer(self, exchange: Exchange, relay: Relay, tap: Tap) -> None:
+    def _answer(self, exchange: Exchange, relay: Relay, tap: StreamTap) -> None:
         metrics, model, pool = self._metrics, exchange.model, exchange.pool
         assert pool is not None, "an answer came from a pool"
         strip = relay.strip

@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from gateway.observe.line_writer import STDERR, LineWriter
-from gateway.observe.log_suppression import AUDIT, FIELDS, Repeats
-from gateway.observe.log_text import Stamp, printable
+from gateway.observe.log_suppression import AUDIT, FIELDS, RepeatSuppressor
+from gateway.observe.log_text import Timestamp, printable
 from policies import codec
 
 # The root of all our loggers; libraries that speak through ours.
@@ -41,7 +41,7 @@ def fields(**named: object) -> Mapping[str, object]:
     return {FIELDS: named}
 
 
-class Log:
+class GatewayLog:
     """The log while it is installed. `path` is a file or `stderr`, `level` and `form` are POLICY's `observe.log`.
 
     `later` calls a function in so many seconds, from whatever thread: so it is told how many lines were held back also
@@ -56,7 +56,7 @@ class Log:
         self._writer = LineWriter(path, encode, complain=lambda event, what: None, capacity=4096, delay=0.0)
         self._handler = _Handler(self._writer)
         # A little later than the window's end: timers and the records' clock are not one.
-        self._repeats = Repeats(holding=lambda seconds: later(seconds + 0.1, self._tell_held_back))
+        self._repeats = RepeatSuppressor(holding=lambda seconds: later(seconds + 0.1, self._tell_held_back))
         self._handler.addFilter(self._repeats)
         self._before: list[tuple[logging.Logger, list[logging.Handler], int, bool]] = []
         self._install(logging.getLogger(OURS), _LEVELS[level])
@@ -114,7 +114,7 @@ class TextLine:
     """A record to `TIME LEVEL event key=value ...`; values with spaces are quoted as JSON strings."""
 
     def __init__(self) -> None:
-        self._stamp = Stamp()
+        self._stamp = Timestamp()
 
     def __call__(self, record: logging.LogRecord) -> bytes:
         event, pairs = _parts(record)
@@ -126,7 +126,7 @@ class JsonLine:
     """A record to one JSON object a line: time, level, event, then its fields."""
 
     def __init__(self) -> None:
-        self._stamp = Stamp()
+        self._stamp = Timestamp()
 
     def __call__(self, record: logging.LogRecord) -> bytes:
         event, pairs = _parts(record)

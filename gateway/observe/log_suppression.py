@@ -26,7 +26,7 @@ class _Window:
     held: int = 0
 
 
-class Repeats(logging.Filter):
+class RepeatSuppressor(logging.Filter):
     """At most `limit` lines of one event, logger and subject in `window` seconds, and `total` of all its subjects. How
     many were held back is told by the event's next line, or by a line of its own (`over`)."""
 

@@ -8,7 +8,7 @@ import time
 _MILLISECONDS = tuple(f"{number:03d}Z" for number in range(1000))
 
 
-class Stamp:
+class Timestamp:
     """Seconds since the epoch to RFC 3339 in UTC with milliseconds, `2026-11-20T14:47:37.123Z`.
 
     One second's text is kept: a busy log asks for the same one a thousand times."""

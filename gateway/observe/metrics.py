@@ -13,7 +13,7 @@ from gateway.observe import metric_catalog as names
 from gateway.observe.exposition import Snapshot, expose
 from gateway.observe.member_metrics import EndpointMetrics, PoolMetrics, WorkerMetrics
 from gateway.observe.metric_catalog import METRICS
-from gateway.observe.series import Budget, Family, Histogram, Metric, Number
+from gateway.observe.series import Budget, Family, HistogramSeries, Metric, Number
 
 __all__ = ["METRICS", "EndpointMetrics", "Metrics", "PoolMetrics", "WorkerMetrics"]
 
@@ -233,9 +233,9 @@ class Metrics:
         family = self._numbers(metric)
         return {word: family.known(word) for word in words}
 
-    def _histograms(self, metric: Metric) -> Family[Histogram]:
+    def _histograms(self, metric: Metric) -> Family[HistogramSeries]:
         assert metric.name not in self._families, "one family a name"
-        family = Family(metric, Histogram, self._budget)
+        family = Family(metric, HistogramSeries, self._budget)
         self._families[metric.name] = family
         return family
 

@@ -45,7 +45,7 @@ class Number:
         yield "", None, self.value
 
 
-class Histogram:
+class HistogramSeries:
     """One histogram: `observe(seconds)` is a plain function, to be taken once and kept by whoever observes often."""
 
     __slots__ = ("_bounds", "_counts", "_sums", "observe")
@@ -84,7 +84,7 @@ class Budget:
         self.off = off
 
 
-Child = TypeVar("Child", bound=Number | Histogram)
+Child = TypeVar("Child", bound=Number | HistogramSeries)
 
 
 class Family(Generic[Child]):

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from gateway.control.policy_loader import StartError
 from gateway.observe.access_log import AccessLog
-from gateway.observe.log import Log
-from policies.config.settings import Observe
+from gateway.observe.log import GatewayLog
+from policies.config.settings import ObserveSettings
 
 
-class Logs:
+class LogOutputs:
     """Both logs of one process. Raises StartError where a file of them could not be made."""
 
-    def __init__(self, settings: Observe, rng: random.Random) -> None:
+    def __init__(self, settings: ObserveSettings, rng: random.Random) -> None:
         for path in _files(settings):
             if not path.parent.is_dir():
                 raise StartError(
@@ -25,7 +25,7 @@ class Logs:
                 )
         own, requests = settings.log, settings.access_log
         later = functools.partial(_later, asyncio.get_running_loop())
-        self.own = Log(own.path, level=own.level, form=own.format, later=later)
+        self.own = GatewayLog(own.path, level=own.level, form=own.format, later=later)
         self.access: AccessLog | None = None
         """Of requests, where the policy has one."""
         if requests is not None:
@@ -46,7 +46,7 @@ class Logs:
         await asyncio.to_thread(self.own.close)
 
 
-def _files(settings: Observe) -> list[Path]:
+def _files(settings: ObserveSettings) -> list[Path]:
     """The logs that go to files: one that could not be written would only be missed when it is needed."""
     names = [settings.log.path]
     if settings.access_log is not None:

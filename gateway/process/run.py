@@ -28,7 +28,7 @@ def serve(path: Path) -> int:
     return run(functools.partial(_serve, path))
 
 
-class Signals:
+class SignalHandlers:
     """What the process has been told: `why` it is to end, and whether in a `hurry`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -57,14 +57,14 @@ class Signals:
 
 async def _serve(path: Path) -> int:
     loop = asyncio.get_running_loop()
-    signals = Signals(loop)
+    signals = SignalHandlers(loop)
     try:
         return await _serve_until_told(path, loop, signals)
     finally:
         signals.deafen()
 
 
-async def _serve_until_told(path: Path, loop: asyncio.AbstractEventLoop, signals: Signals) -> int:
+async def _serve_until_told(path: Path, loop: asyncio.AbstractEventLoop, signals: SignalHandlers) -> int:
     gateway = Gateway(path)
     try:
         await gateway.start()

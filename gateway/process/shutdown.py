@@ -21,8 +21,8 @@ LATE: Final = 0.05
 LOOK_EVERY: Final = 0.02
 
 
-class Listening(Protocol):
-    """The client listener, as its end sees it (`gateway.http.listener.Listener`)."""
+class ClientSide(Protocol):
+    """The client listener, as its end sees it (`gateway.http.listener.ClientListener`)."""
 
     @property
     def busy(self) -> bool: ...
@@ -34,8 +34,8 @@ class Listening(Protocol):
     def let_go(self, *, idle: bool = True) -> None: ...
 
 
-class Door(Protocol):
-    """Who takes requests (`gateway.http.router.Edge`): once closed, each gets 503."""
+class ListeningSocket(Protocol):
+    """Who takes requests (`gateway.http.router.ClientRouter`): once closed, each gets 503."""
 
     closed: bool
 
@@ -46,8 +46,8 @@ class Shutdown:
     def __init__(
         self,
         *,
-        clients: Listening,
-        door: Door,
+        clients: ClientSide,
+        door: ListeningSocket,
         lame_duck: float | None,
         drain: float | None,
         hurry: asyncio.Event,

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from backends.control.events import Nobody
+from backends.control.events import NoCandidate
 from backends.http1.interface import UpstreamError
 from backends.http1.timer_wheel import TimerWheel
 from backends.pool.endpoint import Endpoint
@@ -23,12 +23,12 @@ from gateway.http.request import ClientGone
 from gateway.observe.metrics import Metrics
 from gateway.upstream.dispatch import Dispatch
 from gateway.upstream.divert import hand_on
-from gateway.upstream.failure import ABSENT, Failed, had_it_all
-from gateway.upstream.hedging import Hedging
+from gateway.upstream.failure import ABSENT, FailedAttempt, had_it_all
+from gateway.upstream.hedging import HedgedAttempts
 from gateway.upstream.relay import Relay
-from policies.request.routing import Routed
+from policies.request.routing import RouteMatch
 from policies.resilience import outcome as outcomes
-from policies.resilience.breaker import Permit
+from policies.resilience.breaker import BreakerPermit
 from policies.resilience.fallback import kept_back
 from policies.resilience.outcome import Outcome
 from policies.resilience.retry import LONGEST_RETRY_AFTER, judge, listed, retry_after
@@ -52,9 +52,9 @@ class Attempts:
         self._clock = clock
         self._wall = wall
         self._chance = rng.random
-        self._hedging = Hedging(self, dispatch=dispatch, metrics=metrics, clock=clock)
+        self._hedging = HedgedAttempts(self, dispatch=dispatch, metrics=metrics, clock=clock)
 
-    async def make(self, exchange: Exchange, pool: Pool, routed: Routed) -> float | None:
+    async def make(self, exchange: Exchange, pool: Pool, routed: RouteMatch) -> float | None:
         """One attempt, settled once with its outcome, at its end. None: the request is answered; else the seconds to
         rest before the next one. Raises GatewayError where no engine's answer can be passed on, ClientGone."""
         if routed.route.hedge is not None:
@@ -74,7 +74,7 @@ class Attempts:
                     relay = await self._repeated(exchange, endpoint, routed, relay)
                 if relay.status >= 400 or relay.first_event_error is not None:
                     outcome = outcomes.of_status(relay.first_event_error or relay.status)
-                    failed = Failed(endpoint, permit, outcome, self.told(relay))
+                    failed = FailedAttempt(endpoint, permit, outcome, self.told(relay))
                     wait = self.again(exchange, pool, routed, failed)
                     if wait is not None:
                         return wait
@@ -87,11 +87,11 @@ class Attempts:
             outcome = had_it_all(exchange.relay, gone)
         except UpstreamError as error:
             outcome = outcome_of_error(error)
-            failed = Failed(endpoint, permit, outcome, excused=error.kind == "no_descriptor")
+            failed = FailedAttempt(endpoint, permit, outcome, excused=error.kind == "no_descriptor")
             return self.unanswered(exchange, pool, routed, failed, error)
         except (errors.AttemptTimeout, errors.DeadlineExceeded) as error:
             outcome = outcomes.TOO_SLOW
-            failed = Failed(endpoint, permit, outcome, excused=self.excused(exchange, endpoint, error))
+            failed = FailedAttempt(endpoint, permit, outcome, excused=self.excused(exchange, endpoint, error))
             return self.too_slow(exchange, pool, routed, failed, error)
         finally:
             self._dispatch.give_back(exchange, endpoint)
@@ -105,13 +105,13 @@ class Attempts:
                 self.tell(exchange, failed, outcome, now)
         return None
 
-    async def passes(self, exchange: Exchange, endpoint: Endpoint, permit: Permit | None, relay: Relay) -> None:
+    async def passes(self, exchange: Exchange, endpoint: Endpoint, permit: BreakerPermit | None, relay: Relay) -> None:
         """The rest of an answer, as it comes."""
         if permit is not None:
             endpoint.began(exchange.model, permit, relay.last_at)
         await relay.change()
 
-    def tell(self, exchange: Exchange, failed: Failed, outcome: Outcome, now: float) -> None:
+    def tell(self, exchange: Exchange, failed: FailedAttempt, outcome: Outcome, now: float) -> None:
         """Tell the endpoint of an attempt that failed; once."""
         if exchange.settled:
             return
@@ -161,7 +161,7 @@ class Attempts:
             retry_after=seconds,
         )
 
-    async def _repeated(self, exchange: Exchange, endpoint: Endpoint, routed: Routed, relay: Relay) -> Relay:
+    async def _repeated(self, exchange: Exchange, endpoint: Endpoint, routed: RouteMatch, relay: Relay) -> Relay:
         """The one free repeat, where a kept connection had died before a byte of the answer. Raises UpstreamError where
         there is no answer."""
         assert relay.error is not None, "neither begun nor broken"
@@ -177,7 +177,7 @@ class Attempts:
     # -- another attempt?
 
     def unanswered(
-        self, exchange: Exchange, pool: Pool, routed: Routed, failed: Failed, error: UpstreamError
+        self, exchange: Exchange, pool: Pool, routed: RouteMatch, failed: FailedAttempt, error: UpstreamError
     ) -> float | None:
         """After an attempt that brought no answer: the wait before the next one; raises what the client is told."""
         if error.kind == "connect_timeout":
@@ -209,8 +209,8 @@ class Attempts:
         self,
         exchange: Exchange,
         pool: Pool,
-        routed: Routed,
-        failed: Failed,
+        routed: RouteMatch,
+        failed: FailedAttempt,
         error: errors.AttemptTimeout | errors.DeadlineExceeded,
     ) -> float | None:
         """After an attempt whose time was up: the wait before the next one; raises what the client is told."""
@@ -224,7 +224,7 @@ class Attempts:
             raise error
         return wait
 
-    def again(self, exchange: Exchange, pool: Pool, routed: Routed, failed: Failed) -> float | None:
+    def again(self, exchange: Exchange, pool: Pool, routed: RouteMatch, failed: FailedAttempt) -> float | None:
         """The seconds to wait before another attempt, or None when there is none."""
         now, outcome, rule = self._clock(), failed.outcome, routed.route.retry
         kept = kept_back(routed.route.fallback, exchange.place) if routed.route.fallback else 0
@@ -257,7 +257,7 @@ class Attempts:
         return retry_after(dict(relay.headers).get(b"retry-after"), self._wall())
 
 
-def _soonest(lacking: Nobody | None, told: float | None) -> float | None:
+def _soonest(lacking: NoCandidate | None, told: float | None) -> float | None:
     """How long engines ask to be left alone, where all do: until somebody is back, which is for this one what it asked
     for, though its pause is shorter than an answer may ask."""
     if lacking is None or lacking.reason != "paused":

@@ -3,17 +3,17 @@
 import asyncio
 from collections.abc import Callable
 
-from backends.http1.connection import Connection
+from backends.http1.connection import UpstreamConnection
 from backends.pool.endpoint import Endpoint
 from gateway.errors import GatewayError
 from gateway.exchange import Exchange
 from gateway.http.headers import downstream_filter, reply_headers, upstream_filter, upstream_head
-from gateway.http.write_batch import Outbox
+from gateway.http.write_batch import WriteBatch
 from gateway.observe.metrics import Metrics
 from gateway.upstream.relay import Relay
 from policies.request.describe import rewrite_model
 from policies.request.paths import with_model
-from policies.request.routing import Routed
+from policies.request.routing import RouteMatch
 from policies.request.usage.strip import UsageStrip
 
 
@@ -24,13 +24,13 @@ class Dispatch:
         self._metrics = metrics
         self._loop = loop
         self._clock = clock
-        self._outbox = Outbox(loop)
+        self._outbox = WriteBatch(loop)
         self._up = upstream_filter()
         self._down = downstream_filter()
 
     # -- to the first content
 
-    def send(self, exchange: Exchange, endpoint: Endpoint, routed: Routed, connection: Connection) -> Relay:
+    def send(self, exchange: Exchange, endpoint: Endpoint, routed: RouteMatch, connection: UpstreamConnection) -> Relay:
         """Send the request; what comes back goes into the relay."""
         relay = exchange.relay = Relay(exchange.cycle, self._clock, exchange.broken)
         if exchange.strips:
@@ -43,7 +43,9 @@ class Dispatch:
         self._outbox.request(connection, head, body, relay, head_request=exchange.method == "HEAD")
         return relay
 
-    def send_beside(self, exchange: Exchange, endpoint: Endpoint, routed: Routed, connection: Connection) -> Relay:
+    def send_beside(
+        self, exchange: Exchange, endpoint: Endpoint, routed: RouteMatch, connection: UpstreamConnection
+    ) -> Relay:
         """The same where several attempts run beside each other: which of them the exchange tells of, and its limits,
         are the caller's."""
         relay = Relay(exchange.cycle, self._clock, exchange.broken)
@@ -58,7 +60,7 @@ class Dispatch:
         self._outbox.request(connection, head, body, relay, head_request=exchange.method == "HEAD")
         return relay
 
-    async def connect(self, exchange: Exchange, endpoint: Endpoint, timeout: float) -> Connection:
+    async def connect(self, exchange: Exchange, endpoint: Endpoint, timeout: float) -> UpstreamConnection:
         """A fresh connection. It is made in a task of its own, which is given up with the request."""
         exchange.phase = "connect"
         exchange.cycle.wire.limit(exchange.first_look)
@@ -69,11 +71,11 @@ class Dispatch:
             give_up(task)
             raise
 
-    def connecting(self, endpoint: Endpoint, timeout: float) -> asyncio.Task[Connection]:
+    def connecting(self, endpoint: Endpoint, timeout: float) -> asyncio.Task[UpstreamConnection]:
         """A connection that is being made; whoever asked for it takes it or gives it up."""
         return self._loop.create_task(endpoint.connect(timeout), name=f"connect {endpoint.name}")
 
-    def _request(self, exchange: Exchange, endpoint: Endpoint, routed: Routed) -> tuple[bytes, bytes]:
+    def _request(self, exchange: Exchange, endpoint: Endpoint, routed: RouteMatch) -> tuple[bytes, bytes]:
         """Head and body as they go upstream: the client's bytes, save the headers that end here and a renamed model."""
         body, target = exchange.body, exchange.target
         if routed.upstream_model != exchange.model and routed.upstream_model is not None:
@@ -125,7 +127,7 @@ class Dispatch:
             endpoint.meter.unframed.value += 1
 
 
-def give_up(connecting: asyncio.Task[Connection]) -> None:
+def give_up(connecting: asyncio.Task[UpstreamConnection]) -> None:
     """Nobody wants it any more: no socket is left, and no exception that nobody retrieved."""
     if not connecting.cancel() and not connecting.cancelled() and connecting.exception() is None:
         connecting.result().abort()

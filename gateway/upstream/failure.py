@@ -7,7 +7,7 @@ from backends.pool.endpoint import Endpoint
 from gateway.error_mapping import outcome_of
 from gateway.http.request import ClientGone
 from gateway.upstream.relay import Relay
-from policies.resilience.breaker import Permit
+from policies.resilience.breaker import BreakerPermit
 from policies.resilience.outcome import Outcome
 
 ABSENT: Final = frozenset({"refused", "dns"})
@@ -16,7 +16,7 @@ backoff."""
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class FailedAttempt:
     """An attempt that did not bring what was asked for, before any byte of it went to the client.
 
     told: the seconds that its answer asks us to wait
@@ -24,7 +24,7 @@ class Failed:
     """
 
     endpoint: Endpoint
-    permit: Permit | None
+    permit: BreakerPermit | None
     outcome: Outcome
     told: float | None = None
     excused: bool = False

@@ -19,10 +19,10 @@ from gateway.http.request import ClientGone
 from gateway.observe.metrics import Metrics
 from gateway.upstream.dispatch import Dispatch
 from gateway.upstream.divert import hand_on
-from gateway.upstream.failure import ABSENT, Failed, had_it_all
-from gateway.upstream.race import Leg, Race
+from gateway.upstream.failure import ABSENT, FailedAttempt, had_it_all
+from gateway.upstream.race import Race, RaceLeg
 from gateway.upstream.relay import Relay
-from policies.request.routing import Routed
+from policies.request.routing import RouteMatch
 from policies.resilience import hedging
 from policies.resilience import outcome as outcomes
 from policies.resilience.fallback import kept_back
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from gateway.upstream.attempts import Attempts
 
 
-class Hedging:
+class HedgedAttempts:
     """Makes the attempts of hedged requests of one process."""
 
     def __init__(
@@ -44,7 +44,7 @@ class Hedging:
         self._metrics = metrics
         self._clock = clock
 
-    async def make(self, exchange: Exchange, pool: Pool, routed: Routed) -> float | None:
+    async def make(self, exchange: Exchange, pool: Pool, routed: RouteMatch) -> float | None:
         """One attempt, or two beside each other, each settled once, at its end; the rest as in `Attempts.make`."""
         attempts = self._attempts
         endpoint = attempts.choose(exchange, pool)
@@ -80,7 +80,7 @@ class Hedging:
             self._end(race, outcome, failed)
         return None
 
-    def _end(self, race: Race, outcome: Outcome, failed: Failed | None) -> None:
+    def _end(self, race: Race, outcome: Outcome, failed: FailedAttempt | None) -> None:
         """Whatever has happened: every leg is left, and its endpoint told."""
         exchange = race.exchange
         while len(race.legs) > 1:
@@ -109,7 +109,7 @@ class Hedging:
         assert leg.relay is not None, "neither begun nor broken"
         return leg.relay
 
-    def _look(self, race: Race) -> Leg | None:
+    def _look(self, race: Race) -> RaceLeg | None:
         """Go on with every leg as far as it has come. The one that wins, or failed and is the last."""
         race.go_on()
         rule = race.routed.route.retry
@@ -163,7 +163,7 @@ class Hedging:
 
     # -- how legs end
 
-    def _win(self, race: Race, winner: Leg) -> None:
+    def _win(self, race: Race, winner: RaceLeg) -> None:
         """Leave the others, at once."""
         settings, now = race.routed.route.hedge, self._clock()
         assert settings is not None, "or nobody would be here"
@@ -179,7 +179,7 @@ class Hedging:
         if others:
             race.tell()
 
-    def _fail(self, race: Race, leg: Leg, outcome: Outcome) -> None:
+    def _fail(self, race: Race, leg: RaceLeg, outcome: Outcome) -> None:
         """It came to its own end, and another leg has the word."""
         told = self._attempts.told(leg.relay) if leg.relay is not None else None
         if leg.error is not None:
@@ -190,7 +190,7 @@ class Hedging:
         self._drop(race, leg, _failed(leg, outcome, told=told, excused=excused))
         race.tell()
 
-    def _drop(self, race: Race, leg: Leg, failed: Failed) -> None:
+    def _drop(self, race: Race, leg: RaceLeg, failed: FailedAttempt) -> None:
         """Leave one of several legs, and tell its endpoint."""
         exchange, outcome = race.exchange, failed.outcome
         now = race.leave(leg)
@@ -221,5 +221,5 @@ def _alarm(race: Race) -> asyncio.TimerHandle | None:
     return asyncio.get_running_loop().call_later(route.hedge.after, race.late_now)
 
 
-def _failed(leg: Leg, outcome: Outcome, *, told: float | None = None, excused: bool = False) -> Failed:
-    return Failed(leg.endpoint, leg.permit, outcome, told, excused)
+def _failed(leg: RaceLeg, outcome: Outcome, *, told: float | None = None, excused: bool = False) -> FailedAttempt:
+    return FailedAttempt(leg.endpoint, leg.permit, outcome, told, excused)

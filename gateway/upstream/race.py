@@ -10,24 +10,24 @@ The exchange tells of the oldest attempt that is left, whose times run out first
 import asyncio
 from collections.abc import Callable
 
-from backends.http1.connection import Connection
+from backends.http1.connection import UpstreamConnection
 from backends.http1.interface import UpstreamError
 from backends.pool.endpoint import Endpoint
 from backends.pool.pool import Pool
-from gateway.admission.pool_queue import Door
+from gateway.admission.pool_queue import PoolQueue
 from gateway.error_mapping import outcome_of_error
 from gateway.errors import GatewayError
 from gateway.exchange import Exchange
 from gateway.http.driver import Signal
 from gateway.upstream.dispatch import Dispatch, give_up
 from gateway.upstream.relay import Relay
-from policies.request.routing import Routed
+from policies.request.routing import RouteMatch
 from policies.resilience import outcome as outcomes
-from policies.resilience.breaker import Permit
+from policies.resilience.breaker import BreakerPermit
 from policies.resilience.outcome import Outcome
 
 
-class Leg:
+class RaceLeg:
     """One of the attempts. It is making a connection, or has sent the request, or `error` says why there is no answer.
 
     began, dispatched: clock times
@@ -35,11 +35,11 @@ class Leg:
 
     __slots__ = ("began", "connecting", "dispatched", "endpoint", "error", "permit", "relay")
 
-    def __init__(self, endpoint: Endpoint, permit: Permit | None, began: float) -> None:
+    def __init__(self, endpoint: Endpoint, permit: BreakerPermit | None, began: float) -> None:
         self.endpoint = endpoint
         self.permit = permit
         self.began = began
-        self.connecting: asyncio.Task[Connection] | None = None
+        self.connecting: asyncio.Task[UpstreamConnection] | None = None
         self.dispatched: float | None = None
         self.relay: Relay | None = None
         self.error: UpstreamError | None = None
@@ -66,13 +66,13 @@ class Race:
     """The legs of one request, the oldest first. Decides nothing: `gateway.upstream.hedging` does."""
 
     def __init__(
-        self, exchange: Exchange, pool: Pool, routed: Routed, *, dispatch: Dispatch, clock: Callable[[], float]
+        self, exchange: Exchange, pool: Pool, routed: RouteMatch, *, dispatch: Dispatch, clock: Callable[[], float]
     ) -> None:
         self.exchange = exchange
         self.pool = pool
         self.routed = routed
-        self.legs: list[Leg] = []
-        self.door: Door | None = None
+        self.legs: list[RaceLeg] = []
+        self.door: PoolQueue | None = None
         """Who gave the second leg a slot of the pool beside the request's own."""
         self.late = False
         """Whether a second attempt is due."""
@@ -80,14 +80,14 @@ class Race:
         self._clock = clock
         self._signal = Signal()
 
-    def enter(self, endpoint: Endpoint, began: float) -> Leg:
+    def enter(self, endpoint: Endpoint, began: float) -> RaceLeg:
         """One attempt more. Its slot is taken until it is left."""
-        leg = Leg(endpoint, endpoint.permit(self.exchange.model, began), began)
+        leg = RaceLeg(endpoint, endpoint.permit(self.exchange.model, began), began)
         endpoint.slot.__enter__()
         self.legs.append(leg)
         return leg
 
-    def start(self, leg: Leg) -> None:
+    def start(self, leg: RaceLeg) -> None:
         """Send it off, or have a connection made for it."""
         connection = leg.endpoint.take()
         if connection is None:
@@ -132,7 +132,7 @@ class Race:
         next_look = exchange.overdue(self._clock())
         exchange.cycle.wire.limit(0.0 if isinstance(next_look, GatewayError) else next_look)
 
-    def leave(self, leg: Leg) -> float:
+    def leave(self, leg: RaceLeg) -> float:
         """Its socket is closed at once unless its answer has ended. The time of its end."""
         self.legs.remove(leg)
         if leg.connecting is not None:
@@ -150,20 +150,20 @@ class Race:
 
     # -- a leg's way
 
-    def _connect(self, leg: Leg) -> None:
+    def _connect(self, leg: RaceLeg) -> None:
         leg.connecting = self._dispatch.connecting(leg.endpoint, self.routed.route.timeouts.connect)
         leg.connecting.add_done_callback(self._made)
 
-    def _made(self, _: asyncio.Task[Connection]) -> None:
+    def _made(self, _: asyncio.Task[UpstreamConnection]) -> None:
         self._signal.set()
 
-    def _send(self, leg: Leg, connection: Connection) -> None:
+    def _send(self, leg: RaceLeg, connection: UpstreamConnection) -> None:
         leg.relay = self._dispatch.send_beside(self.exchange, leg.endpoint, self.routed, connection)
         leg.dispatched = self._clock()
         self._watch()
         self.tell()
 
-    def _broken(self, leg: Leg, relay: Relay, error: UpstreamError) -> None:
+    def _broken(self, leg: RaceLeg, relay: Relay, error: UpstreamError) -> None:
         """There will be no answer; a kept connection that had died before a byte of it is replaced once."""
         if error.kind != "reset_reused":
             leg.error = error

@@ -8,14 +8,14 @@ is direct too: a client that reads slowly pauses the upstream's reading.
 from collections.abc import Callable
 from typing import Final
 
-from backends.http1.connection import Connection
+from backends.http1.connection import UpstreamConnection
 from backends.http1.interface import UpstreamError
-from gateway.http.body_sinks import Copy, break_off, writer
+from gateway.http.body_sinks import CopySink, break_off, writer
 from gateway.http.driver import Signal
 from gateway.http.headers import Headers, is_event_stream
-from gateway.http.request import ClientCycle
-from gateway.http.write_batch import Outbox
-from gateway.upstream.stream_tap import Tap
+from gateway.http.request import ClientRequest
+from gateway.http.write_batch import WriteBatch
+from gateway.upstream.stream_tap import StreamTap
 from policies.request.first_content import FirstContent
 from policies.request.usage.strip import UsageStrip
 
@@ -34,7 +34,7 @@ class Relay:
     """Whether this is a 200 event stream."""
     framed = True
     """Whether the end of the body can be told from a broken connection."""
-    tap: Tap | None = None
+    tap: StreamTap | None = None
     ended = False
     released = False
     """Whether a byte of it may have gone to the client."""
@@ -48,9 +48,9 @@ class Relay:
     _resumed_at = 0.0
     strip: UsageStrip | None = None
     """Takes the usage that we asked for out of a stream again."""
-    copy: Copy | None = None
+    copy: CopySink | None = None
     """Who gets the same (`gateway.cache.coalescing`)."""
-    _connection: Connection | None = None
+    _connection: UpstreamConnection | None = None
     _first: FirstContent | None = None
     _gap: Callable[[float], None] | None = None
     _write: Callable[[bytes], None]
@@ -58,7 +58,7 @@ class Relay:
     _passing = False
     _waiter: Signal | None = None
 
-    def __init__(self, cycle: ClientCycle, clock: Callable[[], float], on_break: Callable[["Relay"], bytes]) -> None:
+    def __init__(self, cycle: ClientRequest, clock: Callable[[], float], on_break: Callable[["Relay"], bytes]) -> None:
         self._cycle = cycle
         self._clock = clock
         self._on_break = on_break
@@ -69,7 +69,7 @@ class Relay:
 
     # -- the pipeline's side
 
-    def attach(self, connection: Connection) -> None:
+    def attach(self, connection: UpstreamConnection) -> None:
         """The connection that feeds this relay, from the moment the request is sent."""
         self._connection = connection
 
@@ -104,11 +104,11 @@ class Relay:
         self._waiter = signal
 
     def release(
-        self, headers: Headers, *, length_known: bool, gap: Callable[[float], None] | None, outbox: Outbox
+        self, headers: Headers, *, length_known: bool, gap: Callable[[float], None] | None, outbox: WriteBatch
     ) -> None:
         """Let the head and all that was held go to the client; what follows goes straight through."""
         self.released = True
-        tap = self.tap = Tap(stream=self.stream)
+        tap = self.tap = StreamTap(stream=self.stream)
         cycle = self._cycle
         cycle.start(self.status, headers, length_known=length_known)
         held = self._held
@@ -136,7 +136,7 @@ class Relay:
             self._write = writer(cycle, self.copy, self.strip)
             self._passing = True
 
-    def turn_to(self, cycle: ClientCycle) -> None:
+    def turn_to(self, cycle: ClientRequest) -> None:
         """Another one takes the client's place."""
         self._cycle = cycle
         if self._passing:

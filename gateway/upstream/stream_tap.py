@@ -5,7 +5,7 @@ import re
 from typing import Final
 
 from policies import codec
-from policies.request.first_content import EVENT_END, Event, error_status
+from policies.request.first_content import EVENT_END, ContentEvent, error_status
 
 # What an event may have before it is ended and still be read for errors: beyond it only its end is looked for.
 _OPEN_LIMIT: Final = 64 * 1024
@@ -22,7 +22,7 @@ _END_WORDS: Final = (
 _OBJECT: Final = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 
 
-class Tap:
+class StreamTap:
     """One body's side view. In JSON a `"` inside a string is escaped, so `"usage"` and `"error"` with bare quotes are
     keys or values, never content."""
 
@@ -72,7 +72,7 @@ class Tap:
 
     def _find_error(self, blocks: list[bytes]) -> None:
         for block in blocks:
-            status = error_status(Event.parse(block))
+            status = error_status(ContentEvent.parse(block))
             if status is not None:
                 self.error = status
 
@@ -94,14 +94,14 @@ class Tap:
         return prompt, completion
 
 
-class _Usage(codec.Struct):
+class _UsageFields(codec.Struct):
     prompt_tokens: int | None = None
     input_tokens: int | None = None
     completion_tokens: int | None = None
     output_tokens: int | None = None
 
 
-_decoder: Final = codec.Decoder(_Usage)
+_decoder: Final = codec.Decoder(_UsageFields)
 
 
 def _usage(data: bytes) -> tuple[int | None, int | None]:

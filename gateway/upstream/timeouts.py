@@ -2,7 +2,7 @@
 to the first content, the time between two reads of a stream, the wait for a place.
 
 All of them share the one lazy timer of the client's connection (`gateway.http.timers`): each attempt says once when
-it must be looked at first (`policies.request.routing.Routed.first_looks`), a stream's reads touch nothing, and only
+it must be looked at first (`policies.request.routing.RouteMatch.first_looks`), a stream's reads touch nothing, and only
 when the timer fires is it worked out here what is over.
 """
 

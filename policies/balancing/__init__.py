@@ -9,19 +9,19 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 
-from policies.balancing.candidate import Candidate, Strategy
+from policies.balancing.candidate import BalancingStrategy, Candidate
 from policies.balancing.least_requests import LeastRequests
 from policies.balancing.round_robin import RoundRobin
 
-__all__ = ["STRATEGIES", "Candidate", "Strategy", "strategy"]
+__all__ = ["STRATEGIES", "BalancingStrategy", "Candidate", "strategy"]
 
-STRATEGIES: Mapping[str, Callable[[random.Random], Strategy]] = {
+STRATEGIES: Mapping[str, Callable[[random.Random], BalancingStrategy]] = {
     "least_requests": LeastRequests,
     "round_robin": RoundRobin,
 }
 
 
-def strategy(name: str, rng: random.Random) -> Strategy:
+def strategy(name: str, rng: random.Random) -> BalancingStrategy:
     """A strategy by the name that the policy gives it (`pools.balance`), with its own memory; one for each pool.
 
     The loader has refused the names that this version does not have; here they are a `KeyError`.

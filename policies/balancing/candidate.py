@@ -33,7 +33,7 @@ class Candidate(Protocol):
 C = TypeVar("C", bound=Candidate)
 
 
-class Strategy(Protocol):
+class BalancingStrategy(Protocol):
     """Chooses one of at least one candidate; no availability, no waiting, no error."""
 
     def choose(self, candidates: Sequence[C]) -> C: ...

@@ -22,7 +22,7 @@ _FEWEST: Final = 10
 Kind = Literal["stream", "plain"]
 
 
-class _Round:
+class _MeasuringRound:
     """Answers of one kind since the last look. A plain answer is whole at its first content, so it has its own best."""
 
     __slots__ = ("best", "count", "total")
@@ -47,7 +47,7 @@ class AdaptiveLimit:
 
     def __init__(self, limit: int = FIRST) -> None:
         self.limit = limit
-        self._rounds: dict[Kind, _Round] = {"stream": _Round(), "plain": _Round()}
+        self._rounds: dict[Kind, _MeasuringRound] = {"stream": _MeasuringRound(), "plain": _MeasuringRound()}
         self._starting = True
         self._used = 0
         self._settling = 0

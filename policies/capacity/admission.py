@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from policies.capacity.fair_queue import FairQueue
-from policies.capacity.pace import Held, Pace
+from policies.capacity.pace import QueuePace, SlotTimes
 
 PATIENCE: Final = 9
 """So many turns in a row at most go to the highest priority while a lower one waits."""
@@ -51,14 +51,14 @@ class Ticket:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitingTicket:
     """There is a place; it may have been another's."""
 
     pushed_out: Ticket | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class AdmissionRefused:
     """No place. `retry_after` in seconds, 1 to 60: when there may be one."""
 
     reason: Reason
@@ -66,7 +66,7 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
+class QueueLevel:
     """What waits of one priority, for the operator's eyes. `tenants` by name, how many."""
 
     priority: int
@@ -75,7 +75,7 @@ class Level:
     tenants: Mapping[str, int]
 
 
-class _Level:
+class _PriorityLevel:
     """The requests of one priority."""
 
     __slots__ = ("pace", "priority", "queue", "turn")
@@ -83,7 +83,7 @@ class _Level:
     def __init__(self, priority: int, now: float) -> None:
         self.priority = priority
         self.queue: FairQueue[Ticket] = FairQueue()
-        self.pace = Pace(now)
+        self.pace = QueuePace(now)
         self.turn = 0
 
 
@@ -102,9 +102,9 @@ class AdmissionQueue:
         self.slots = slots
         self.taken = 0
         self.waiting = 0
-        self._held = Held()
+        self._held = SlotTimes()
         # The highest priority first; only those of which something waits.
-        self._levels: list[_Level] = []
+        self._levels: list[_PriorityLevel] = []
         self._turns = 0
         self._row = 0
 
@@ -142,25 +142,25 @@ class AdmissionQueue:
 
     # -- places
 
-    def offer(self, ticket: Ticket, now: float) -> Waiting | Refused:
+    def offer(self, ticket: Ticket, now: float) -> WaitingTicket | AdmissionRefused:
         """Wait for a slot, or be told that it is of no use."""
         expected = self.expected(ticket, now)
         if not self.size:
-            return Refused("full", _retry_after(expected))
+            return AdmissionRefused("full", _retry_after(expected))
         if expected is not None and (
             now + expected > ticket.wait_until or now + expected + self._held.least > ticket.deadline
         ):
-            return Refused("late", _retry_after(expected))
+            return AdmissionRefused("late", _retry_after(expected))
         pushed_out = None
         if self.waiting >= self.size:
             pushed_out = self._weaker(ticket)
             if pushed_out is None:
-                return Refused("full", _retry_after(expected))
+                return AdmissionRefused("full", _retry_after(expected))
             pushed_out.refused = "pushed_out"
             self.leave(pushed_out)
         self._level(ticket.priority, now).queue.push(ticket.tenant, ticket.weight, ticket)
         self.waiting += 1
-        return Waiting(pushed_out)
+        return WaitingTicket(pushed_out)
 
     def leave(self, ticket: Ticket) -> None:
         """It waits no more; nothing where it did not."""
@@ -197,37 +197,37 @@ class AdmissionQueue:
         mean = self._held.mean
         return self.slots / mean if mean and 0 < self.slots < math.inf else None
 
-    def levels(self, now: float) -> list[Level]:
+    def levels(self, now: float) -> list[QueueLevel]:
         """What waits, the highest priority first; `oldest` in seconds of waiting, of those that are next."""
         return [
-            Level(one.priority, len(one.queue), now - one.queue.peek().since, one.queue.counts())
+            QueueLevel(one.priority, len(one.queue), now - one.queue.peek().since, one.queue.counts())
             for one in self._levels
         ]
 
     # -- the steps
 
-    def _next(self) -> _Level:
+    def _next(self) -> _PriorityLevel:
         """Whose turn it is."""
         if self._row < PATIENCE or len(self._levels) == 1:
             return self._levels[0]
         return min(self._levels[1:], key=lambda level: level.turn)
 
-    def _had_turn(self, level: _Level, now: float) -> None:
+    def _had_turn(self, level: _PriorityLevel, now: float) -> None:
         self._turns += 1
         self._row = self._row + 1 if level is self._levels[0] and len(self._levels) > 1 else 0
         level.turn = self._turns
         level.pace.moved(now)
 
-    def _level(self, priority: int, now: float) -> _Level:
+    def _level(self, priority: int, now: float) -> _PriorityLevel:
         for level in self._levels:
             if level.priority == priority:
                 return level
-        made = _Level(priority, now)
+        made = _PriorityLevel(priority, now)
         made.turn = self._turns
         bisect.insort(self._levels, made, key=lambda level: -level.priority)
         return made
 
-    def _gone(self, level: _Level) -> None:
+    def _gone(self, level: _PriorityLevel) -> None:
         self.waiting -= 1
         if not level.queue:
             self._levels.remove(level)

@@ -19,7 +19,7 @@ T = TypeVar("T")
 _FEW: Final = 16
 
 
-class _Flow(Generic[T]):
+class _TenantFlow(Generic[T]):
     """One tenant. `entry` is the number of its valid place in the heap, -1 while nothing of it waits."""
 
     __slots__ = ("entry", "finish", "start", "waiting", "weight")
@@ -38,8 +38,8 @@ class FairQueue(Generic[T]):
     __slots__ = ("_flows", "_heap", "_kept", "_number", "_size", "_virtual", "_weights")
 
     def __init__(self) -> None:
-        self._flows: dict[str, _Flow[T]] = {}
-        self._heap: list[tuple[float, int, _Flow[T]]] = []
+        self._flows: dict[str, _TenantFlow[T]] = {}
+        self._heap: list[tuple[float, int, _TenantFlow[T]]] = []
         self._virtual = 0.0
         self._number = 0
         self._size = 0
@@ -53,7 +53,7 @@ class FairQueue(Generic[T]):
         """Wait. The tenant's weight is from now on the one given here."""
         flow = self._flows.get(tenant)
         if flow is None:
-            flow = self._flows[tenant] = _Flow(weight)
+            flow = self._flows[tenant] = _TenantFlow(weight)
         elif flow.waiting:
             self._weights += weight - flow.weight
         flow.weight = weight
@@ -115,19 +115,19 @@ class FairQueue(Generic[T]):
         """The last one of a tenant."""
         return next(reversed(self._flows[tenant].waiting))
 
-    def _enter(self, flow: _Flow[T]) -> None:
+    def _enter(self, flow: _TenantFlow[T]) -> None:
         """Its first one waits, from the flow's start tag on; of equal ones the earlier goes first."""
         self._number += 1
         flow.entry = self._number
         heapq.heappush(self._heap, (flow.start, flow.entry, flow))
 
-    def _first(self) -> _Flow[T]:
+    def _first(self) -> _TenantFlow[T]:
         heap = self._heap
         while heap[0][1] != heap[0][2].entry:
             heapq.heappop(heap)
         return heap[0][2]
 
-    def _left(self, flow: _Flow[T]) -> None:
+    def _left(self, flow: _TenantFlow[T]) -> None:
         """One of it is gone; so is whatever is of no use any more."""
         self._size -= 1
         if not flow.waiting:

@@ -11,7 +11,7 @@ _MOMENTS: Final = 33
 _NEWS: Final = 1 / 16
 
 
-class Held:
+class SlotTimes:
     """For how long slots are held: mean and mean deviation, as TCP reckons its round trips (Jacobson 1988).
 
     mean: None while nobody can say
@@ -38,7 +38,7 @@ class Held:
         return 0.0 if self.mean is None else max(0.0, self.mean - 2 * self._deviation)
 
 
-class Pace:
+class QueuePace:
     """Of the requests of one priority: when the last ones of them went on, or the first began to wait."""
 
     __slots__ = ("_moments",)

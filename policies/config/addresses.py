@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
-from policies.config.kind import Kind
+from policies.config.kind import ScalarKind
 from policies.config.mistakes import quoted
 from policies.config.store_url import read_target
 
@@ -127,15 +127,15 @@ def _read_store_url(text: str) -> str:
     return text
 
 
-ADDRESS: Final = Kind("HOST:PORT, [IPV6]:PORT or unix:PATH", read_address, {"type": "string"}, str)
-NETWORK: Final = Kind("a network such as 10.0.0.0/8", _read_network, {"type": "string"}, str)
-BASE_URL: Final = Kind(
+ADDRESS: Final = ScalarKind("HOST:PORT, [IPV6]:PORT or unix:PATH", read_address, {"type": "string"}, str)
+NETWORK: Final = ScalarKind("a network such as 10.0.0.0/8", _read_network, {"type": "string"}, str)
+BASE_URL: Final = ScalarKind(
     "a URL such as http://10.0.0.11:8000", read_base_url, {"type": "string", "pattern": "^https?://"}
 )
-URL: Final = Kind("a URL", _read_url, {"type": "string", "pattern": "^https?://"})
-STORE_URL: Final = Kind(
+URL: Final = ScalarKind("a URL", _read_url, {"type": "string", "pattern": "^https?://"})
+STORE_URL: Final = ScalarKind(
     "a store's URL",
     _read_store_url,
     {"type": "string", "pattern": "^(memory|redis|rediss|redis\\+(sentinel|cluster|unix))://"},
 )
-HOST: Final = Kind("a host's name or address", _read_host, {"type": "string"})
+HOST: Final = ScalarKind("a host's name or address", _read_host, {"type": "string"})

@@ -23,8 +23,8 @@ from pydantic_core import core_schema as cs
 
 from policies.config import references
 from policies.config.available import NOT_BUILT, partly_built
-from policies.config.finishing import Finisher, Place
-from policies.config.kind import Kind
+from policies.config.finishing import Finisher, FinishingPlace
+from policies.config.kind import ScalarKind
 from policies.config.mistakes import NOT_AVAILABLE, Mistake, PolicyError, unknown
 from policies.config.nodes import Mapping as MappingNode
 from policies.config.nodes import Node, Scalar, is_off, locate
@@ -46,10 +46,10 @@ def load(path: str | Path, *, secrets: bool, environ: Mapping[str, str] = os.env
     """
     file = Path(path)
     tree = read(file)
-    place = Place(file.absolute().parent, SecretSource(environ) if secrets else None)
+    place = FinishingPlace(file.absolute().parent, SecretSource(environ) if secrets else None)
     mistakes = references.mistakes(str(path), tree)
     try:
-        policy: Policy = SchemaValidator(_Compiler(place).section(Section(Policy), "")).validate_python(tree)
+        policy: Policy = SchemaValidator(_SchemaCompiler(place).section(Section(Policy), "")).validate_python(tree)
     except ValidationError as error:
         mistakes += [
             _mistake(str(path), tree, detail) for detail in error.errors(include_url=False, include_input=False)
@@ -59,16 +59,16 @@ def load(path: str | Path, *, secrets: bool, environ: Mapping[str, str] = os.env
     return Finisher(place).policy(policy, str(path))
 
 
-class _Compiler:
+class _SchemaCompiler:
     """Shapes -> the schema by which pydantic-core walks a tree. A `path` is a pattern, as in
     `policies.config.available`."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: FinishingPlace) -> None:
         self._place = place
 
     def of(self, shape: Shape, path: str, also: str = "") -> CoreSchema:
         """The schema of any shape; `also` is what else a message should offer."""
-        if isinstance(shape, Kind):
+        if isinstance(shape, ScalarKind):
             return cs.no_info_plain_validator_function(self._scalar(shape, also))
         if isinstance(shape, Section):
             return self.section(shape, path, also)
@@ -115,7 +115,7 @@ class _Compiler:
 
         return build
 
-    def _scalar(self, kind: Kind, also: str) -> Handler:
+    def _scalar(self, kind: ScalarKind, also: str) -> Handler:
         place = self._place
 
         def scalar(node: Node) -> Any:
@@ -150,7 +150,7 @@ def _entries(phrase: str, also: str) -> Handler:
     return entries
 
 
-def _name(kind: Kind) -> Handler:
+def _name(kind: ScalarKind) -> Handler:
     def name(text: str) -> Any:
         try:
             return kind.read(text)

@@ -5,21 +5,21 @@ from pathlib import Path
 
 from policies.config import references
 from policies.config.addresses import Address
-from policies.config.kind import Kind
+from policies.config.kind import ScalarKind
 from policies.config.nodes import OFF
 from policies.config.secrets import SecretSource
-from policies.config.settings import Auth, Policy, Pool
+from policies.config.settings import AuthSettings, Policy, PoolSettings
 from policies.config.settings.workers import VLLM
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FinishingPlace:
     """Where the file stands, and where its secrets come from (None: they are left alone)."""
 
     folder: Path
     secrets: SecretSource | None
 
-    def path(self, kind: Kind, text: str) -> str:
+    def path(self, kind: ScalarKind, text: str) -> str:
         if text in kind.not_paths:
             return text
         return str(self.folder / text)
@@ -31,7 +31,7 @@ class Place:
 class Finisher:
     """Fills in what hangs on more than one key, or on where the file stands."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: FinishingPlace) -> None:
         self._place = place
 
     def policy(self, policy: Policy, path: str) -> Policy:
@@ -42,14 +42,14 @@ class Finisher:
         server = replace(policy.server, listen=listen, admin=admin)
         return replace(policy, server=server, auth=self._auth(policy.auth), pools=pools, observe=observe, path=path)
 
-    def _auth(self, auth: Auth) -> Auth:
+    def _auth(self, auth: AuthSettings) -> AuthSettings:
         """The default keys file lies beside the policy file, as a written one would."""
         keys_file = auth.api_keys
         if keys_file is None or keys_file.file is None:
             return auth
         return replace(auth, api_keys=replace(keys_file, file=str(self._place.folder / keys_file.file)))
 
-    def _pool(self, name: str, pool: Pool) -> Pool:
+    def _pool(self, name: str, pool: PoolSettings) -> PoolSettings:
         endpoints = tuple(
             endpoint if endpoint.name else replace(endpoint, name=references.endpoint_name(name, index))
             for index, endpoint in enumerate(pool.endpoints)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from policies.config.kind import Kind
+from policies.config.kind import ScalarKind
 from policies.config.mistakes import quoted, unknown
 from policies.config.nodes import OFF
 from policies.config.units import COUNT, COUNT_ABOVE_0, PORT, read_count, read_number
@@ -38,7 +38,7 @@ class Bound:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TextStep:
     """How many workers at once: a number of them, or a percentage of those there are."""
 
     amount: float
@@ -120,14 +120,14 @@ def _read_bound(text: str) -> Bound:
     return Bound(operator, read_count(found[2]))
 
 
-def _read_step(text: str) -> Step:
+def _read_step(text: str) -> TextStep:
     if text.endswith("%"):
         amount = read_number(text[:-1])
     else:
         amount = COUNT_ABOVE_0.read(text)
     if amount == 0:
         raise ValueError("must be more than 0")
-    return Step(amount, text.endswith("%"))
+    return TextStep(amount, text.endswith("%"))
 
 
 def _read_outcome(text: str) -> str | int:
@@ -151,7 +151,7 @@ def read_bool(text: str) -> bool:
     return text == "true"
 
 
-def _word_or(word: str, kind: Kind) -> Kind:
+def _word_or(word: str, kind: ScalarKind) -> ScalarKind:
     """`word` itself, or what `kind` reads."""
 
     def read(text: str) -> Any:
@@ -162,10 +162,10 @@ def _word_or(word: str, kind: Kind) -> Kind:
         except ValueError as error:
             raise ValueError(str(error).replace("expected ", f"expected {word} or ", 1)) from None
 
-    return Kind(f"{word} or {kind.phrase}", read, {"anyOf": [{"const": word}, dict(kind.schema)]}, kind.write)
+    return ScalarKind(f"{word} or {kind.phrase}", read, {"anyOf": [{"const": word}, dict(kind.schema)]}, kind.write)
 
 
-def words(what: str, choices: tuple[str, ...], values: tuple[Any, ...] | None = None) -> Kind:
+def words(what: str, choices: tuple[str, ...], values: tuple[Any, ...] | None = None) -> ScalarKind:
     """One word out of a list; the value is the word."""
     by_text = dict(zip(choices, choices if values is None else values, strict=True))
 
@@ -174,50 +174,50 @@ def words(what: str, choices: tuple[str, ...], values: tuple[Any, ...] | None = 
             raise ValueError(unknown(what, text, choices))
         return by_text[text]
 
-    return Kind(f"one of {', '.join(choices)}", read, {"enum": list(by_text.values())})
+    return ScalarKind(f"one of {', '.join(choices)}", read, {"enum": list(by_text.values())})
 
 
-TEXT: Final = Kind("text", _read_text, _TEXT_SCHEMA)
-SOME_TEXT: Final = Kind("text", _read_some_text, {**_TEXT_SCHEMA, "minLength": 1})
-BOOL: Final = Kind("true or false", read_bool, {"type": "boolean"})
+TEXT: Final = ScalarKind("text", _read_text, _TEXT_SCHEMA)
+SOME_TEXT: Final = ScalarKind("text", _read_some_text, {**_TEXT_SCHEMA, "minLength": 1})
+BOOL: Final = ScalarKind("true or false", read_bool, {"type": "boolean"})
 VERSION: Final = words("version of this file's format", ("1",), (1,))
-NAME: Final = Kind(
+NAME: Final = ScalarKind(
     "a name", _matching(_NAME, "a name (letters, digits, . _ -)"), {**_TEXT_SCHEMA, "pattern": f"^{_NAME.pattern}$"}
 )
-PLAN_NAME: Final = Kind("a plan's name", _read_plan_name, NAME.schema)
-MODEL: Final = Kind("a model's name", _read_model, {**_TEXT_SCHEMA, "minLength": 1})
-GLOB: Final = Kind("a model's name or a glob", _read_glob, {**_TEXT_SCHEMA, "minLength": 1})
-PATH_GLOB: Final = Kind("a path such as /predict/*", _read_path_glob, {"type": "string", "pattern": "^/"})
-URL_PATH: Final = Kind("auto or a path such as /health", _read_url_path, {"type": "string"})
+PLAN_NAME: Final = ScalarKind("a plan's name", _read_plan_name, NAME.schema)
+MODEL: Final = ScalarKind("a model's name", _read_model, {**_TEXT_SCHEMA, "minLength": 1})
+GLOB: Final = ScalarKind("a model's name or a glob", _read_glob, {**_TEXT_SCHEMA, "minLength": 1})
+PATH_GLOB: Final = ScalarKind("a path such as /predict/*", _read_path_glob, {"type": "string", "pattern": "^/"})
+URL_PATH: Final = ScalarKind("auto or a path such as /health", _read_url_path, {"type": "string"})
 AUTO_PORT: Final = _word_or("auto", PORT)
 PROCESSES: Final = _word_or("auto", COUNT_ABOVE_0)
 IN_FLIGHT: Final = _word_or("auto", COUNT_ABOVE_0)
-PATH: Final = Kind("a file's path", _read_text, {"type": "string", "minLength": 1}, is_path=True)
+PATH: Final = ScalarKind("a file's path", _read_text, {"type": "string", "minLength": 1}, is_path=True)
 LOG_PATH: Final = replace(PATH, phrase="a file's path, -, stdout or stderr", not_paths=("-", "stdout", "stderr", *OFF))
-HEADER_NAME: Final = Kind("a header's name", _read_header_name, {"type": "string"})
-HEADER_VALUE: Final = Kind("a header's value", _read_header_value, _TEXT_SCHEMA)
-ENV_NAME: Final = Kind(
+HEADER_NAME: Final = ScalarKind("a header's name", _read_header_name, {"type": "string"})
+HEADER_VALUE: Final = ScalarKind("a header's value", _read_header_value, _TEXT_SCHEMA)
+ENV_NAME: Final = ScalarKind(
     "an environment variable's name",
     _matching(_ENV_NAME, "an environment variable's name"),
     {"type": "string", "pattern": f"^{_ENV_NAME.pattern}$"},
 )
-BOUND: Final = Kind(
+BOUND: Final = ScalarKind(
     'a comparison such as "<=2048"',
     _read_bound,
     {"type": "string", "pattern": f"^{_BOUND.pattern}$"},
     lambda bound: f"{bound.operator}{bound.count}",
 )
-STEP: Final = Kind(
+STEP: Final = ScalarKind(
     "a number or a percentage",
     _read_step,
     {"type": ["integer", "string"]},
     lambda step: f"{step.amount:g}%" if step.percent else int(step.amount),
 )
-OUTCOME: Final = Kind(
+OUTCOME: Final = ScalarKind(
     "an outcome word or a status",
     _read_outcome,
     {"anyOf": [{"enum": list(OUTCOME_WORDS)}, {"type": "integer", "minimum": 100, "maximum": 599}]},
 )
-HASH_ON: Final = Kind("key, tenant, user, session, header:NAME or body:FIELD", _read_hash_on, {"type": "string"})
+HASH_ON: Final = ScalarKind("key, tenant, user, session, header:NAME or body:FIELD", _read_hash_on, {"type": "string"})
 GPUS: Final = words("gpus", ("auto", "none"))
 GPU: Final = COUNT

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 # Compared by identity: annotations are hashed, and a schema is not hashable.
 @dataclass(frozen=True, slots=True, eq=False)
-class Kind:
+class ScalarKind:
     """One kind of scalar. `read` raises ValueError with the operator's message; `write` is its inverse."""
 
     phrase: str

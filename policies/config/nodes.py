@@ -50,7 +50,7 @@ Node = Scalar | Sequence | Mapping
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class NodePlace:
     """Where something stands: its dotted path, its own mark, and that of its key (its own again in a list)."""
 
     path: str
@@ -58,7 +58,7 @@ class Place:
     key_mark: Mark
 
 
-def locate(root: Mapping, steps: "tuple[str | int, ...]") -> Place:
+def locate(root: Mapping, steps: "tuple[str | int, ...]") -> NodePlace:
     """The place that `steps` lead to; where they leave the tree, the last mark on the way."""
     node: Node | None = root
     path, mark, key_mark = "", root.mark, root.mark
@@ -77,7 +77,7 @@ def locate(root: Mapping, steps: "tuple[str | int, ...]") -> Place:
         else:
             node = None
         mark = node.mark if node is not None else mark
-    return Place(path, mark, key_mark)
+    return NodePlace(path, mark, key_mark)
 
 
 def is_off(node: Node | None) -> bool:

@@ -7,7 +7,7 @@ nothing about a part whose shape is wrong: that is found where types are.
 from collections.abc import Iterator
 from itertools import chain
 
-from policies.config.kind import Kind
+from policies.config.kind import ScalarKind
 from policies.config.mistakes import Mistake, known, quoted
 from policies.config.nodes import Cursor, Mapping, is_off
 from policies.config.units import COUNT_ABOVE_0
@@ -122,7 +122,7 @@ def _worker_count(workers: Cursor | None) -> int:
     return min(_read(COUNT_ABOVE_0, count.text), 10_000) if count is not None else 2
 
 
-def _read(kind: Kind, text: str | None) -> int:
+def _read(kind: ScalarKind, text: str | None) -> int:
     try:
         return int(kind.read(text or ""))
     except ValueError:

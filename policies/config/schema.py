@@ -7,7 +7,7 @@ from dataclasses import MISSING
 from typing import Any
 
 from policies.config.available import NOT_BUILT
-from policies.config.kind import Kind
+from policies.config.kind import ScalarKind
 from policies.config.mistakes import NOT_AVAILABLE
 from policies.config.settings import Policy
 from policies.config.shapes import Either, Key, ListOf, NamesOf, OrOff, Section, Shape, keys
@@ -20,7 +20,7 @@ def policy_schema() -> dict[str, Any]:
 
 
 def _of(shape: Shape, path: str) -> dict[str, Any]:
-    if isinstance(shape, Kind):
+    if isinstance(shape, ScalarKind):
         return dict(shape.schema)
     if isinstance(shape, Section):
         return _section(shape.cls, path)
@@ -61,7 +61,7 @@ def _key(key: Key, path: str, line: str) -> dict[str, Any]:
 
 def written(shape: Shape, value: Any) -> Any:
     """A value as an operator would write it."""
-    if isinstance(shape, Kind):
+    if isinstance(shape, ScalarKind):
         return shape.write(value)
     if isinstance(shape, Section):
         members = ((key, getattr(value, key.attribute)) for key in keys(shape.cls))

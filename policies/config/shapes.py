@@ -10,7 +10,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from policies.config.forms import words
-from policies.config.kind import Kind, Unset
+from policies.config.kind import ScalarKind, Unset
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class ListOf:
 class NamesOf:
     """A mapping from names that the operator chooses."""
 
-    name: Kind
+    name: ScalarKind
     item: "Shape"
 
 
@@ -37,7 +37,7 @@ class NamesOf:
 class Either:
     """A scalar of this kind, or the other shape."""
 
-    kind: Kind
+    kind: ScalarKind
     other: "Shape"
 
 
@@ -49,7 +49,7 @@ class OrOff:
     value: Any
 
 
-Shape = Kind | Section | ListOf | NamesOf | Either | OrOff
+Shape = ScalarKind | Section | ListOf | NamesOf | Either | OrOff
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +84,14 @@ def shape_of(hint: Any, what: str) -> Shape:
     hint, notes = _bare(hint)
     members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     present = [member for member in members if member is not NoneType]
-    kind = next((note for note in notes if isinstance(note, Kind)), None)
+    kind = next((note for note in notes if isinstance(note, ScalarKind)), None)
     inner = _present(present, kind, what)
     if len(present) == len(members) or any(isinstance(note, Unset) for note in notes):
         return inner
     return OrOff(inner, None)
 
 
-def _present(members: list[Any], kind: Kind | None, what: str) -> Shape:
+def _present(members: list[Any], kind: ScalarKind | None, what: str) -> Shape:
     """The shape of the members of a union, None apart."""
     compound = next((member for member in members if _is_compound(member)), None)
     if compound is not None:
@@ -123,6 +123,6 @@ def _compound(hint: Any, what: str) -> Section | ListOf | NamesOf:
     if get_origin(hint) is AbstractMapping:
         name, item = get_args(hint)
         kind = shape_of(name, what)
-        assert isinstance(kind, Kind)
+        assert isinstance(kind, ScalarKind)
         return NamesOf(kind, shape_of(item, what))
     return Section(hint)

@@ -35,7 +35,7 @@ def read(path: Path) -> Mapping:
     """The tree of the file's one document. Raises PolicyError when the file cannot be read or is not plain YAML."""
     text = _text(path)
     _refuse_directives(str(path), text)
-    return _Composer(str(path), text).document()
+    return _NodeComposer(str(path), text).document()
 
 
 def _text(path: Path) -> str:
@@ -68,7 +68,7 @@ def _fail(file: str, mark: Mark, message: str, path: str = "") -> NoReturn:
     raise PolicyError([Mistake(file, mark, path, message)])
 
 
-class _Composer:
+class _NodeComposer:
     """Builds the tree from ruamel's events, by recursion that `MAX_DEPTH` bounds."""
 
     def __init__(self, file: str, text: str) -> None:

@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class StoreTarget:
     """What a store's URL says.
 
     nodes: servers, Sentinels or some of a Cluster's nodes; one without a port for a Unix socket
@@ -21,7 +21,7 @@ class Target:
     service: str = ""
 
 
-def read_target(url: str) -> Target:
+def read_target(url: str) -> StoreTarget:
     """What a store's URL says; ValueError where it says nothing of use.
 
     redis://HOST[:PORT][/DATABASE], rediss://..., redis+unix:///PATH[?db=DATABASE],
@@ -33,7 +33,7 @@ def read_target(url: str) -> Target:
         number = parts.query.removeprefix("db=") or "0"
         if not path or not number.isdecimal():
             raise ValueError("expected redis+unix:///PATH or redis+unix:///PATH?db=NUMBER")
-        return Target("unix", [(path, 0)], database=int(number))
+        return StoreTarget("unix", [(path, 0)], database=int(number))
     default = 26379 if parts.scheme == "redis+sentinel" else 6379
     nodes = [_node(text, default) for text in parts.netloc.split(",")]
     names = [name for name in path.split("/") if name]
@@ -48,12 +48,12 @@ def read_target(url: str) -> Target:
     if parts.scheme == "redis+cluster":
         if database:
             raise ValueError("a Cluster has database 0 only")
-        return Target("cluster", nodes)
+        return StoreTarget("cluster", nodes)
     if service:
-        return Target("sentinel", nodes, database=database, service=service)
+        return StoreTarget("sentinel", nodes, database=database, service=service)
     if len(nodes) > 1:
         raise ValueError("several hosts are redis+sentinel:// or redis+cluster://")
-    return Target("single", nodes, tls=parts.scheme == "rediss", database=database)
+    return StoreTarget("single", nodes, tls=parts.scheme == "rediss", database=database)
 
 
 def _node(text: str, port: int) -> tuple[str, int]:

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-from policies.config.kind import Kind
+from policies.config.kind import ScalarKind
 from policies.config.mistakes import quoted
 
 _WHOLE = r"(?:0|[1-9][0-9]{0,14})"
@@ -28,7 +28,7 @@ _LONGEST: Final = 3650 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
+class RateValue:
     """So many in so many seconds."""
 
     count: int
@@ -97,14 +97,14 @@ def read_count(text: str) -> int:
     return int(found[1]) * _COUNT_UNITS[found[2]]
 
 
-def read_rate(text: str) -> Rate:
+def read_rate(text: str) -> RateValue:
     found = _RATE.fullmatch(text)
     if found is None:
         raise _wanted(_RATE_PHRASE, text)
-    return Rate(read_count(found[1]), _PERIODS[found[2]])
+    return RateValue(read_count(found[1]), _PERIODS[found[2]])
 
 
-def write_rate(rate: Rate) -> str:
+def write_rate(rate: RateValue) -> str:
     unit = next(name for name, seconds in _PERIODS.items() if seconds == rate.per_seconds)
     return f"{rate.count}/{unit}"
 
@@ -137,7 +137,7 @@ def _seconds_above_zero(text: str) -> float:
     return seconds
 
 
-def count_kind(low: int, high: int = 10**15) -> Kind:
+def count_kind(low: int, high: int = 10**15) -> ScalarKind:
     """Whole numbers from `low` to `high`."""
 
     def read(text: str) -> int:
@@ -147,10 +147,10 @@ def count_kind(low: int, high: int = 10**15) -> Kind:
         return count
 
     limits: dict[str, Any] = {"minimum": low} | ({"maximum": high} if high < 10**15 else {})
-    return Kind(_COUNT_PHRASE, read, {**_COUNT_SCHEMA, **limits})
+    return ScalarKind(_COUNT_PHRASE, read, {**_COUNT_SCHEMA, **limits})
 
 
-def number_kind(low: float, high: float = 1e15, *, above: bool = False) -> Kind:
+def number_kind(low: float, high: float = 1e15, *, above: bool = False) -> ScalarKind:
     """Numbers from `low` (or, with `above`, from over it) to `high`."""
 
     def read(text: str) -> float:
@@ -162,20 +162,20 @@ def number_kind(low: float, high: float = 1e15, *, above: bool = False) -> Kind:
 
     limits: dict[str, Any] = {"exclusiveMinimum" if above else "minimum": low}
     limits |= {"maximum": high} if high < 1e15 else {}
-    return Kind("a number such as 3 or 0.5", read, {"type": "number", **limits}, _tidy)
+    return ScalarKind("a number such as 3 or 0.5", read, {"type": "number", **limits}, _tidy)
 
 
 def _range(low: float, high: float, endless: float) -> str:
     return f"at least {low:g}" if high == endless else f"from {low:g} to {high:g}"
 
 
-SECONDS: Final = Kind(_SECONDS_PHRASE, read_seconds, _SECONDS_SCHEMA, write_seconds)
+SECONDS: Final = ScalarKind(_SECONDS_PHRASE, read_seconds, _SECONDS_SCHEMA, write_seconds)
 # A timeout or interval of nothing ends everything at once or spins; who wants none writes `off`.
-SECONDS_ABOVE_0: Final = Kind(_SECONDS_PHRASE, _seconds_above_zero, _SECONDS_SCHEMA, write_seconds)
-SIZE: Final = Kind(
+SECONDS_ABOVE_0: Final = ScalarKind(_SECONDS_PHRASE, _seconds_above_zero, _SECONDS_SCHEMA, write_seconds)
+SIZE: Final = ScalarKind(
     _SIZE_PHRASE, read_size, {"type": ["string", "integer"], "pattern": rf"^(0|{_SIZE.pattern})$"}, write_size
 )
-RATE: Final = Kind(_RATE_PHRASE, read_rate, {"type": "string", "pattern": f"^{_RATE.pattern}$"}, write_rate)
+RATE: Final = ScalarKind(_RATE_PHRASE, read_rate, {"type": "string", "pattern": f"^{_RATE.pattern}$"}, write_rate)
 COUNT: Final = count_kind(0)
 COUNT_ABOVE_0: Final = count_kind(1)
 PORT: Final = count_kind(1, 65535)
@@ -186,4 +186,4 @@ PERCENT: Final = number_kind(0, 100)
 PERCENT_ABOVE_0: Final = number_kind(0, 100, above=True)
 FACTOR: Final = number_kind(1)
 NUMBER: Final = number_kind(0)
-PRIORITY: Final = Kind("a whole number such as 0, 10 or -5", _read_priority, {"type": "integer"})
+PRIORITY: Final = ScalarKind("a whole number such as 0, 10 or -5", _read_priority, {"type": "integer"})

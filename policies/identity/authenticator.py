@@ -46,7 +46,7 @@ class KeyRecord:
     revoked: bool
 
 
-class Tokens(Protocol):
+class TokenChecker(Protocol):
     """Who verifies JSON Web Tokens (`policies.identity.tokens.TokenVerifier`)."""
 
     def record(self, token: bytes, sha256: bytes) -> KeyRecord | None:
@@ -85,7 +85,7 @@ class Authenticator:
         keys: Mapping[bytes, KeyRecord],
         anonymous: Principal | None,
         now: Callable[[], float],
-        tokens: Tokens | None = None,
+        tokens: TokenChecker | None = None,
     ) -> None:
         self._keys = keys
         self._anonymous = anonymous

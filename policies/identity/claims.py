@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from policies.config.settings import Jwt
-from policies.identity.jwt_form import Token, quoted, refused
+from policies.config.settings import JwtSettings
+from policies.identity.jwt_form import ParsedToken, quoted, refused
 from policies.identity.principal import SCOPES, AuthenticationError, PlanRights, Principal, principal_for
 
 _LONGEST = 256  # characters of a tenant, a subject or a model
@@ -21,7 +21,7 @@ _OF_NO_TENANT = "default"
 T = TypeVar("T")
 
 
-def principal_of(token: Token, settings: Jwt, plans: Mapping[str, PlanRights]) -> Principal:
+def principal_of(token: ParsedToken, settings: JwtSettings, plans: Mapping[str, PlanRights]) -> Principal:
     """Whom a verified token proves. Raises AuthenticationError: `claim_missing`, or `token_invalid` for a `sub` that is
     none."""
     named, default = settings.claims, settings.default
@@ -42,13 +42,13 @@ def principal_of(token: Token, settings: Jwt, plans: Mapping[str, PlanRights]) -
     )
 
 
-def _tenant(settings: Jwt, tenant: str | None) -> str:
+def _tenant(settings: JwtSettings, tenant: str | None) -> str:
     if settings.shared_tenants:
         return tenant or settings.name
     return f"{settings.name}/{tenant or _OF_NO_TENANT}"
 
 
-def _subject(token: Token) -> str | None:
+def _subject(token: ParsedToken) -> str | None:
     subject = token.claim("sub")
     if subject is None and "sub" not in token.claims:
         return None
@@ -58,7 +58,9 @@ def _subject(token: Token) -> str | None:
     return found
 
 
-def _value(token: Token, what: str, claim: str | None, default: T | None, read: Callable[[Any], T | None]) -> T | None:
+def _value(
+    token: ParsedToken, what: str, claim: str | None, default: T | None, read: Callable[[Any], T | None]
+) -> T | None:
     """What a claim says; the default where no claim is named, or the token has none that can be used."""
     if claim is None:
         return default

@@ -24,7 +24,7 @@ _EVERY: Final = 3.0
 _MOST: Final = 10_000
 
 
-class Guessing:
+class GuessingLimiter:
     """The failures of every address, of one process. `clock` is monotonic, in seconds.
 
     At most `most` addresses are known, about 1.5 MB; beyond it the one whose last failure is longest ago is forgotten.

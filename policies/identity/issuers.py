@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from policies.config.settings import Jwt
+from policies.config.settings import JwtSettings
 
 MAX_KID = 256  # characters
 # What a key is called is only ever looked up among the keys; but it is also the one thing for which a stranger's token
@@ -27,7 +27,7 @@ class VerifyingKey:
 class Issuer:
     """One issuer. `keys` is None while they are not known: not fetched yet, or for longer than `stale` not again."""
 
-    settings: Jwt
+    settings: JwtSettings
     keys: tuple[VerifyingKey, ...] | None = None
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from policies.codec import JSONError, decode
-from policies.config.settings import Jwt
+from policies.config.settings import JwtSettings
 from policies.identity import tokens
 from policies.identity.issuers import VerifyingKey, is_kid
 
@@ -33,14 +33,14 @@ class JwksError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Jwks:
+class JwkSet:
     """The keys that can be used, at least one, and what is wrong with others."""
 
     keys: tuple[VerifyingKey, ...]
     problems: tuple[str, ...] = ()
 
 
-def read_jwks(data: bytes, settings: Jwt) -> Jwks:
+def read_jwks(data: bytes, settings: JwtSettings) -> JwkSet:
     """The keys of a JWK Set that suit an issuer. Raises JwksError where there is none. 50 us a key."""
     if len(data) > MAX_BYTES:
         raise JwksError(f"over {MAX_BYTES >> 20} MiB")
@@ -56,7 +56,7 @@ def read_jwks(data: bytes, settings: Jwt) -> Jwks:
     return _usable(listed, settings)
 
 
-def _usable(listed: list[Any], settings: Jwt) -> Jwks:
+def _usable(listed: list[Any], settings: JwtSettings) -> JwkSet:
     keys: list[VerifyingKey] = []
     problems: list[str] = []
     taken: set[tuple[str | None, str]] = set()
@@ -78,7 +78,7 @@ def _usable(listed: list[Any], settings: Jwt) -> Jwks:
         raise JwksError(
             f"no key in it suits {', '.join(settings.algorithms)}" + "".join(f"; {p}" for p in problems[:3])
         )
-    return Jwks(tuple(keys), tuple(problems))
+    return JwkSet(tuple(keys), tuple(problems))
 
 
 def _key(jwk: Any, algorithms: tuple[str, ...]) -> VerifyingKey | None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from policies.codec import JSONError, Raw, decode
 from policies.identity.issuers import is_kid
 from policies.identity.principal import AuthenticationError
-from policies.request.json_object import Refused, members
+from policies.request.json_object import RefusedBody, members
 
 _COMPACT: Final = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 # `crit` and `b64` change what is signed, `enc` and `zip` what it says; the rest would have the token name its own key.
@@ -28,7 +28,7 @@ _TYPES: Final = frozenset({"jwt", "at+jwt", "application/jwt", "application/at+j
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class ParsedToken:
     """What a token says, and what is signed. Nobody has looked at the signature."""
 
     alg: str
@@ -77,14 +77,14 @@ def quoted(name: str) -> str:
     return f'"{name}"'
 
 
-def parse(token: bytes) -> Token:
+def parse(token: bytes) -> ParsedToken:
     """Header and claims of a token. Raises AuthenticationError (`token_invalid`)."""
     found = _COMPACT.fullmatch(token)
     if found is None:
         raise refused("it is not three parts of base64url with dots between them")
     first, second, third = found.groups()
     header = _header(_members(first, "header"))
-    return Token(*header, _members(second, "payload"), token[: found.end(2)], _bytes(third, "signature"))
+    return ParsedToken(*header, _members(second, "payload"), token[: found.end(2)], _bytes(third, "signature"))
 
 
 def _header(header: Mapping[str, Raw]) -> tuple[str, str | None]:
@@ -112,7 +112,7 @@ def _decoded(value: Raw, name: str) -> Any:
 def _members(part: bytes, what: str) -> dict[str, Raw]:
     try:
         return members(_bytes(part, what))
-    except Refused:
+    except RefusedBody:
         raise refused(f"its {what} is not a JSON object with every name once") from None
 
 

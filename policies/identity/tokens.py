@@ -16,11 +16,11 @@ from typing import Any, Final
 import jwt
 from jwt.algorithms import Algorithm, get_default_algorithms
 
-from policies.config.settings import Jwt
+from policies.config.settings import JwtSettings
 from policies.identity.authenticator import KeyRecord
 from policies.identity.claims import principal_of
 from policies.identity.issuers import Issuer, VerifyingKey, may_be_new
-from policies.identity.jwt_form import NOT_SIGNED, Token, looks_like_jwt, parse, refused
+from policies.identity.jwt_form import NOT_SIGNED, ParsedToken, looks_like_jwt, parse, refused
 from policies.identity.principal import AuthenticationError, KeysWanted, PlanRights
 
 _MAX_KEPT: Final = 4096  # tokens
@@ -46,9 +46,9 @@ class TokenVerifier:
     def __init__(self, issuers: Sequence[Issuer], plans: Mapping[str, PlanRights], now: Callable[[], float]) -> None:
         self._plans = plans
         self._now = now
-        self._issuers: dict[str, list[_Issuer]] = {}
+        self._issuers: dict[str, list[_IssuerKeys]] = {}
         for issuer in issuers:
-            self._issuers.setdefault(issuer.settings.issuer, []).append(_Issuer(issuer))
+            self._issuers.setdefault(issuer.settings.issuer, []).append(_IssuerKeys(issuer))
         self._kept: dict[bytes, KeyRecord] = {}
 
     def record(self, token: bytes, sha256: bytes) -> KeyRecord | None:
@@ -76,7 +76,7 @@ class TokenVerifier:
             raise refused(NOT_SIGNED)
         return KeyRecord(sha256, principal_of(said, settings, self._plans), until, revoked=False)
 
-    def _issuer(self, said: Token) -> _Issuer:
+    def _issuer(self, said: ParsedToken) -> _IssuerKeys:
         name, audience = said.claim("iss"), said.claim("aud")
         of_name = self._issuers.get(name) if isinstance(name, str) else None
         if of_name is None:
@@ -98,7 +98,7 @@ class TokenVerifier:
         self._kept[record.sha256] = record
 
 
-class _Issuer:
+class _IssuerKeys:
     """One issuer with its keys made ready."""
 
     def __init__(self, issuer: Issuer) -> None:
@@ -110,7 +110,7 @@ class _Issuer:
                 self._keys.setdefault((key.kid, name), []).append(_ALGORITHMS[name].from_jwk(dict(key.members)))
         self._kids = {key.kid for key in issuer.keys or ()}
 
-    def has_signed(self, said: Token) -> bool:
+    def has_signed(self, said: ParsedToken) -> bool:
         """Whether the issuer's key has signed it. Raises KeysWanted where newer keys of the issuer may know better."""
         if not self._known:
             raise KeysWanted(self.settings.name)
@@ -126,7 +126,7 @@ class _Issuer:
             raise KeysWanted(self.settings.name)
         return False
 
-    def _candidates(self, said: Token) -> list[Any]:
+    def _candidates(self, said: ParsedToken) -> list[Any]:
         """A token without `kid` may mean any key; of many none is tried, or each would cost another check."""
         if said.kid is not None:
             return self._keys.get((said.kid, said.alg), [])
@@ -134,14 +134,14 @@ class _Issuer:
         return found if len(found) <= _MAX_TRIED else []
 
 
-def _verifies(said: Token, key: Any) -> bool:
+def _verifies(said: ParsedToken, key: Any) -> bool:
     try:
         return bool(_ALGORITHMS[said.alg].verify(said.signed, key, said.signature))
     except (jwt.PyJWTError, ValueError, TypeError):
         return False
 
 
-def _valid_until(said: Token, settings: Jwt, now: float) -> float:
+def _valid_until(said: ParsedToken, settings: JwtSettings, now: float) -> float:
     """When the token ends, leeway included. Raises AuthenticationError unless it is valid now, and not for too long."""
     leeway = settings.leeway
     expires, begins, issued = (_time(said, name) for name in ("exp", "nbf", "iat"))
@@ -159,7 +159,7 @@ def _valid_until(said: Token, settings: Jwt, now: float) -> float:
     return expires + leeway
 
 
-def _time(said: Token, name: str) -> float | None:
+def _time(said: ParsedToken, name: str) -> float | None:
     """A NumericDate (RFC 7519, 2), None without one."""
     if name not in said.claims:
         return None

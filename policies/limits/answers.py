@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from policies.limits.demands import Demand
-from policies.limits.rules import Rule
+from policies.limits.rules import LimitRule
 
 Mode = Literal["store", "local", "open", "closed"]
 """By whom it was decided: the store, or while it is away this process's share, nobody (open), or the answer is no
@@ -16,7 +16,7 @@ Mode = Literal["store", "local", "open", "closed"]
 
 
 @dataclass(slots=True)
-class Level:
+class LimitLevel:
     """Where a bucket of a rule stands, after the request if it was granted.
 
     limit: the most that there can be; whole units
@@ -25,7 +25,7 @@ class Level:
         others
     """
 
-    rule: Rule
+    rule: LimitRule
     limit: int
     remaining: int
     reset: float
@@ -41,7 +41,7 @@ class Granted:
     slots: the buckets in which the lease holds a slot
     """
 
-    levels: tuple[Level, ...]
+    levels: tuple[LimitLevel, ...]
     mode: Mode = "store"
     at: int = 0
     lease: str = ""
@@ -49,7 +49,7 @@ class Granted:
 
 
 @dataclass(slots=True)
-class Refused:
+class LimitRefused:
     """Nothing was taken of any rule.
 
     rule: the one that has to be waited for longest, the first of those
@@ -59,13 +59,13 @@ class Refused:
     mode: closed where the store is away and the rule wants it: the answer is 503, not 429
     """
 
-    rule: Rule
+    rule: LimitRule
     retry_after: float
-    levels: tuple[Level, ...] = ()
+    levels: tuple[LimitLevel, ...] = ()
     mode: Mode = "store"
 
 
-Answer = Granted | Refused
+Answer = Granted | LimitRefused
 Change = tuple[Demand, int]
 """A demand that was granted, and what was used beyond its amount; negative is given back. Whole units."""
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from policies.config.settings.auth import Per
 from policies.identity.origin import origin
-from policies.limits.rules import Rule
+from policies.limits.rules import LimitRule
 
 _LONGEST: Final = 64
 # Subjects of a plan whose buckets are remembered; then it begins anew. One takes 1 KB with three rules.
@@ -16,7 +16,7 @@ _MOST_SUBJECTS: Final = 4096
 
 
 @dataclass(slots=True)
-class Subject:
+class LimitSubject:
     """Whose request it is: what `per` picks from. An empty text where there is none.
 
     Nobody changes one. It is not frozen for the reason that `answers` gives.
@@ -39,12 +39,12 @@ class Demand:
     Nobody changes one. It is not frozen for the reason that `answers` gives.
     """
 
-    rule: Rule
+    rule: LimitRule
     bucket: str
     amount: int
 
 
-_VALUES: Final[Mapping[Per, Callable[[Subject], str]]] = {
+_VALUES: Final[Mapping[Per, Callable[[LimitSubject], str]]] = {
     "key": lambda subject: _part(subject.key),
     "tenant": lambda subject: _part(subject.tenant),
     "user": lambda subject: _part(subject.user),
@@ -55,7 +55,9 @@ _VALUES: Final[Mapping[Per, Callable[[Subject], str]]] = {
 }
 
 
-def demands(rules: Sequence[Rule], subject: Subject, tokens: int = 0, output_tokens: int = 0) -> tuple[Demand, ...]:
+def demands(
+    rules: Sequence[LimitRule], subject: LimitSubject, tokens: int = 0, output_tokens: int = 0
+) -> tuple[Demand, ...]:
     """One demand a rule, in the rules' order.
 
     tokens: prompt and completion, reserved
@@ -64,7 +66,7 @@ def demands(rules: Sequence[Rule], subject: Subject, tokens: int = 0, output_tok
     return _with_amounts(_of_one(rules, subject), tokens, output_tokens)
 
 
-class Asking:
+class DemandBuilder:
     """`demands` of the same rules for one request after another.
 
     Remembers the buckets of the subjects that came last: to name three takes 2 us, and most subjects come again.
@@ -72,13 +74,13 @@ class Asking:
 
     __slots__ = ("_known", "_pick", "_rules")
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
+    def __init__(self, rules: Sequence[LimitRule]) -> None:
         self._rules = rules
         # Only what the rules look at, so that a plan per tenant does not care how many users there are.
         self._pick = attrgetter(*({name for rule in rules for name in rule.per.split("+")} - {"all"} or {"key"}))
         self._known: dict[object, Sequence[Demand]] = {}
 
-    def demands(self, subject: Subject, tokens: int = 0, output_tokens: int = 0) -> tuple[Demand, ...]:
+    def demands(self, subject: LimitSubject, tokens: int = 0, output_tokens: int = 0) -> tuple[Demand, ...]:
         """As the function."""
         picked = self._pick(subject)
         known = self._known.get(picked)
@@ -89,7 +91,7 @@ class Asking:
         return _with_amounts(known, tokens, output_tokens)
 
 
-def _of_one(rules: Sequence[Rule], subject: Subject) -> Sequence[Demand]:
+def _of_one(rules: Sequence[LimitRule], subject: LimitSubject) -> Sequence[Demand]:
     """What a request asks that takes one of everything."""
     return [Demand(rule, f"{rule.stem}|{_VALUES[rule.per](subject)}", 1) for rule in rules]
 

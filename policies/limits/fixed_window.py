@@ -10,52 +10,52 @@ One that goes back further begins anew, or a limit a minute would refuse for an 
 
 from typing import Final
 
-from policies.limits.answers import Level
-from policies.limits.rules import Rule
+from policies.limits.answers import LimitLevel
+from policies.limits.rules import LimitRule
 from policies.limits.token_bucket import MICRO, State
 
 _SECOND: Final = 1_000_000
 
 
-def number_of(rule: Rule, now: int) -> int:
+def number_of(rule: LimitRule, now: int) -> int:
     """The number of the window in which `now` is, in microseconds since the epoch."""
     return now // (rule.seconds * _SECOND)
 
 
-def current(rule: Rule, state: State | None, now: int) -> State:
+def current(rule: LimitRule, state: State | None, now: int) -> State:
     """The window in force at `now`."""
     number = number_of(rule, now)
     return state if state is not None and number <= state[0] <= number + 1 else (number, 0)
 
 
-def wait(rule: Rule, state: State, amount: int, now: int) -> int | None:
+def wait(rule: LimitRule, state: State, amount: int, now: int) -> int | None:
     """Microseconds until `amount` units can be used; 0 now, None never. `state` is current."""
     if state[1] + amount * MICRO <= rule.count * MICRO:
         return 0
     return _ends_in(rule, state, now) if amount <= rule.count else None
 
 
-def changed(rule: Rule, state: State, amount: int) -> State:
+def changed(rule: LimitRule, state: State, amount: int) -> State:
     """With `amount` units used, or given back where it is negative: from 0 to twice the count."""
     return state[0], min(max(state[1] + amount * MICRO, 0), 2 * rule.count * MICRO)
 
 
-def settled(rule: Rule, state: State, amount: int, taken: int, now: int) -> State:
+def settled(rule: LimitRule, state: State, amount: int, taken: int, now: int) -> State:
     """`changed`, where something was taken at `taken`: nothing is given back once its window has ended."""
     if amount < 0 and number_of(rule, taken) != state[0]:
         return state
     return changed(rule, state, amount)
 
 
-def level(rule: Rule, state: State, now: int) -> Level:
+def level(rule: LimitRule, state: State, now: int) -> LimitLevel:
     left = rule.count * MICRO - state[1]
-    return Level(rule, rule.count, max(left, 0) // MICRO, _ends_in(rule, state, now) / _SECOND)
+    return LimitLevel(rule, rule.count, max(left, 0) // MICRO, _ends_in(rule, state, now) / _SECOND)
 
 
-def idle(rule: Rule, state: State, now: int) -> bool:
+def idle(rule: LimitRule, state: State, now: int) -> bool:
     """Whether it may be forgotten: nothing was used in the window in force."""
     return current(rule, state, now)[1] == 0
 
 
-def _ends_in(rule: Rule, state: State, now: int) -> int:
+def _ends_in(rule: LimitRule, state: State, now: int) -> int:
     return (state[0] + 1) * rule.seconds * _SECOND - now

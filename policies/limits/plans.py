@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from policies.config.settings.auth import Plan
-from policies.limits.demands import Asking
-from policies.limits.rules import Outage, Rule, rules_of
+from policies.config.settings.auth import PlanSettings
+from policies.limits.demands import DemandBuilder
+from policies.limits.rules import LimitRule, Outage, rules_of
 
 _TOKENS: Final = frozenset({"tokens", "output_tokens"})
 
@@ -21,15 +21,15 @@ class PlanLimits:
     asking: says what a request asks of the rules
     """
 
-    plan: Plan
-    rules: tuple[Rule, ...]
+    plan: PlanSettings
+    rules: tuple[LimitRule, ...]
     counts: bool
     charges: bool
     room: int | None
-    asking: Asking = field(compare=False, repr=False)
+    asking: DemandBuilder = field(compare=False, repr=False)
 
 
-def plan_limits(plans: Mapping[str, Plan], on_outage: Outage) -> Mapping[str, PlanLimits]:
+def plan_limits(plans: Mapping[str, PlanSettings], on_outage: Outage) -> Mapping[str, PlanLimits]:
     """By name, the plans that bound something. on_outage: the store's own, for limits that say nothing."""
     found = {}
     for name, plan in plans.items():
@@ -38,5 +38,7 @@ def plan_limits(plans: Mapping[str, Plan], on_outage: Outage) -> Mapping[str, Pl
         if rules or capped:
             bursts = [rule.burst for rule in rules if rule.kind in _TOKENS]
             charges = bool(bursts)
-            found[name] = PlanLimits(plan, rules, charges or capped, charges, min(bursts, default=None), Asking(rules))
+            found[name] = PlanLimits(
+                plan, rules, charges or capped, charges, min(bursts, default=None), DemandBuilder(rules)
+            )
     return found

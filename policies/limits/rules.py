@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from policies.config.settings.auth import Limit, Per
+from policies.config.settings.auth import LimitSettings, Per
 
 Kind = Literal["requests", "tokens", "output_tokens", "concurrency"]
 Strategy = Literal["token_bucket", "fixed_window", "sliding_window", "moving_window", "slots"]
@@ -17,7 +17,7 @@ DAY: Final = 86400
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class LimitRule:
     """One limit of a plan.
 
     name: `<plan>.<n>`, n from 0: what a 429 names, and the label of its metric
@@ -41,7 +41,7 @@ class Rule:
     stem: str
 
 
-def rules_of(plan: str, limits: Sequence[Limit], on_outage: Outage) -> tuple[Rule, ...]:
+def rules_of(plan: str, limits: Sequence[LimitSettings], on_outage: Outage) -> tuple[LimitRule, ...]:
     """The rules of plan `plan`, in the order of the file.
 
     on_outage: the store's own, for limits that say nothing
@@ -49,14 +49,14 @@ def rules_of(plan: str, limits: Sequence[Limit], on_outage: Outage) -> tuple[Rul
     return tuple(_rule(f"{plan}.{index}", limit, on_outage) for index, limit in enumerate(limits))
 
 
-def _rule(name: str, limit: Limit, on_outage: Outage) -> Rule:
+def _rule(name: str, limit: LimitSettings, on_outage: Outage) -> LimitRule:
     outage = on_outage if limit.on_outage is None else limit.on_outage
     if limit.concurrency is not None:
         slots = limit.concurrency
-        return Rule(name, "concurrency", "slots", slots, 0, slots, limit.per, outage, False, f"{name}:cs")
+        return LimitRule(name, "concurrency", "slots", slots, 0, slots, limit.per, outage, False, f"{name}:cs")
     kind, rate = limit.rated()
     seconds, strategy = rate.per_seconds, limit.strategy
     burst = rate.count if limit.burst is None else limit.burst
     quota = strategy == "fixed_window" and seconds >= DAY
     stem = f"{name}:{kind[0]}{strategy[0]}{seconds}"
-    return Rule(name, kind, strategy, rate.count, seconds, burst, limit.per, outage, quota, stem)
+    return LimitRule(name, kind, strategy, rate.count, seconds, burst, limit.per, outage, quota, stem)

@@ -14,15 +14,15 @@ or the bucket would stand still until the clock has caught up.
 
 from typing import Final
 
-from policies.limits.answers import Level
-from policies.limits.rules import Rule
+from policies.limits.answers import LimitLevel
+from policies.limits.rules import LimitRule
 
 MICRO: Final = 1_000_000
 
 State = tuple[int, ...]
 
 
-def current(rule: Rule, state: State | None, now: int) -> State:
+def current(rule: LimitRule, state: State | None, now: int) -> State:
     """The bucket as it is at `now`; None is a full one."""
     most = rule.burst * MICRO
     if state is None:
@@ -35,7 +35,7 @@ def current(rule: Rule, state: State | None, now: int) -> State:
     return (level, rest, now) if level < most else (most, 0, now)
 
 
-def wait(rule: Rule, state: State, amount: int, now: int) -> int | None:
+def wait(rule: LimitRule, state: State, amount: int, now: int) -> int | None:
     """Microseconds until `amount` units are there; 0 now, None never. `state` is current."""
     missing = amount * MICRO - state[0]
     if missing <= 0:
@@ -45,7 +45,7 @@ def wait(rule: Rule, state: State, amount: int, now: int) -> int | None:
     return -((state[1] - missing * rule.seconds) // rule.count)
 
 
-def changed(rule: Rule, state: State, amount: int) -> State:
+def changed(rule: LimitRule, state: State, amount: int) -> State:
     """With `amount` units taken out, or put in where it is negative: from -burst to burst, and there rest is 0."""
     level, rest, at = state
     level -= amount * MICRO
@@ -55,18 +55,18 @@ def changed(rule: Rule, state: State, amount: int) -> State:
     return (most if level > 0 else -most), 0, at
 
 
-def settled(rule: Rule, state: State, amount: int, taken: int, now: int) -> State:
+def settled(rule: LimitRule, state: State, amount: int, taken: int, now: int) -> State:
     """`changed`, for a bucket of which was taken at `taken`: when does not matter."""
     return changed(rule, state, amount)
 
 
-def level(rule: Rule, state: State, now: int) -> Level:
+def level(rule: LimitRule, state: State, now: int) -> LimitLevel:
     held, burst = state[0], rule.burst
     missing = burst * MICRO - held
     reset = (missing * rule.seconds - state[1]) / (rule.count * MICRO) if missing and rule.count else 0.0
-    return Level(rule, burst, held // MICRO if held > 0 else 0, reset)
+    return LimitLevel(rule, burst, held // MICRO if held > 0 else 0, reset)
 
 
-def idle(rule: Rule, state: State, now: int) -> bool:
+def idle(rule: LimitRule, state: State, now: int) -> bool:
     """Whether it may be forgotten: full again."""
     return current(rule, state, now)[0] >= rule.burst * MICRO

@@ -26,17 +26,17 @@ from functools import lru_cache
 from typing import Literal
 
 from policies.codec import Decoder, JSONError, JSONShapeError, Raw, Struct
-from policies.request.json_object import Refused, members, replace
+from policies.request.json_object import RefusedBody, members, replace
 from policies.request.multipart import fields_of, replace_field
-from policies.request.usage.dialects import Dialect
+from policies.request.usage.dialects import TokenDialect
 from policies.request.usage.sizes import sizes
 
 __all__ = [
     "ENGINE_FIELDS",
     "MAX_NAME",
-    "Call",
+    "DescribedRequest",
     "ModelIn",
-    "Refused",
+    "RefusedBody",
     "describe",
     "refuse_engine_fields",
     "rewrite_model",
@@ -59,7 +59,7 @@ _TRUE, _FALSE = frozenset({"1", "on", "t", "true", "y", "yes"}), frozenset({"0",
 
 
 @dataclass(slots=True)
-class Call:
+class DescribedRequest:
     """What a request asks for, as far as we read it."""
 
     model: str | None
@@ -93,9 +93,9 @@ def describe(
     content_type: bytes | None = None,
     model: str | None = None,
     streams: bool = False,
-    counts: Dialect | None = None,
-) -> Call:
-    """What the request asks for; `Refused` when what we read of it is wrong.
+    counts: TokenDialect | None = None,
+) -> DescribedRequest:
+    """What the request asks for; `RefusedBody` when what we read of it is wrong.
 
     `content_type` is the header's value and needed for a form only; `model` is what a path with a model named;
     `streams`: the path streams whatever the body says (`/generate_stream`); `counts`: how the path says what counts for
@@ -106,17 +106,17 @@ def describe(
     if model_in == "form":
         call = _describe_form(body, content_type)
     else:
-        call = Call(None if model is None else _checked_name(model, "model"))
+        call = DescribedRequest(None if model is None else _checked_name(model, "model"))
     if streams:
         call.stream = True
     return call
 
 
-def refuse_engine_fields(call: Call, scopes: frozenset[str]) -> None:
-    """`Refused` if the call sets fields that tenants share and the principal's scopes do not allow it."""
+def refuse_engine_fields(call: DescribedRequest, scopes: frozenset[str]) -> None:
+    """`RefusedBody` if the call sets fields that tenants share and the principal's scopes do not allow it."""
     if call.fields and "engine_fields" not in scopes:
         name = min(call.fields)
-        raise Refused(
+        raise RefusedBody(
             "field_not_allowed", f'The field "{name}" needs a key with scope engine_fields. Leave it out.', name
         )
 
@@ -133,13 +133,13 @@ def rewrite_model(body: bytes, new: str, model_in: ModelIn = "body", content_typ
     return replace(body, "model", new)
 
 
-def _describe_json(body: bytes, required: bool, streams: bool, counts: Dialect | None) -> Call:
+def _describe_json(body: bytes, required: bool, streams: bool, counts: TokenDialect | None) -> DescribedRequest:
     found = members(body)
     raw = found.get("model")
     model = None if raw is None else _model(raw)
     if model is None and required:
-        raise Refused("invalid_request", 'The body names no model. Add "model": "...".', "model")
-    call = Call(model, streams)
+        raise RefusedBody("invalid_request", 'The body names no model. Add "model": "...".', "model")
+    call = DescribedRequest(model, streams)
     if (raw := found.get("stream")) is not None and _boolean(raw, "stream"):
         call.stream = True
     if (raw := found.get("stream_options")) is not None:
@@ -153,12 +153,12 @@ def _describe_json(body: bytes, required: bool, streams: bool, counts: Dialect |
     return call
 
 
-def _describe_form(body: bytes, content_type: bytes | None) -> Call:
+def _describe_form(body: bytes, content_type: bytes | None) -> DescribedRequest:
     found = fields_of(body, content_type)
     value = found.get("model")
     if value is None:
-        raise Refused("invalid_request", 'The form names no model. Add a field "model".', "model")
-    call = Call(_checked_name(_form_text(value, "model"), "model"))
+        raise RefusedBody("invalid_request", 'The form names no model. Add a field "model".', "model")
+    call = DescribedRequest(_checked_name(_form_text(value, "model"), "model"))
     if (value := found.get("stream")) is not None:
         call.stream = _form_boolean(value, "stream")
     if (value := found.get("stream_include_usage")) is not None:
@@ -180,9 +180,9 @@ def _read_model(raw: bytes | Raw) -> str | None:
     try:
         name = _text_or_null.decode(raw)
     except JSONShapeError:
-        raise Refused("invalid_request", '"model" must be a string.', "model") from None
+        raise RefusedBody("invalid_request", '"model" must be a string.', "model") from None
     except JSONError as error:
-        raise Refused("invalid_json", f'"model" is not valid JSON: {error}.', "model") from None
+        raise RefusedBody("invalid_json", f'"model" is not valid JSON: {error}.', "model") from None
     return None if name is None else _checked_name(name, "model")
 
 
@@ -192,12 +192,12 @@ _known_model = lru_cache(maxsize=256)(_read_model)
 
 def _checked_name(name: str, param: str) -> str:
     if not name:
-        raise Refused("invalid_request", f'"{param}" is empty. Name a model.', param)
+        raise RefusedBody("invalid_request", f'"{param}" is empty. Name a model.', param)
     if len(name) > MAX_NAME:
         raise _too_long(param)
     if not name.isprintable():
         # No engine has such a name, and what is echoed into logs and errors had better not have it either.
-        raise Refused("invalid_request", f'"{param}" has characters that can not be printed.', param)
+        raise RefusedBody("invalid_request", f'"{param}" has characters that can not be printed.', param)
     return name
 
 
@@ -222,14 +222,14 @@ def _boolean(raw: Raw, param: str) -> bool:
     if written == b"false" or written == b"null":
         return False
     # An engine might take 1 or "true" for true: then it would stream where we expect a plain answer.
-    raise Refused("invalid_request", f'"{param}" must be true or false.', param)
+    raise RefusedBody("invalid_request", f'"{param}" must be true or false.', param)
 
 
 def _include_usage(raw: Raw) -> bool:
     try:
         options = _stream_options.decode(raw)
     except JSONError:
-        raise Refused(
+        raise RefusedBody(
             "invalid_request", '"stream_options" must be an object with a boolean "include_usage".', "stream_options"
         ) from None
     return options is not None and options.include_usage is True
@@ -241,15 +241,15 @@ def _form_text(value: memoryview, param: str) -> str:
     try:
         return str(value, "utf-8")
     except UnicodeDecodeError:
-        raise Refused("invalid_request", f'The form field "{param}" is not UTF-8.', param) from None
+        raise RefusedBody("invalid_request", f'The form field "{param}" is not UTF-8.', param) from None
 
 
 def _form_boolean(value: memoryview, param: str) -> bool:
     word = _form_text(value, param).lower()
     if word not in _TRUE and word not in _FALSE:
-        raise Refused("invalid_request", f'The form field "{param}" must be true or false.', param)
+        raise RefusedBody("invalid_request", f'The form field "{param}" must be true or false.', param)
     return word in _TRUE
 
 
-def _too_long(param: str) -> Refused:
-    return Refused("invalid_request", f'"{param}" is longer than {MAX_NAME} characters.', param)
+def _too_long(param: str) -> RefusedBody:
+    return RefusedBody("invalid_request", f'"{param}" is longer than {MAX_NAME} characters.', param)

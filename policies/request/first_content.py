@@ -26,14 +26,14 @@ _STATUS_OF_TYPE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class ContentEvent:
     """One server-sent event as far as we read it (WHATWG HTML, section 9.2)."""
 
     name: str
     data: bytes
 
     @classmethod
-    def parse(cls, block: bytes) -> "Event":
+    def parse(cls, block: bytes) -> "ContentEvent":
         name, data = "", []
         for line in block.splitlines():
             field, _, value = line.partition(b":")
@@ -45,7 +45,7 @@ class Event:
         return cls(name, b"\n".join(data))
 
 
-def error_status(event: Event) -> int | None:
+def error_status(event: ContentEvent) -> int | None:
     """The HTTP status that an error event stands for (500 where it names none), or None for any other event."""
     if b"error" not in event.data and event.name != "error":
         return None
@@ -62,7 +62,7 @@ def error_status(event: Event) -> int | None:
     return _STATUS_OF_TYPE.get(str(detail.get("type")), 500)
 
 
-def is_content(event: Event) -> bool:
+def is_content(event: ContentEvent) -> bool:
     """Whether an event that is not an error begins the answer. An unknown event does."""
     if not event.data.strip() or event.name in _NOT_YET:
         return False
@@ -87,7 +87,7 @@ def _only_role(choice: object) -> bool:
     return not any(value for key, value in choice["delta"].items() if key != "role")
 
 
-def _object(event: Event) -> dict[str, object] | None:
+def _object(event: ContentEvent) -> dict[str, object] | None:
     try:
         body = codec.decode(event.data)
     except codec.JSONError:
@@ -109,7 +109,7 @@ class FirstContent:
         """True once the first content event, or an error event, was read; call it no more after that."""
         rest = self._rest + data if self._rest else data
         while (end := EVENT_END.search(rest)) is not None:
-            event, rest = Event.parse(rest[: end.start()]), rest[end.end() :]
+            event, rest = ContentEvent.parse(rest[: end.start()]), rest[end.end() :]
             self.error = error_status(event)
             if self.error is not None or is_content(event):
                 return True

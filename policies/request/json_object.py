@@ -8,7 +8,7 @@ the decoded members need at least, written without spaces, is compared with the 
 at least 5 bytes (`"":0,`) more; less than that over is proof that there is none. Only a body written with spaces is
 looked at again (1 us a member).
 
-What is refused is a `Refused`, for the client to read. Nested objects are the engine's business.
+What is refused is a `RefusedBody`, for the client to read. Nested objects are the engine's business.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Code = Literal[
 ]
 
 
-class Refused(Exception):
+class RefusedBody(Exception):
     """The request can't be served as it is written: a documented error code, the field at fault, and a text with
     cause and fix."""
 
@@ -51,7 +51,7 @@ class Refused(Exception):
 
 
 def members(body: bytes) -> dict[str, Raw]:
-    """The members of a JSON object by name, each value as its own bytes; `Refused` for anything else or for a name
+    """The members of a JSON object by name, each value as its own bytes; `RefusedBody` for anything else or for a name
     used twice."""
     size = len(body)
     if size > _SHORT and body.count(b":") > _MANY_COLONS:
@@ -83,7 +83,7 @@ def spans(body: bytes, found: dict[str, Raw]) -> dict[str, tuple[int, int]]:
 
 
 def opening(body: bytes) -> int:
-    """Where the first member of an object begins, or would; `Refused` for what begins otherwise."""
+    """Where the first member of an object begins, or would; `RefusedBody` for what begins otherwise."""
     return _opening(body)
 
 
@@ -94,8 +94,8 @@ def _as_python_writes(body: bytes, found: dict[str, Raw]) -> bool:
 
 
 def _spans(body: bytes, found: dict[str, Raw], until: str | None = None) -> dict[str, tuple[int, int]]:
-    """Where the value of each member (up to one) stands; `Refused` if a name is there twice. Exact, and linear in the
-    body's length.
+    """Where the value of each member (up to one) stands; `RefusedBody` if a name is there twice. Exact, and linear
+    in the body's length.
 
     `body` is a valid object and `found` has the last value of each name, so where another value stands the name comes
     again. The values need no parsing: no JSON value that is followed by white space, `,` or `}` is the beginning of
@@ -143,29 +143,31 @@ def _opening(body: bytes) -> int:
 def _name_at(body: bytes, at: int) -> re.Match[bytes]:
     name = _NAME.match(body, at)
     if name is None:
-        raise Refused("invalid_json", "The body has a field name that is malformed or has more than 1024 escapes.")
+        raise RefusedBody("invalid_json", "The body has a field name that is malformed or has more than 1024 escapes.")
     return name
 
 
-def _too_many() -> Refused:
-    return Refused("invalid_request", f"The body has more than {MAX_MEMBERS} fields at its top level.")
+def _too_many() -> RefusedBody:
+    return RefusedBody("invalid_request", f"The body has more than {MAX_MEMBERS} fields at its top level.")
 
 
-def _twice(name: str) -> Refused:
+def _twice(name: str) -> RefusedBody:
     short = name if len(name) <= 64 else name[:64] + "..."
-    return Refused("invalid_request", f'The body has "{short}" twice at its top level. Send each field once.', short)
+    return RefusedBody(
+        "invalid_request", f'The body has "{short}" twice at its top level. Send each field once.', short
+    )
 
 
-def _refusal(body: bytes, error: JSONError) -> Refused:
+def _refusal(body: bytes, error: JSONError) -> RefusedBody:
     if not body.strip(b" \t\n\r"):
-        return Refused("invalid_json", "The body is empty. Send a JSON object.")
+        return RefusedBody("invalid_json", "The body is empty. Send a JSON object.")
     if body.startswith(_BOM):
-        return Refused("invalid_json", "The body begins with a byte order mark. Send JSON in plain UTF-8.")
+        return RefusedBody("invalid_json", "The body begins with a byte order mark. Send JSON in plain UTF-8.")
     if isinstance(error, JSONDepthError):
-        return Refused("invalid_json", "The body is nested too deeply. Send JSON of fewer levels.")
+        return RefusedBody("invalid_json", "The body is nested too deeply. Send JSON of fewer levels.")
     if isinstance(error, JSONShapeError):
-        return Refused("invalid_request", "The body must be a JSON object: {...}.")
+        return RefusedBody("invalid_request", "The body must be a JSON object: {...}.")
     place = _PLACE.search(str(error))
     near = body[max(0, int(place[1]) - 1) : int(place[1]) + 2] if place else b""
     hint = " NaN and Infinity are no JSON; send null or a number." if b"N" in near or b"I" in near else ""
-    return Refused("invalid_json", f"The body is not valid JSON: {error}.{hint}")
+    return RefusedBody("invalid_json", f"The body is not valid JSON: {error}.{hint}")

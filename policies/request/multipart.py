@@ -4,7 +4,7 @@ nothing copied.
 Two parsers that read one form differently would let a client name one model to us and another to the engine. So this
 reads a strict subset that every parser reads alike, which is what HTTP libraries and browsers write, and refuses the
 rest: parts of other types than form-data, a name that is missing, escaped, encoded or there twice, folded headers, a
-model that is a file, a charset other than UTF-8, text before the first boundary or after the last. `Refused` says
+model that is a file, a charset other than UTF-8, text before the first boundary or after the last. `RefusedBody` says
 what is wrong.
 
 Cost: one search for the boundary a part, at memory speed; 128 parts and 4 KiB of head a part at most.
@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from policies.request.json_object import Refused
+from policies.request.json_object import RefusedBody
 
 MAX_PARTS = 128
 MAX_PART_HEAD = 4096  # bytes
@@ -42,7 +42,7 @@ _READ_ONCE = frozenset(
 )
 
 
-class Part(NamedTuple):
+class FormPart(NamedTuple):
     """One part of a form: its field's name, whether it is a file, and where its value stands in the body."""
 
     name: str
@@ -63,7 +63,7 @@ def replace_field(body: bytes, content_type: bytes | None, name: str, value: str
     delimiter = b"\r\n--" + boundary_of(content_type)
     written = value.encode()
     if delimiter in b"\r\n" + written:
-        raise Refused("invalid_request", "The form's boundary is part of a model's name. Use another boundary.")
+        raise RefusedBody("invalid_request", "The form's boundary is part of a model's name. Use another boundary.")
     for part in _parts_read_once(body, content_type):
         if part.name == name:
             return b"".join((body[: part.start], written, body[part.end :]))
@@ -71,35 +71,37 @@ def replace_field(body: bytes, content_type: bytes | None, name: str, value: str
 
 
 def boundary_of(content_type: bytes | None) -> bytes:
-    """The boundary that a `Content-Type: multipart/form-data` names; `Refused` for another type or a doubtful
+    """The boundary that a `Content-Type: multipart/form-data` names; `RefusedBody` for another type or a doubtful
     boundary."""
     kind = _FORM_DATA.match(content_type or b"")
     if kind is None:
-        raise Refused("unsupported_media_type", "This path takes a form. Send Content-Type: multipart/form-data.")
+        raise RefusedBody("unsupported_media_type", "This path takes a form. Send Content-Type: multipart/form-data.")
     given = _parameters(content_type or b"", kind.end())
     if given is None or b"boundary" not in given or not _BOUNDARY.fullmatch(given[b"boundary"]):
         raise _malformed("Content-Type has no proper boundary")
     if given.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
-        raise Refused("unsupported_media_type", "A form must be UTF-8. Leave the charset out of Content-Type.")
+        raise RefusedBody("unsupported_media_type", "A form must be UTF-8. Leave the charset out of Content-Type.")
     return given[b"boundary"]
 
 
-def _parts_read_once(body: bytes, content_type: bytes | None) -> Iterator[Part]:
-    """The parts that are no files; `Refused` for a second one, or a file, of a name that the gateway or an engine
+def _parts_read_once(body: bytes, content_type: bytes | None) -> Iterator[FormPart]:
+    """The parts that are no files; `RefusedBody` for a second one, or a file, of a name that the gateway or an engine
     reads once."""
     seen: set[str] = set()
     for part in _parts(body, b"--" + boundary_of(content_type)):
         if part.name in _READ_ONCE:
             if part.is_file:
-                raise Refused("invalid_request", f'The form field "{part.name}" is a file. Send it as text.', part.name)
+                raise RefusedBody(
+                    "invalid_request", f'The form field "{part.name}" is a file. Send it as text.', part.name
+                )
             if part.name in seen:
-                raise Refused("invalid_request", f'The form has "{part.name}" twice. Send it once.', part.name)
+                raise RefusedBody("invalid_request", f'The form has "{part.name}" twice. Send it once.', part.name)
             seen.add(part.name)
         if not part.is_file:
             yield part
 
 
-def _parts(body: bytes, dashed: bytes) -> Iterator[Part]:
+def _parts(body: bytes, dashed: bytes) -> Iterator[FormPart]:
     if not body.startswith(dashed):
         raise _malformed("it does not begin with its boundary")
     delimiter = b"\r\n" + dashed
@@ -118,7 +120,7 @@ def _parts(body: bytes, dashed: bytes) -> Iterator[Part]:
         if end < 0:
             raise _malformed("its last boundary is missing")
         name, is_file = _disposition(body[at + 2 : head_end])
-        yield Part(name, is_file, head_end + 4, end)
+        yield FormPart(name, is_file, head_end + 4, end)
         at = end + len(delimiter)
     raise _malformed(f"it has more than {MAX_PARTS} parts")
 
@@ -159,5 +161,5 @@ def _parameters(value: bytes, at: int) -> dict[bytes, bytes] | None:
     return None if value[at:].strip(b" \t") not in (b"", b";") else found
 
 
-def _malformed(what: str) -> Refused:
-    return Refused("invalid_request", f"The multipart form is malformed: {what}.")
+def _malformed(what: str) -> RefusedBody:
+    return RefusedBody("invalid_request", f"The multipart form is malformed: {what}.")

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from policies.config.settings import Route
+from policies.config.settings import RouteSettings
 from policies.globs import is_glob, matches_any
 from policies.identity.principal import Principal
 from policies.request.paths import MethodRefused, PathKind, family_of, is_plain
@@ -36,12 +36,12 @@ class RouteRefused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Routed:
+class RouteMatch:
     """Which route answers, and what of it the request needs to know."""
 
     label: str
     """The route's model or path as the policy writes it: bounded, so it may be a metric's label."""
-    route: Route
+    route: RouteSettings
     upstream_model: str | None = None
     """The model's name at the engine; None where the request names none, or where it goes on as asked."""
     names: tuple[str, ...] = ()
@@ -69,13 +69,13 @@ def _least(*seconds: float | None) -> float | None:
     return min((one for one in seconds if one is not None), default=None)
 
 
-class Routes:
+class RouteTable:
     """The policy's routes, made once a table. `find` takes 0.3 us for a name of the policy and for any name seen
     lately."""
 
     __slots__ = ("_by_path", "_globbed", "_known", "_models", "_remembered")
 
-    def __init__(self, routes: Sequence[Route]) -> None:
+    def __init__(self, routes: Sequence[RouteSettings]) -> None:
         self._models = tuple(route for route in routes if route.model is not None)
         self._by_path = tuple((number, route) for number, route in enumerate(routes) if route.path is not None)
         # In the policy's order, so `models_for` can list them.
@@ -83,9 +83,9 @@ class Routes:
         self._known = {name: found for name in names if (found := _match(name, self._models)) is not None}
         # All that is left to be matched once a name was looked up in vain.
         self._globbed = tuple(route for route in self._models if any(map(is_glob, _names(route))))
-        self._remembered: dict[str, Routed] = {}
+        self._remembered: dict[str, RouteMatch] = {}
 
-    def find(self, kind: PathKind, model: str | None, principal: Principal) -> Routed:
+    def find(self, kind: PathKind, model: str | None, principal: Principal) -> RouteMatch:
         """The route for a described request; `RouteRefused` where there is none or the principal may not use it."""
         if kind.route is not None or model is None:
             return self._without_model(kind, principal)
@@ -129,7 +129,7 @@ class Routes:
         routed = self._known.get(model) or self._match_and_remember(model)
         return model if routed is None else routed.counted_as
 
-    def _match_and_remember(self, model: str) -> Routed | None:
+    def _match_and_remember(self, model: str) -> RouteMatch | None:
         """By globs. What did not match is not remembered: it costs its asker the search, and nobody else memory."""
         routed = _match(model, self._globbed)
         if routed is not None:
@@ -139,16 +139,16 @@ class Routes:
             self._remembered[model] = routed
         return routed
 
-    def _without_model(self, kind: PathKind, principal: Principal) -> Routed:
+    def _without_model(self, kind: PathKind, principal: Principal) -> RouteMatch:
         for number, route in self._by_path:
             assert route.path is not None, "sorted out when the routes were read"
             if number == kind.route or (kind.route is None and matches_any(kind.raw_path, (route.path,))):
-                return Routed(route.path, route)
+                return RouteMatch(route.path, route)
         usable = [route for route in self._models if any(principal.may_use(name) for name in _names(route))]
         if len({route.pool for route in usable}) == 1:
             route = usable[0]
             assert route.model is not None, "sorted out when the routes were read"
-            return Routed(route.model, route)
+            return RouteMatch(route.model, route)
         what = "more than one model could be meant" if usable else "there is no model that this key may use"
         raise RouteRefused(
             "model_not_found", f"The request names no model, and {what}. Name one where the path allows it."
@@ -163,23 +163,23 @@ class Routes:
         return f" You can use {', '.join(names[:_MAX_NAMED])}{more}."
 
 
-def _names(route: Route) -> tuple[str, ...]:
+def _names(route: RouteSettings) -> tuple[str, ...]:
     assert route.model is not None, "only of a route with a model"
     return (route.model, *route.aliases)
 
 
-def _match(name: str, routes: Iterable[Route]) -> Routed | None:
+def _match(name: str, routes: Iterable[RouteSettings]) -> RouteMatch | None:
     for route in routes:
         assert route.model is not None, "sorted out when the routes were read"
         if matches_any(name, (route.model,)):
-            return Routed(route.model, route, route.upstream_model or name, (name,), _counted_as(route, name))
+            return RouteMatch(route.model, route, route.upstream_model or name, (name,), _counted_as(route, name))
         if matches_any(name, route.aliases):
             stands_for = name if is_glob(route.model) else route.model
             names = (name, stands_for)
-            return Routed(route.model, route, route.upstream_model or stands_for, names, _counted_as(route, name))
+            return RouteMatch(route.model, route, route.upstream_model or stands_for, names, _counted_as(route, name))
     return None
 
 
-def _counted_as(route: Route, asked: str) -> str:
+def _counted_as(route: RouteSettings, asked: str) -> str:
     assert route.model is not None, "only of a route with a model"
     return (route.upstream_model or asked) if is_glob(route.model) else route.model

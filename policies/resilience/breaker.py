@@ -30,7 +30,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal, NoReturn
 
-from policies.config.settings import Breaker as Settings
+from policies.config.settings import BreakerSettings
 
 
 @contextmanager
@@ -62,7 +62,7 @@ _LAST_OPEN_FOR: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Permit:
+class BreakerPermit:
     """Leave to send one attempt.
 
     breaker: which gave it; it may have been forgotten since, and another made in its place
@@ -70,12 +70,12 @@ class Permit:
     lease: whether it is that of a half-open probe
     """
 
-    breaker: Breaker
+    breaker: CircuitBreaker
     stamp: int
     lease: bool
 
 
-class Breaker:
+class CircuitBreaker:
     """Whether anything is sent to one endpoint for one model. Every `now` is in seconds of one monotonic clock.
 
     An attempt takes a `permit` when it begins and gives it to `settle` once, however it ends. One that began before
@@ -85,9 +85,9 @@ class Breaker:
     answer comes to is not counted again.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: BreakerSettings) -> None:
         self._settings: Final = settings
-        self._watch: Final = _Watch()
+        self._watch: Final = _StateListener()
         self._machine: Final = pybreaker.CircuitBreaker(
             fail_max=settings.failures,
             reset_timeout=_NEVER,
@@ -95,8 +95,8 @@ class Breaker:
             listeners=[self._watch],
             throw_new_error_on_trip=False,
         )
-        self._leases: set[Permit] = set()
-        self._pass = Permit(self, 0, lease=False)
+        self._leases: set[BreakerPermit] = set()
+        self._pass = BreakerPermit(self, 0, lease=False)
         self._until = 0.0
         self._length = 0.0
         """Seconds of the last opening that is not forgiven; 0 when there is none."""
@@ -113,21 +113,21 @@ class Breaker:
         state = self.state(now)
         return state == "closed" or (state == "half_open" and len(self._leases) < self._settings.probes)
 
-    def permit(self, now: float) -> Permit | None:
+    def permit(self, now: float) -> BreakerPermit | None:
         """Leave for one attempt, or None: it is open, or half open with all its probes under way."""
         if not self.available(now):
             return None
         stamp = self._watch.stamp
         if self._watch.state == "closed":
             if self._pass.stamp != stamp:
-                self._pass = Permit(self, stamp, lease=False)
+                self._pass = BreakerPermit(self, stamp, lease=False)
             return self._pass
-        permit = Permit(self, stamp, lease=True)
+        permit = BreakerPermit(self, stamp, lease=True)
         self._leases.add(permit)
         return permit
 
     def settle(
-        self, permit: Permit | None, failed: bool | None, now: float, *, last_closed: bool = False
+        self, permit: BreakerPermit | None, failed: bool | None, now: float, *, last_closed: bool = False
     ) -> State | None:
         """Tell how an attempt ended; the new state if that changed it, else None.
 
@@ -175,7 +175,7 @@ class Breaker:
     def _failed(self) -> None:
         try:
             self._machine.call(_broken)
-        except _Broken as error:
+        except _RecordedFailure as error:
             # Its frames hold the exception and it holds them: a circle that only the garbage collector would break.
             error.__traceback__ = None
 
@@ -202,7 +202,7 @@ class Breaker:
         self._machine.half_open()
 
 
-class _Watch(pybreaker.CircuitBreakerListener):
+class _StateListener(pybreaker.CircuitBreakerListener):
     """What pybreaker said last, and how often it changed its mind."""
 
     def __init__(self) -> None:
@@ -219,7 +219,7 @@ class _Watch(pybreaker.CircuitBreakerListener):
         self.stamp += 1
 
 
-class _Broken(Exception):
+class _RecordedFailure(Exception):
     """An attempt that failed, in the only language that pybreaker understands."""
 
 
@@ -228,4 +228,4 @@ def _well() -> None:
 
 
 def _broken() -> NoReturn:
-    raise _Broken
+    raise _RecordedFailure

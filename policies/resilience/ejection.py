@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from policies.config.settings import Ejection
+from policies.config.settings import EjectionSettings
 
 SATURATED_IN_ROW: Final = 5
 """So many 503 without Retry-After, with nothing else between them, are a reason (rule 7)."""
@@ -20,7 +20,7 @@ _BUCKETS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Reason:
+class EjectionReason:
     """Why an endpoint should be left out, with the figures for the log.
 
     failures: in a row, or in the window where kind is `error_rate`
@@ -34,7 +34,7 @@ class Reason:
     window: float
 
 
-def may_eject(settings: Ejection, members: int, ejected_now: int) -> bool:
+def may_eject(settings: EjectionSettings, members: int, ejected_now: int) -> bool:
     """Whether a pool of `members` may leave out one more than `ejected_now`: at most `max_ejected` of it, rounded down,
     and never its last one."""
     # 0.29 x 100 is 28.999999999999996 in floating point.
@@ -71,7 +71,7 @@ class FailureRecord:
         "ejected_until",
     )
 
-    def __init__(self, settings: Ejection) -> None:
+    def __init__(self, settings: EjectionSettings) -> None:
         self._settings: Final = settings
         self._width: Final = settings.window / _BUCKETS
         self.ejected_until = 0.0
@@ -101,7 +101,7 @@ class FailureRecord:
         if self._recent:
             self._recent = self._recent << 1 & self._recent_mask
 
-    def failed(self, now: float, *, consecutive: bool = True) -> Reason | None:
+    def failed(self, now: float, *, consecutive: bool = True) -> EjectionReason | None:
         """An attempt failed; a reason to eject, if there is one now.
 
         `consecutive` False: it counts in the error rate and neither makes a row longer nor ends it (429).
@@ -116,7 +116,7 @@ class FailureRecord:
                 return self._reason("consecutive", self._in_row)
         return self._rate()
 
-    def saturated(self, now: float) -> Reason | None:
+    def saturated(self, now: float) -> EjectionReason | None:
         """A 503 without Retry-After: it counts in the error rate, and in a row of its own."""
         if now < self.ejected_until:
             return None
@@ -153,7 +153,7 @@ class FailureRecord:
         self._failures += 1
         self._recent = (self._recent << 1 & self._recent_mask) | 1
 
-    def _rate(self) -> Reason | None:
+    def _rate(self) -> EjectionReason | None:
         least, rate = self._settings.min_requests, self._settings.error_rate
         failures = self._old_failures + self._failures
         requests = self._old_requests + self._requests
@@ -162,10 +162,10 @@ class FailureRecord:
         if failures >= rate * requests:
             return self._reason("error_rate", failures)
         recent = self._recent.bit_count()
-        return Reason("error_rate", recent, least, self._settings.window) if recent >= rate * least else None
+        return EjectionReason("error_rate", recent, least, self._settings.window) if recent >= rate * least else None
 
-    def _reason(self, kind: Literal["consecutive", "error_rate", "saturated"], failures: int) -> Reason:
-        return Reason(kind, failures, self._old_requests + self._requests, self._settings.window)
+    def _reason(self, kind: Literal["consecutive", "error_rate", "saturated"], failures: int) -> EjectionReason:
+        return EjectionReason(kind, failures, self._old_requests + self._requests, self._settings.window)
 
     def _turn(self, now: float) -> None:
         """Begin a bucket, and drop those that have left the window."""

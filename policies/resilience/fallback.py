@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from policies.config.settings.fallback import Fallback
-from policies.config.settings.routes import Retry
+from policies.config.settings.fallback import FallbackSettings
+from policies.config.settings.routes import RetrySettings
 
 Kind = Literal["pool", "cache", "message"]
 
@@ -41,7 +41,7 @@ _SAYS_TOO_LONG: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class FailureKind:
     """Why a pool could not answer.
 
     why: an error's code, or the status of an engine's answer; for people and the log
@@ -54,19 +54,21 @@ class Failure:
     too_long: bool = False
 
 
-def kind_of(member: Fallback) -> Kind:
+def kind_of(member: FallbackSettings) -> Kind:
     """Which of the three it is."""
     return "pool" if member.pool is not None else "cache" if member.cache is not None else "message"
 
 
-def label_of(member: Fallback) -> str:
+def label_of(member: FallbackSettings) -> str:
     """What `x-sluice-degraded` says of its answers."""
     if member.pool is not None:
         return member.label or "simplified"
     return kind_of(member)
 
 
-def failure_of(code: str, outcome: str | None, rule: Retry | None, why: str | None = None) -> Failure | None:
+def failure_of(
+    code: str, outcome: str | None, rule: RetrySettings | None, why: str | None = None
+) -> FailureKind | None:
     """What an error means for the chain; None where it is none of the chain's business.
 
     code: the error's
@@ -75,18 +77,20 @@ def failure_of(code: str, outcome: str | None, rule: Retry | None, why: str | No
     why: an engine's status, where its answer was not passed on
     """
     if code == TOO_LONG and why is not None:
-        return Failure(why, too_long=True)
+        return FailureKind(why, too_long=True)
     if code not in FALLS:
         return None
-    return Failure(why or code, outcome is None or outcome == "not_sent" or outcome in _repeated(rule))
+    return FailureKind(why or code, outcome is None or outcome == "not_sent" or outcome in _repeated(rule))
 
 
-def falls(outcome: str, rule: Retry | None) -> bool:
+def falls(outcome: str, rule: RetrySettings | None) -> bool:
     """Whether an engine's own answer with this outcome leads into the chain instead of to the client."""
     return outcome in _repeated(rule)
 
 
-def next_member(chain: Sequence[Fallback], at: int, failure: Failure, takes: Callable[[Fallback], bool]) -> int | None:
+def next_member(
+    chain: Sequence[FallbackSettings], at: int, failure: FailureKind, takes: Callable[[FallbackSettings], bool]
+) -> int | None:
     """The place of the member that is tried next; None where the chain is at its end.
 
     at: the place of the one before; -1 is the route's own pool
@@ -103,7 +107,7 @@ def next_member(chain: Sequence[Fallback], at: int, failure: Failure, takes: Cal
     return None
 
 
-def kept_back(chain: Sequence[Fallback], at: int) -> int:
+def kept_back(chain: Sequence[FallbackSettings], at: int) -> int:
     """How many attempts the pool at this place (-1: the route's own) leaves for those after it."""
     return sum(member.pool is not None for member in chain[at + 1 :])
 
@@ -124,12 +128,12 @@ def says_too_long(body: bytes) -> bool:
     return any(words in said for words in _SAYS_TOO_LONG)
 
 
-def _repeated(rule: Retry | None) -> frozenset[str]:
+def _repeated(rule: RetrySettings | None) -> frozenset[str]:
     # Who switched retries off and names a fallback wants that one to be tried all the same.
     return frozenset(str(one) for one in (rule or _DEFAULT).when)
 
 
-_DEFAULT: Final = Retry()
+_DEFAULT: Final = RetrySettings()
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from policies.config.settings.pools import Health
+from policies.config.settings.pools import HealthSettings
 
 ASK_EVERY: Final = 6
 """Good health probes between two tokens asked for while nothing is wrong."""
@@ -31,7 +31,7 @@ Shut = Literal["ejected", "breaker"]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ProbeFinding:
     """What one probe has found; `why` is for the log.
 
     good       it is well; asked for a token, it gave one
@@ -48,7 +48,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class HealthChange:
     """What is to be told. `readmit`: what it was left out for is over, as far as probes can see it."""
 
     state: Literal["up", "suspect", "down"]
@@ -78,7 +78,7 @@ class HealthRecord:
         "state",
     )
 
-    def __init__(self, settings: Health) -> None:
+    def __init__(self, settings: HealthSettings) -> None:
         self.settings = settings
         self.state: State = "unknown"
         self.probed = False
@@ -142,7 +142,7 @@ class HealthRecord:
 
     # -- what probes have found
 
-    def health(self, found: Finding, *, yielding: bool, now: float) -> Change | None:
+    def health(self, found: ProbeFinding, *, yielding: bool, now: float) -> HealthChange | None:
         """A health probe is over. `yielding`: bytes came from it on a request of ours since the probe began."""
         self.probed = True
         if found.kind == "good":
@@ -154,7 +154,7 @@ class HealthRecord:
             return None
         return self._worse(found)
 
-    def token(self, found: Finding, *, yielding: bool, now: float) -> Change | None:
+    def token(self, found: ProbeFinding, *, yielding: bool, now: float) -> HealthChange | None:
         """It was asked for a token."""
         self._since_ask = 0
         if found.kind == "good":
@@ -183,7 +183,7 @@ class HealthRecord:
         """Good probes in a row, of the kind that counts for a return."""
         return self._tokens if self._askable else self._good
 
-    def _better(self, now: float) -> Change | None:
+    def _better(self, now: float) -> HealthChange | None:
         if self._shut and self._seen and self._row >= self._demand:
             # To be told once; should it be shut again, that is news.
             self._shut.clear()
@@ -199,7 +199,7 @@ class HealthRecord:
             return self._well("answers again")
         return None
 
-    def _well(self, why: str, *, readmit: bool = False) -> Change:
+    def _well(self, why: str, *, readmit: bool = False) -> HealthChange:
         if self.state == "down":
             # Perhaps another process than the one that could not be asked.
             self._askable = True
@@ -208,22 +208,22 @@ class HealthRecord:
         self._unasked = 0
         # Of one that is still shut a later probe may only tell what an earlier one has seen.
         self._seen = self._seen and bool(self._shut)
-        return Change("up", why, readmit)
+        return HealthChange("up", why, readmit)
 
-    def _worse(self, found: Finding) -> Change | None:
+    def _worse(self, found: ProbeFinding) -> HealthChange | None:
         self._good = self._tokens = 0
         self._bad += 1
         self._doubt = self._seen = True
         return self._fallen(self._bad >= self.settings.unhealthy_after, found.why)
 
-    def _no_token(self, found: Finding) -> Change | None:
+    def _no_token(self, found: ProbeFinding) -> HealthChange | None:
         self._unasked += 1
         self._doubt = self._seen = True
         enough = self._unasked >= self.settings.unhealthy_after
         self._mute = self._mute or enough
         return self._fallen(enough, f"accepts, but gives no token: {found.why}")
 
-    def _answered(self, found: Finding, now: float) -> Change | None:
+    def _answered(self, found: ProbeFinding, now: float) -> HealthChange | None:
         """An answer that is no token: it does not hang, whatever else is wrong."""
         self._unasked = 0
         self._slow = self._mute = False
@@ -233,11 +233,11 @@ class HealthRecord:
             self._askable = False
         return self._better(now)
 
-    def _fallen(self, enough: bool, why: str) -> Change | None:
+    def _fallen(self, enough: bool, why: str) -> HealthChange | None:
         if enough and self.state != "down":
             self.state = "down"
-            return Change("down", why)
+            return HealthChange("down", why)
         if not enough and self.state in ("up", "unknown"):
             self.state = "suspect"
-            return Change("suspect", why)
+            return HealthChange("suspect", why)
         return None

@@ -7,7 +7,7 @@ bound is what keeps it from doing harm: a pool that is slow because it is full w
 
 from typing import Final, Literal
 
-from policies.config.settings.routes import Hedge, Retry
+from policies.config.settings.routes import HedgeSettings, RetrySettings
 from policies.resilience.outcome import Outcome
 from policies.resilience.retry import listed
 from policies.resilience.retry_budget import RetryBudget
@@ -37,7 +37,7 @@ class HedgeBudget:
         self._seen = requests.requests
         self._unspent = 0.0
 
-    def take(self, now: float, settings: Hedge) -> bool:
+    def take(self, now: float, settings: HedgeSettings) -> bool:
         """Pay for one hedge, and True, if there is enough; else False, and nothing is paid.
 
         now: monotonic seconds, the clock of the pool's requests
@@ -61,7 +61,14 @@ def applies(scope: str, *, stream: bool, first_byte_plain: float | None) -> bool
 
 
 def judge(
-    settings: Hedge, retry: Retry | None, *, attempts: int, kept: int = 0, fresh: bool, budget: HedgeBudget, now: float
+    settings: HedgeSettings,
+    retry: RetrySettings | None,
+    *,
+    attempts: int,
+    kept: int = 0,
+    fresh: bool,
+    budget: HedgeBudget,
+    now: float,
 ) -> Why:
     """Whether a second attempt is made, once the first has been silent for `settings.after`.
 
@@ -80,7 +87,7 @@ def judge(
     return "hedge" if budget.take(now, settings) else "budget"
 
 
-def wins(outcome: Outcome, retry: Retry | None) -> bool:
+def wins(outcome: Outcome, retry: RetrySettings | None) -> bool:
     """Whether the answer of one of two attempts is the client's while the other is still under way: one that is good,
     or that the other could only repeat (a 4xx that is the request's own fault). A failure leaves the word to the
     other."""

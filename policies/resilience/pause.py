@@ -12,7 +12,7 @@ FIRST: Final = 1.0
 LONGEST: Final = 30.0
 
 
-class Pause:
+class SaturationPause:
     """One endpoint's pause. Every `now` is in seconds of one monotonic clock.
 
     until: when it is over

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal, cast
 from tenacity.stop import stop_after_attempt, stop_before_delay
 from tenacity.wait import wait_exponential
 
-from policies.config.settings.routes import Retry
+from policies.config.settings.routes import RetrySettings
 from policies.resilience.outcome import BROKEN_OFF, CLIENT_GONE, Outcome
 from policies.resilience.retry_after import retry_after
 from policies.resilience.retry_budget import RetryBudget
@@ -24,7 +24,7 @@ from policies.resilience.retry_budget import RetryBudget
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
-__all__ = ["LONGEST_RETRY_AFTER", "RetryBudget", "Verdict", "judge", "listed", "retry_after"]
+__all__ = ["LONGEST_RETRY_AFTER", "RetryBudget", "RetryVerdict", "judge", "listed", "retry_after"]
 
 LONGEST_RETRY_AFTER: Final = 30.0
 """Seconds that a client is kept waiting because an upstream asks for it; who asks for more has answered."""
@@ -33,7 +33,7 @@ Why = Literal["again", "not_listed", "spent", "budget", "deadline"]
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RetryVerdict:
     """again: whether another attempt is made; if not, what the client gets is settled
     wait: seconds before it
     why: what decided; `deadline` also where a Retry-After is longer than anybody waits
@@ -44,14 +44,14 @@ class Verdict:
     why: Why
 
 
-_NOT_LISTED: Final = Verdict(False, 0.0, "not_listed")
-_SPENT: Final = Verdict(False, 0.0, "spent")
-_BUDGET: Final = Verdict(False, 0.0, "budget")
-_DEADLINE: Final = Verdict(False, 0.0, "deadline")
+_NOT_LISTED: Final = RetryVerdict(False, 0.0, "not_listed")
+_SPENT: Final = RetryVerdict(False, 0.0, "spent")
+_BUDGET: Final = RetryVerdict(False, 0.0, "budget")
+_DEADLINE: Final = RetryVerdict(False, 0.0, "deadline")
 
 
 @dataclass(slots=True)
-class _State:
+class _RetryState:
     """What tenacity's strategies read of a `RetryCallState`."""
 
     attempt_number: int
@@ -66,7 +66,7 @@ class _State:
 def judge(
     outcome: Outcome,
     *,
-    settings: Retry | None,
+    settings: RetrySettings | None,
     attempts: int,
     fresh: bool,
     retry_after: float | None,
@@ -75,7 +75,7 @@ def judge(
     now: float,
     chance: Callable[[], float],
     kept: int = 0,
-) -> Verdict:
+) -> RetryVerdict:
     """What follows an attempt that ended in `outcome` before any byte of it went to the client.
 
     settings: the route's; None is `retry: off`
@@ -90,7 +90,7 @@ def judge(
     """
     if settings is None or not listed(outcome, settings):
         return _NOT_LISTED
-    state = _State(attempts)
+    state = _RetryState(attempts)
     if stop_after_attempt(settings.retries + 1 - kept)(state.told):
         return _SPENT
     if not fresh:
@@ -101,10 +101,10 @@ def judge(
         return _DEADLINE
     if not budget.take(now, settings):
         return _BUDGET
-    return Verdict(True, state.upcoming_sleep, "again")
+    return RetryVerdict(True, state.upcoming_sleep, "again")
 
 
-def listed(outcome: Outcome, settings: Retry) -> bool:
+def listed(outcome: Outcome, settings: RetrySettings) -> bool:
     """Whether the route repeats such an outcome."""
     # Whatever `when` says: the client already has a part of a broken answer, and nobody waits for a client that left.
     if outcome in (BROKEN_OFF, CLIENT_GONE):
@@ -112,7 +112,7 @@ def listed(outcome: Outcome, settings: Retry) -> bool:
     return (outcome.word if outcome.status is None else outcome.status) in settings.when
 
 
-def _backoff(settings: Retry, state: _State, chance: Callable[[], float]) -> float:
+def _backoff(settings: RetrySettings, state: _RetryState, chance: Callable[[], float]) -> float:
     """Seconds; the ceiling is `backoff` after the first attempt and grows by `factor` with each further one."""
     wait = wait_exponential(multiplier=settings.backoff, max=settings.max, exp_base=settings.factor)
     ceiling = wait(state.told)

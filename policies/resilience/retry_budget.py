@@ -8,7 +8,7 @@ at most.
 
 from math import floor, inf
 
-from policies.config.settings.routes import Retry
+from policies.config.settings.routes import RetrySettings
 
 # An eighth is exact in binary: no moment falls into the slot beside its own.
 _PER_SECOND = 8
@@ -53,7 +53,7 @@ class RetryBudget:
         assert self._slot is not None
         return self._requests - self._requests_before[(self._slot + 2) % (_SLOTS + 1)]
 
-    def take(self, now: float, settings: Retry) -> bool:
+    def take(self, now: float, settings: RetrySettings) -> bool:
         """Count one retry, and True, if the rule allows it; else False, and nothing is counted.
 
         now: monotonic seconds, the clock of `request`

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from backends.control.data_plane import DataPlane
-from backends.control.events import EndpointEvent, Verdict
+from backends.control.events import EndpointEvent, ProbeVerdict
 from backends.control.meters import EndpointMeter
 from backends.control.meters import Gauge as AnyGauge
 from backends.control.table import EndpointSpec, PoolSpec, Table
 from backends.http1.timer_wheel import TimerWheel
 from backends.pool.endpoint import Endpoint
 from backends.pool.pool import Pool
-from policies.config.settings import Route
-from policies.config.settings.pools import Breaker, Ejection
+from policies.config.settings import RouteSettings
+from policies.config.settings.pools import BreakerSettings, EjectionSettings
 from policies.identity.principal import Principal
 from policies.resilience.outcome import Outcome
 from tests.backends.http1.test_timer_wheel import FakeLoop
@@ -99,7 +99,8 @@ class Rig:
         )
         self.generation = 0
         self.settings: dict[str, Any] = {
-            "balance": "least_requests", "ejection": Ejection(), "breaker": Breaker(), "slow_start": 30.0, **settings,
+            "balance": "least_requests", "ejection": EjectionSettings(), "breaker": BreakerSettings(), "slow_start":
+            30.0, **settings,
         }  # fmt: skip
         self.install(*endpoints)
 
@@ -113,7 +114,13 @@ class Rig:
         )
         anyone = Principal(key="anonymous", tenant="anonymous", plan="free")
         table = Table(
-            self.generation, {"pool": pool}, (Route(model=MODEL, pool="pool"),), {}, anyone, 1 << 20, trusted_proxies=()
+            self.generation,
+            {"pool": pool},
+            (RouteSettings(model=MODEL, pool="pool"),),
+            {},
+            anyone,
+            1 << 20,
+            trusted_proxies=(),
         )
         self.plane.install(table)
 
@@ -172,4 +179,4 @@ class Rig:
     def probed(self, name: str, state: str, *, reason: str = "probes", readmit: bool = False) -> None:
         """The probes of an endpoint come to this."""
         incarnation = self[name].spec.incarnation
-        self.plane.tell(Verdict("pool", name, incarnation, cast(Any, state), reason, readmit))
+        self.plane.tell(ProbeVerdict("pool", name, incarnation, cast(Any, state), reason, readmit))

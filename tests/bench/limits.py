@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 from backends.store.factory import open_memory
 from backends.store.memory import MemoryStore
-from policies.config.settings.auth import Limit
-from policies.config.units import Rate
-from policies.limits import Demand, Granted, Rule, Subject, demands, rules_of
+from policies.config.settings.auth import LimitSettings
+from policies.config.units import RateValue
+from policies.limits import Demand, Granted, LimitRule, LimitSubject, demands, rules_of
 
 DAY = 86400
 
 
-def _subject(number: int) -> Subject:
-    return Subject(key=f"key_{number:016x}", tenant="acme", user="ann", ip="192.0.2.1", model="qwen2-7b-instruct")
+def _subject(number: int) -> LimitSubject:
+    return LimitSubject(key=f"key_{number:016x}", tenant="acme", user="ann", ip="192.0.2.1", model="qwen2-7b-instruct")
 
 
 def _each(times: int, work: Callable[[int], object]) -> float:
@@ -40,7 +40,7 @@ class Buckets:
 
 def many_buckets(count: int) -> Buckets:
     """What `count` buckets take, and what asking one of them does; its time is given, so none of them gets idle."""
-    rules = rules_of("free", [Limit(tokens=Rate(1_000_000, DAY))], "local")
+    rules = rules_of("free", [LimitSettings(tokens=RateValue(1_000_000, DAY))], "local")
     asked = [demands(rules, _subject(number), tokens=1) for number in range(0, count, max(count // 1000, 1))]
 
     def asks(store: MemoryStore) -> float:
@@ -59,7 +59,7 @@ def many_buckets(count: int) -> Buckets:
     return Buckets(few, asks(store), each)
 
 
-def requests(rules: tuple[Rule, ...]) -> tuple[float, float, float]:
+def requests(rules: tuple[LimitRule, ...]) -> tuple[float, float, float]:
     """(demands, take, settle with one correction) of a request under these rules; microseconds of CPU."""
     store = open_memory(time.monotonic, 1_700_000_000.0)
     store.ready(rules)
@@ -79,17 +79,17 @@ def requests(rules: tuple[Rule, ...]) -> tuple[float, float, float]:
 
 PLANS = {
     "token_bucket x 2, fixed_window": [
-        Limit(requests=Rate(1_000_000, 60)),
-        Limit(tokens=Rate(1_000_000_000, 60), per="tenant"),
-        Limit(tokens=Rate(1_000_000_000, DAY), per="tenant", strategy="fixed_window"),
+        LimitSettings(requests=RateValue(1_000_000, 60)),
+        LimitSettings(tokens=RateValue(1_000_000_000, 60), per="tenant"),
+        LimitSettings(tokens=RateValue(1_000_000_000, DAY), per="tenant", strategy="fixed_window"),
     ],
     "token_bucket x 2, concurrency": [
-        Limit(requests=Rate(1_000_000, 60)),
-        Limit(tokens=Rate(1_000_000_000, 60), per="tenant"),
-        Limit(concurrency=4),
+        LimitSettings(requests=RateValue(1_000_000, 60)),
+        LimitSettings(tokens=RateValue(1_000_000_000, 60), per="tenant"),
+        LimitSettings(concurrency=4),
     ],
-    "sliding_window": [Limit(requests=Rate(1_000_000, 60), strategy="sliding_window")],
-    "moving_window": [Limit(requests=Rate(100_000, 60), strategy="moving_window")],
+    "sliding_window": [LimitSettings(requests=RateValue(1_000_000, 60), strategy="sliding_window")],
+    "moving_window": [LimitSettings(requests=RateValue(100_000, 60), strategy="moving_window")],
 }
 
 

@@ -26,7 +26,7 @@ import uvloop
 
 from backends.identity.keyfile import change_keys
 from backends.simulator.server import Simulator
-from backends.simulator.settings import Settings
+from backends.simulator.settings import SimulatorSettings
 from policies.identity.api_keys import KeyEntry, digest, new_key
 from tests.flow.harness import Running, gateway_with
 
@@ -113,7 +113,9 @@ async def overload(seconds: float, seed: int) -> Report:
     """The load for so many seconds."""
     report = Report(seed, seconds)
     async with contextlib.AsyncExitStack() as stack:
-        settings = Settings(models=("m",), first_byte=0.1, tokens=9, gap=(SERVICE - 0.1) / 8, max_num_seqs=SLOTS)
+        settings = SimulatorSettings(
+            models=("m",), first_byte=0.1, tokens=9, gap=(SERVICE - 0.1) / 8, max_num_seqs=SLOTS
+        )
         engines = [await stack.enter_async_context(Simulator(settings, record=False)) for _ in range(ENDPOINTS)]
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         keys = {name: new_key() for name in PLANS}

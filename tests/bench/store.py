@@ -21,16 +21,20 @@ from random import Random
 
 import uvloop
 
-from backends.store.factory import Around, make_store
-from policies.config.settings.auth import Limit
-from policies.config.settings.server import Store as Settings
-from policies.config.units import Rate
-from policies.limits import Demand, Granted, Subject, demands, rules_of
+from backends.store.factory import StoreContext, make_store
+from policies.config.settings.auth import LimitSettings
+from policies.config.settings.server import StoreSettings
+from policies.config.units import RateValue
+from policies.limits import Demand, Granted, LimitSubject, demands, rules_of
 from tests.fakes.redis_servers import Server, cluster, server
 from tests.fakes.store import SpyMeter
 
-RULES = (Limit(requests=Rate(10**8, 60)), Limit(tokens=Rate(10**9, 60)), Limit(concurrency=10**6))
-SUBJECT = Subject("k", "t", "u", "192.0.2.1", "m")
+RULES = (
+    LimitSettings(requests=RateValue(10**8, 60)),
+    LimitSettings(tokens=RateValue(10**9, 60)),
+    LimitSettings(concurrency=10**6),
+)
+SUBJECT = LimitSubject("k", "t", "u", "192.0.2.1", "m")
 TOKENS = 500
 
 
@@ -49,8 +53,8 @@ class Figures:
 
 async def measure(redis: Server, url: str, clients: int, seconds: float) -> Figures:
     loop, meter = asyncio.get_running_loop(), SpyMeter()
-    around = Around(time.monotonic, time.time() - time.monotonic(), Random(), meter, lambda event, what: None)  # noqa: TID251
-    store = make_store(Settings(url=url, timeout=5.0, on_outage="closed"), around)
+    around = StoreContext(time.monotonic, time.time() - time.monotonic(), Random(), meter, lambda event, what: None)  # noqa: TID251
+    store = make_store(StoreSettings(url=url, timeout=5.0, on_outage="closed"), around)
     await store.start()
     asked = demands(rules_of("p", RULES, "closed"), SUBJECT, tokens=TOKENS)
     waited: list[float] = []

@@ -8,11 +8,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, Protocol
 from uuid import uuid4
 
-from backends.store.base import Store
+from backends.store.base import LimitStore
 from backends.store.factory import open_memory
-from policies.config.settings.auth import Limit
-from policies.config.units import Rate
-from policies.limits import Answer, Demand, Granted, Refused, Rule, Subject, demands, rules_of
+from policies.config.settings.auth import LimitSettings
+from policies.config.units import RateValue
+from policies.limits import Answer, Demand, Granted, LimitRefused, LimitRule, LimitSubject, demands, rules_of
 from tests.contracts.redis_stage import redis_stage
 from tests.fakes.redis_servers import Servers
 
@@ -25,12 +25,12 @@ class Stage(Protocol):
     """One store with nothing in it, and the power over its time."""
 
     @property
-    def store(self) -> Store: ...
+    def store(self) -> LimitStore: ...
 
     mortal: bool
     """Whether who holds a lease can die and the store go on."""
 
-    def ready(self, rules: Sequence[Rule]) -> None:
+    def ready(self, rules: Sequence[LimitRule]) -> None:
         """These rules will be asked for."""
 
     async def advance(self, seconds: float) -> None:
@@ -39,7 +39,7 @@ class Stage(Protocol):
     async def settled(self) -> None:
         """Return when what was told to `settle` has been carried out."""
 
-    async def peer(self) -> Store:
+    async def peer(self) -> LimitStore:
         """The store as another process has it; itself where there can be no other."""
 
     async def die(self) -> None:
@@ -52,9 +52,9 @@ class MemoryStage:
     def __init__(self) -> None:
         self.now = 5000.0
         self.memory = open_memory(lambda: self.now, START - self.now)
-        self.store: Store = self.memory
+        self.store: LimitStore = self.memory
 
-    def ready(self, rules: Sequence[Rule]) -> None:
+    def ready(self, rules: Sequence[LimitRule]) -> None:
         self.memory.ready(rules)
 
     async def advance(self, seconds: float) -> None:
@@ -63,7 +63,7 @@ class MemoryStage:
     async def settled(self) -> None:
         pass
 
-    async def peer(self) -> Store:
+    async def peer(self) -> LimitStore:
         return self.store
 
     async def die(self) -> None:
@@ -105,41 +105,43 @@ STAGES: Final[Mapping[str, Callable[[], AbstractAsyncContextManager[Stage]]]] = 
 MORTAL: Final[Sequence[str]] = ["redis", "sentinel", "cluster"]
 """Those of them whose leases outlive their holder."""
 
-SUBJECT: Final = Subject(key="k1", tenant="acme", user="u1", ip="192.0.2.1", model="m")
+SUBJECT: Final = LimitSubject(key="k1", tenant="acme", user="u1", ip="192.0.2.1", model="m")
 
 
-def plan(stage: Stage, *limits: Limit, name: str = "plan") -> tuple[Rule, ...]:
+def plan(stage: Stage, *limits: LimitSettings, name: str = "plan") -> tuple[LimitRule, ...]:
     """The rules of a plan with these limits, which the stage is ready for."""
     rules = rules_of(name, limits, "closed")
     stage.ready(rules)
     return rules
 
 
-def per(count: int, seconds: int, what: str = "requests", **more: Any) -> Limit:
-    return Limit(**{what: Rate(count, seconds), **more})
+def per(count: int, seconds: int, what: str = "requests", **more: Any) -> LimitSettings:
+    return LimitSettings(**{what: RateValue(count, seconds), **more})
 
 
-async def take(store: Store, asked: Sequence[Demand], lease: str = "lease") -> Answer:
+async def take(store: LimitStore, asked: Sequence[Demand], lease: str = "lease") -> Answer:
     answer = store.take(asked, lease)
     return await answer if isinstance(answer, asyncio.Future) else answer
 
 
-async def granted(store: Store, asked: Sequence[Demand], lease: str = "lease") -> Granted:
+async def granted(store: LimitStore, asked: Sequence[Demand], lease: str = "lease") -> Granted:
     answer = await take(store, asked, lease)
     assert isinstance(answer, Granted), answer
     return answer
 
 
-async def refused(store: Store, asked: Sequence[Demand], lease: str = "lease") -> Refused:
+async def refused(store: LimitStore, asked: Sequence[Demand], lease: str = "lease") -> LimitRefused:
     answer = await take(store, asked, lease)
-    assert isinstance(answer, Refused), answer
+    assert isinstance(answer, LimitRefused), answer
     return answer
 
 
-def one(rules: Sequence[Rule], subject: Subject = SUBJECT, tokens: int = 0, output: int = 0) -> tuple[Demand, ...]:
+def one(
+    rules: Sequence[LimitRule], subject: LimitSubject = SUBJECT, tokens: int = 0, output: int = 0
+) -> tuple[Demand, ...]:
     """What one request asks."""
     return demands(rules, subject, tokens, output)
 
 
-async def remaining(store: Store, asked: Sequence[Demand]) -> list[int]:
+async def remaining(store: LimitStore, asked: Sequence[Demand]) -> list[int]:
     return [level.remaining for level in await store.seen(asked)]

@@ -8,18 +8,18 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 
-from backends.store.base import Store
+from backends.store.base import LimitStore
 from backends.store.factory import open_memory
 from backends.store.outage import GuardedStore, StoreOutage
 from backends.store.redis_client import RedisClient
 from backends.store.redis_errors import StoreLostError
 from backends.store.redis_link import Stopwatch
-from backends.store.redis_store import RedisStore, Sharing
+from backends.store.redis_store import RedisStore, StoreIdentity
 from backends.store.redis_windows import open_redis_windows
 from backends.store.redis_wire import Scripts
 from backends.store.windowed_store import WindowedStore
 from policies.config.store_url import read_target
-from policies.limits import Rule
+from policies.limits import LimitRule
 from tests.fakes.redis_servers import Server
 from tests.fakes.store import SpyMeter
 
@@ -35,7 +35,7 @@ def scripts_with_our_clock() -> Scripts:
 class Process:
     """The store as one process has it."""
 
-    def __init__(self, url: str, sharing: Sharing, scripts: Scripts, timeout: float = 5.0) -> None:
+    def __init__(self, url: str, sharing: StoreIdentity, scripts: Scripts, timeout: float = 5.0) -> None:
         loop = asyncio.get_running_loop()
         self.meter = SpyMeter()
         self.said: list[tuple[str, dict[str, object]]] = []
@@ -69,17 +69,17 @@ class RedisStage:
         self._prefix = prefix
         self._now = round(start * 1_000_000)
         self._scripts = scripts_with_our_clock()
-        self._rules: list[Rule] = []
+        self._rules: list[LimitRule] = []
         self._living: list[Process] = []
         self._mine = self._born()
         self._peer: Process | None = None
         self._tell_time()
 
     @property
-    def store(self) -> Store:
+    def store(self) -> LimitStore:
         return self._mine.store
 
-    def ready(self, rules: Sequence[Rule]) -> None:
+    def ready(self, rules: Sequence[LimitRule]) -> None:
         self._rules += rules
         for process in self._living:
             process.store.ready(rules)
@@ -103,7 +103,7 @@ class RedisStage:
         for process in self._living:
             await process.settled()
 
-    async def peer(self) -> Store:
+    async def peer(self) -> LimitStore:
         if self._peer is None:
             self._peer = self._born()
         return self._peer.store
@@ -119,7 +119,7 @@ class RedisStage:
             assert process.meter.errors == {}, process.said
 
     def _born(self) -> Process:
-        sharing = Sharing(self._prefix, 5.0, f"process-{len(self._living)}-{id(self)}")
+        sharing = StoreIdentity(self._prefix, 5.0, f"process-{len(self._living)}-{id(self)}")
         process = Process(self._url, sharing, self._scripts)
         process.store.ready(self._rules)
         self._living.append(process)

@@ -14,7 +14,7 @@ import pytest
 from backends.engines import ENGINES, Engine, Told, health_of
 from backends.engines.dialect import first_model
 from backends.simulator.server import Simulator
-from backends.simulator.settings import Settings
+from backends.simulator.settings import SimulatorSettings
 from policies.config.settings.pools import Engine as EngineName
 from tests.fakes.client import Client, request
 
@@ -128,7 +128,7 @@ def test_the_operators_path_takes_the_place_of_the_engines_and_must_say_200(name
 
 async def test_the_simulator_answers_as_its_row_says() -> None:
     row = ENGINES["simulator"]
-    async with Simulator(Settings()) as simulator:
+    async with Simulator(SimulatorSettings()) as simulator:
 
         async def status_and_body(data: bytes) -> tuple[int, bytes]:
             async with await Client.to(f"127.0.0.1:{simulator.port}") as client:

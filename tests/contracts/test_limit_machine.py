@@ -22,8 +22,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from policies.config.settings.auth import Limit
-from policies.limits import Demand, Granted, Level, Refused, Rule
+from policies.config.settings.auth import LimitSettings
+from policies.limits import Demand, Granted, LimitLevel, LimitRefused, LimitRule
 from tests.contracts.limit_stages import STAGES, START, SUBJECT, one, per, plan, take
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ LIMITS = st.one_of(
     st.builds(per, st.integers(0, 12), st.sampled_from([7, 60]), st.just("tokens")),
     st.builds(lambda count, burst: per(count, 60, "tokens", burst=burst), st.integers(1, 12), st.integers(1, 20)),
     st.builds(lambda count: per(count, 60, "tokens", strategy="fixed_window"), st.integers(0, 12)),
-    st.builds(lambda count: Limit(concurrency=count), st.integers(0, 4)),
+    st.builds(lambda count: LimitSettings(concurrency=count), st.integers(0, 4)),
 )
 # Milliseconds are whole microseconds: no clock of any store rounds them.
 WAITS = st.one_of(st.integers(1, 3000), st.integers(1, 90_000))
@@ -42,7 +42,7 @@ WAITS = st.one_of(st.integers(1, 3000), st.integers(1, 90_000))
 class Model:
     """One rule's only bucket, in fractions and whole history where a store keeps three numbers."""
 
-    rule: Rule
+    rule: LimitRule
     level: Fraction = field(init=False)
     at: Fraction = Fraction(0)
     window: int = -1
@@ -118,7 +118,7 @@ class LimitMachine(RuleBasedStateMachine):
         self.loop.close()
 
     @initialize(limits=st.lists(LIMITS, min_size=1, max_size=4))
-    def start(self, limits: list[Limit]) -> None:
+    def start(self, limits: list[LimitSettings]) -> None:
         self.plan = plan(self.stage, *limits)
         self.models = [Model(rule, at=self.now) for rule in self.plan]
 
@@ -137,7 +137,7 @@ class LimitMachine(RuleBasedStateMachine):
             model.look(self.now)
         waits = [model.wait(demand.amount, lease, self.now) for model, demand in zip(self.models, asked, strict=True)]
         longest = max(waits)
-        if isinstance(answer, Refused):
+        if isinstance(answer, LimitRefused):
             # Less than a millionth of a unit may be missing.
             assert longest > 0
             assert answer.retry_after == pytest.approx(longest, abs=2e-6)
@@ -163,7 +163,7 @@ class LimitMachine(RuleBasedStateMachine):
             elif used >= demand.amount or model.window == window:
                 model.use(used - demand.amount, "")
 
-    def judge(self, levels: tuple[Level, ...]) -> None:
+    def judge(self, levels: tuple[LimitLevel, ...]) -> None:
         assert [level.rule for level in levels] == list(self.plan)
         for level, model in zip(levels, self.models, strict=True):
             assert 0 <= level.remaining <= level.limit == model.rule.burst

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from backends.store.base import LEASE_LIFETIME
-from policies.config.settings.auth import Limit
-from policies.limits import Granted, Refused, Subject
+from policies.config.settings.auth import LimitSettings
+from policies.limits import Granted, LimitRefused, LimitSubject
 from tests.contracts.limit_stages import (
     MORTAL,
     STAGES,
@@ -35,7 +35,7 @@ OWN = {
     "fixed_window": per(1000, MONTH, strategy="fixed_window"),
     "tokens": per(1000, MONTH, "tokens"),
     "output_tokens": per(1000, MONTH, "output_tokens"),
-    "concurrency": Limit(concurrency=1000),
+    "concurrency": LimitSettings(concurrency=1000),
 }
 WINDOWED = {
     "sliding_window": per(1000, MONTH, strategy="sliding_window"),
@@ -61,7 +61,7 @@ async def mortal(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
 # -- exactness
 
 
-async def storm(stage: Stage, limits: list[Limit]) -> int:
+async def storm(stage: Stage, limits: list[LimitSettings]) -> int:
     """How many of 16 tasks x 200 requests are admitted, half of them by another process."""
     asked = one(plan(stage, *limits), tokens=1, output=1)
     stores = [stage.store, await stage.peer()]
@@ -89,13 +89,13 @@ async def test_windows_admit_at_most_their_bound_over(stage: Stage, rule: str) -
 
 
 async def test_all_rules_together_admit_what_the_strictest_does(stage: Stage) -> None:
-    limits = [OWN["token_bucket"], per(400, MONTH, "tokens"), OWN["fixed_window"], Limit(concurrency=700)]
+    limits = [OWN["token_bucket"], per(400, MONTH, "tokens"), OWN["fixed_window"], LimitSettings(concurrency=700)]
     assert await storm(stage, limits) == 400
     assert (await remaining(stage.store, one(plan(stage, *limits), tokens=1))) == [600, 0, 600, 300]
 
 
 async def test_rules_with_windows_together_admit_what_the_strictest_does(stage: Stage) -> None:
-    limits = [*WINDOWED.values(), per(400, MONTH), Limit(concurrency=700)]
+    limits = [*WINDOWED.values(), per(400, MONTH), LimitSettings(concurrency=700)]
     assert await storm(stage, limits) == 400
     assert (await remaining(stage.store, one(plan(stage, *limits)))) == [600, 600, 0, 300]
 
@@ -143,7 +143,7 @@ async def test_a_refused_request_consumes_nothing(stage: Stage, rule: str) -> No
     assert before == [998] * len(others) + [0]
 
 
-def _of(limit: Limit, count: int) -> Limit:
+def _of(limit: LimitSettings, count: int) -> LimitSettings:
     """The limit with another count."""
     kind, rate = limit.rated()
     changes: dict[str, Any] = {kind: replace(rate, count=count)}
@@ -151,7 +151,7 @@ def _of(limit: Limit, count: int) -> Limit:
 
 
 async def test_a_refusal_names_the_rule_with_the_longest_wait(stage: Stage) -> None:
-    rules = plan(stage, per(1, 10), per(1, 60), per(1, 30), Limit(concurrency=1))
+    rules = plan(stage, per(1, 10), per(1, 60), per(1, 30), LimitSettings(concurrency=1))
     asked = one(rules)
     await granted(stage.store, asked, "a")
     answer = await refused(stage.store, asked, "b")
@@ -161,7 +161,7 @@ async def test_a_refusal_names_the_rule_with_the_longest_wait(stage: Stage) -> N
 
 
 async def test_of_two_with_the_same_wait_the_first_is_named(stage: Stage) -> None:
-    rules = plan(stage, per(1000, 60), Limit(concurrency=1), Limit(concurrency=1, per="tenant"))
+    rules = plan(stage, per(1000, 60), LimitSettings(concurrency=1), LimitSettings(concurrency=1, per="tenant"))
     asked = one(rules)
     await granted(stage.store, asked, "a")
     assert (await refused(stage.store, asked, "b")).rule is rules[1]
@@ -183,14 +183,14 @@ async def test_of_two_with_the_same_wait_the_first_is_named(stage: Stage) -> Non
         (per(5, 60, strategy="moving_window"), 60.0),
     ],
 )
-async def test_retry_after_is_when_it_works_again(stage: Stage, limit: Limit, seconds: float) -> None:
+async def test_retry_after_is_when_it_works_again(stage: Stage, limit: LimitSettings, seconds: float) -> None:
     asked = one(plan(stage, limit))
     while isinstance(answer := await take(stage.store, asked), Granted):
         pass
     # A store with a clock of its own is up to a second further than it was at the start.
     assert seconds - 1.1 <= answer.retry_after <= seconds + 0.01
     await stage.advance(answer.retry_after - 0.9)
-    assert isinstance(await take(stage.store, asked), Refused)
+    assert isinstance(await take(stage.store, asked), LimitRefused)
     await stage.advance(0.91)
     await granted(stage.store, asked)
 
@@ -203,7 +203,7 @@ async def test_retry_after_of_a_sliding_window_is_when_it_works_again(stage: Sta
         assert 0 < answer.retry_after < 120
         await stage.advance(max(answer.retry_after - 0.9, 0))
         if answer.retry_after > 1.5:
-            assert isinstance(await take(stage.store, asked), Refused)
+            assert isinstance(await take(stage.store, asked), LimitRefused)
         await stage.advance(0.9 + 0.05)
         await granted(stage.store, asked)
 
@@ -237,10 +237,10 @@ async def test_more_than_the_burst_is_refused_for_ever(stage: Stage, rule: str) 
         per(0, 60, strategy="fixed_window"),
         per(0, 60, strategy="sliding_window"),
         per(0, 60, strategy="moving_window"),
-        Limit(concurrency=0),
+        LimitSettings(concurrency=0),
     ],
 )
-async def test_a_count_of_0_refuses_everything(stage: Stage, limit: Limit) -> None:
+async def test_a_count_of_0_refuses_everything(stage: Stage, limit: LimitSettings) -> None:
     answer = await refused(stage.store, one(plan(stage, limit)))
     assert answer.retry_after == inf
     assert [(level.limit, level.remaining) for level in answer.levels] == [(0, 0)]
@@ -256,7 +256,7 @@ async def test_levels_say_what_is_left_and_until_when(stage: Stage) -> None:
         per(1000, 3600, strategy="sliding_window"),
         per(100_000, 60, "tokens"),
         per(5_000_000, 86400, "tokens", strategy="fixed_window"),
-        Limit(concurrency=4),
+        LimitSettings(concurrency=4),
         per(100, 60, strategy="moving_window"),
     )
     asked = one(rules, tokens=2500)
@@ -283,7 +283,7 @@ async def test_nobody_has_asked_yet_and_everything_is_there(stage: Stage) -> Non
 
 async def test_subjects_and_rules_are_counted_apart(stage: Stage) -> None:
     rules = plan(stage, per(2, MONTH), per(3, MONTH, per="tenant"))
-    other_key, other_tenant = replace(SUBJECT, key="k2"), Subject("k3", "other", "u", "ip", "m")
+    other_key, other_tenant = replace(SUBJECT, key="k2"), LimitSubject("k3", "other", "u", "ip", "m")
     for subject in (SUBJECT, SUBJECT, other_key, other_tenant, other_tenant):
         await granted(stage.store, one(rules, subject))
     assert (await refused(stage.store, one(rules, other_key))).rule is rules[1]
@@ -291,8 +291,8 @@ async def test_subjects_and_rules_are_counted_apart(stage: Stage) -> None:
 
 
 async def test_a_changed_count_keeps_what_was_used(stage: Stage) -> None:
-    few = [per(10, 3600, burst=10), per(10, MONTH, strategy="fixed_window"), Limit(concurrency=10)]
-    many = [per(30, 3600, burst=30), per(30, MONTH, strategy="fixed_window"), Limit(concurrency=30)]
+    few = [per(10, 3600, burst=10), per(10, MONTH, strategy="fixed_window"), LimitSettings(concurrency=10)]
+    many = [per(30, 3600, burst=30), per(30, MONTH, strategy="fixed_window"), LimitSettings(concurrency=30)]
     for turn in range(4):
         await granted(stage.store, one(plan(stage, *few)), f"{turn}")
     # A bucket holds what it held, and fills up to more.
@@ -374,7 +374,7 @@ async def test_a_request_can_be_given_back(stage: Stage) -> None:
 
 
 async def test_a_slot_is_given_back_when_the_request_is_settled(stage: Stage) -> None:
-    asked = one(plan(stage, Limit(concurrency=2)))
+    asked = one(plan(stage, LimitSettings(concurrency=2)))
     first = await granted(stage.store, asked, "a")
     await granted(stage.store, asked, "b")
     answer = await refused(stage.store, asked, "c")
@@ -389,14 +389,14 @@ async def test_a_slot_is_given_back_when_the_request_is_settled(stage: Stage) ->
 
 
 async def test_a_lease_holds_one_slot_however_often_it_is_taken(stage: Stage) -> None:
-    asked = one(plan(stage, Limit(concurrency=2)))
+    asked = one(plan(stage, LimitSettings(concurrency=2)))
     for _ in range(5):
         await granted(stage.store, asked, "a")
     assert await remaining(stage.store, asked) == [1]
 
 
 async def test_a_slot_is_held_for_as_long_as_the_request_is_open(stage: Stage) -> None:
-    asked = one(plan(stage, Limit(concurrency=1)))
+    asked = one(plan(stage, LimitSettings(concurrency=1)))
     held = await granted(stage.store, asked, "a")
     for _ in range(12):
         await stage.advance(LEASE_LIFETIME / 3)
@@ -408,7 +408,7 @@ async def test_a_slot_is_held_for_as_long_as_the_request_is_open(stage: Stage) -
 
 
 async def test_slots_of_a_process_that_died_are_free_after_the_lifetime(mortal: Stage) -> None:
-    asked = one(plan(mortal, Limit(concurrency=3)))
+    asked = one(plan(mortal, LimitSettings(concurrency=3)))
     peer = await mortal.peer()
     held = await granted(peer, asked, "theirs")
     for lease in ("a", "b"):
@@ -426,7 +426,7 @@ async def test_slots_of_a_process_that_died_are_free_after_the_lifetime(mortal: 
 
 
 async def test_who_stops_waiting_has_taken_nothing(stage: Stage) -> None:
-    rules = plan(stage, per(100, MONTH), Limit(concurrency=100))
+    rules = plan(stage, per(100, MONTH), LimitSettings(concurrency=100))
     asked = one(rules)
     for turn in range(20):
         answer = stage.store.take(asked, f"{turn}")

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from backends.simulator.server import Simulator
-from backends.simulator.settings import Settings
-from gateway.upstream.stream_tap import Tap
+from backends.simulator.settings import SimulatorSettings
+from gateway.upstream.stream_tap import StreamTap
 from policies.request.describe import describe
 from policies.request.usage.dialects import ASKED_OF, DIALECTS
 from policies.request.usage.edits import ask_usage, cap_output
@@ -53,12 +53,12 @@ async def test_the_simulators_streams_are_as_if_nobody_had_asked(case: str) -> N
     body = json.dumps({"model": "simulator", "stream": True} | fields).encode()
     asking = ask_usage(body)
     assert asking is not None and "simulator" in ASKED_OF
-    async with Simulator(Settings(fixed_ids=True)) as simulator:
+    async with Simulator(SimulatorSettings(fixed_ids=True)) as simulator:
         unasked, asked = await answer(simulator, path, body), await answer(simulator, path, asking)
     assert b'"usage":{' in asked
     rng = random.Random(case)
     for _ in range(20):
-        strip, tap = UsageStrip(), Tap(stream=True)
+        strip, tap = UsageStrip(), StreamTap(stream=True)
         got = b""
         for read in cut(asked, rng):
             tap.feed([read])
@@ -75,9 +75,9 @@ async def test_what_is_counted_is_what_was_used(case: str) -> None:
     body = json.dumps({"model": "simulator", "stream": True} | fields).encode()
     asking = ask_usage(body)
     assert asking is not None
-    async with Simulator(Settings()) as simulator:
+    async with Simulator(SimulatorSettings()) as simulator:
         unasked, asked = await answer(simulator, path, body), await answer(simulator, path, asking)
-    told, tap = Tap(stream=True), Tap(stream=True)
+    told, tap = StreamTap(stream=True), StreamTap(stream=True)
     told.feed([asked])
     tap.feed([unasked])
     call = describe(body, counts=dialect)
@@ -94,7 +94,7 @@ async def test_an_answer_is_as_long_as_the_plan_allows(path: str, own: int | Non
     if own is not None:
         fields = fields | {dialect.limits[0]: own}
     body = cap_output(json.dumps({"model": "simulator"} | fields).encode(), dialect, 9)
-    async with Simulator(Settings(tokens=40)) as simulator:
+    async with Simulator(SimulatorSettings(tokens=40)) as simulator:
         usage = json.loads(await answer(simulator, path, body))["usage"]
     assert (usage.get("completion_tokens") or usage.get("output_tokens")) == min(9, own or 9)
 

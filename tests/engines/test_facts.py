@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from backends.engines import Health
+from backends.engines import HealthEndpoint
 from backends.engines.dialect import first_model
 from backends.engines.vllm import ENGINE as VLLM
 from tests.engines.clients import CLIENTS, Request, Target
@@ -129,7 +129,7 @@ def test_its_port_refuses_while_it_loads(house: House) -> None:
 
 
 def test_what_probes_ask_is_answered_as_they_take_it(house: House) -> None:
-    assert VLLM.health == Health("/health") and VLLM.models is not None
+    assert VLLM.health == HealthEndpoint("/health") and VLLM.models is not None
     status, listed = _reply(house.direct, VLLM.models)
     assert (status, first_model(listed)) == (200, MODEL)
     ask = VLLM.ask(MODEL)

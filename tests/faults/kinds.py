@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Literal
 
-from policies.config.settings import Retry
+from policies.config.settings import RetrySettings
 from tests.fakes.backend import LAST_CHUNK, STREAM_HEAD, Connection, Request, Said, Script, chunked, plain
 
 Phase = Literal["connect", "head", "content", "stream"]
@@ -15,7 +15,7 @@ Phase = Literal["connect", "head", "content", "stream"]
 ROLE, ONE, FINISH, DONE = Said(("one",)).events()
 PLAIN_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
 ERROR = b'{"error":{"message":"no","type":"Error","param":null,"code":1}}'
-RETRIED = Retry().when
+RETRIED = RetrySettings().when
 
 
 def error_event(code: str) -> bytes:

@@ -12,31 +12,32 @@ import time
 from collections.abc import Sequence
 from random import SystemRandom
 
-from backends.store.base import Store
-from backends.store.factory import Around, make_store
-from policies.config.settings.auth import Limit
-from policies.config.settings.server import Store as Settings
-from policies.config.units import Rate
-from policies.limits import Demand, Granted, Subject, demands, rules_of
+from backends.store.base import LimitStore
+from backends.store.factory import StoreContext, make_store
+from policies.config.settings.auth import LimitSettings
+from policies.config.settings.server import StoreSettings
+from policies.config.units import RateValue
+from policies.limits import Demand, Granted, LimitSubject, demands, rules_of
 from tests.fakes.store import SpyMeter
 
 _MONTH = 30 * 86400
 COUNT = 1000
 LIMITS = {
-    "token_bucket": Limit(requests=Rate(COUNT, _MONTH)),
-    "fixed_window": Limit(requests=Rate(COUNT, _MONTH), strategy="fixed_window"),
-    "concurrency": Limit(concurrency=COUNT),
-    "sliding_window": Limit(requests=Rate(COUNT, _MONTH), strategy="sliding_window"),
-    "moving_window": Limit(requests=Rate(COUNT, _MONTH), strategy="moving_window"),
+    "token_bucket": LimitSettings(requests=RateValue(COUNT, _MONTH)),
+    "fixed_window": LimitSettings(requests=RateValue(COUNT, _MONTH), strategy="fixed_window"),
+    "concurrency": LimitSettings(concurrency=COUNT),
+    "sliding_window": LimitSettings(requests=RateValue(COUNT, _MONTH), strategy="sliding_window"),
+    "moving_window": LimitSettings(requests=RateValue(COUNT, _MONTH), strategy="moving_window"),
 }
-SUBJECT = Subject("k", "t", "u", "192.0.2.1", "m")
+SUBJECT = LimitSubject("k", "t", "u", "192.0.2.1", "m")
 
 
 async def main(url: str, prefix: str, requests: int, strategies: Sequence[str]) -> None:
     """Count how many of so many requests are admitted, of each strategy; 16 are under way at a time."""
     meter = SpyMeter()
-    around = Around(time.monotonic, time.time() - time.monotonic(), SystemRandom(), meter, lambda event, what: None)  # noqa: TID251  # as main does
-    store = make_store(Settings(url=url, prefix=prefix, timeout=20.0, on_outage="closed"), around)
+    epoch = time.time() - time.monotonic()  # noqa: TID251  as `gateway.wiring` does
+    around = StoreContext(time.monotonic, epoch, SystemRandom(), meter, lambda event, what: None)
+    store = make_store(StoreSettings(url=url, prefix=prefix, timeout=20.0, on_outage="closed"), around)
     await store.start()
     for strategy in strategies:
         rules = rules_of(strategy.replace("_", "-"), [LIMITS[strategy]], "closed")
@@ -48,7 +49,7 @@ async def main(url: str, prefix: str, requests: int, strategies: Sequence[str]) 
     await store.stop()
 
 
-async def _admitted(store: Store, asked: Sequence[Demand], requests: int) -> int:
+async def _admitted(store: LimitStore, asked: Sequence[Demand], requests: int) -> int:
     admitted = 0
     turns = iter(range(requests))
 

@@ -9,21 +9,21 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import Random
 
-from backends.store.factory import Around, make_store
+from backends.store.factory import StoreContext, make_store
 from backends.store.windowed_store import WindowedStore
 from policies.config.settings import Secret
-from policies.config.settings.auth import Limit
-from policies.config.settings.server import Store as Settings
-from policies.config.units import Rate
-from policies.limits import Answer, Demand, Granted, Subject, demands, rules_of
+from policies.config.settings.auth import LimitSettings
+from policies.config.settings.server import StoreSettings
+from policies.config.units import RateValue
+from policies.limits import Answer, Demand, Granted, LimitSubject, demands, rules_of
 from policies.limits.rules import Outage
 from tests.fakes.store import SpyMeter
 
 TIMEOUT = 0.2
 BACK_WITHIN = 5.0
 """Seconds in which a store is found again: 2 are promised, and a busy machine may stand still meanwhile."""
-SUBJECT = Subject("k", "t", "u", "192.0.2.1", "m")
-MANY = (Limit(requests=Rate(100_000, 86400)), Limit(concurrency=1000))
+SUBJECT = LimitSubject("k", "t", "u", "192.0.2.1", "m")
+MANY = (LimitSettings(requests=RateValue(100_000, 86400)), LimitSettings(concurrency=1000))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Asker:
         self.said = said
         self._leases = 0
 
-    def plan(self, *limits: Limit, on_outage: Outage = "local") -> tuple[Demand, ...]:
+    def plan(self, *limits: LimitSettings, on_outage: Outage = "local") -> tuple[Demand, ...]:
         """What one request asks under a plan with these limits."""
         rules = rules_of("plan", limits, on_outage)
         self.store.ready(rules)
@@ -102,8 +102,8 @@ async def asker(
 ) -> AsyncIterator[Asker]:
     meter, said = SpyMeter(), list[tuple[str, dict[str, object]]]()
     secret = None if password is None else Secret(env="SOME", value=password)
-    around = Around(time.monotonic, time.time() - time.monotonic(), Random(), meter, lambda event, what: said.append((event, dict(what))))  # noqa: E501, TID251  # as main does  # fmt: skip
-    store = make_store(Settings(url=url, timeout=timeout, on_outage=on_outage, password=secret), around)
+    around = StoreContext(time.monotonic, time.time() - time.monotonic(), Random(), meter, lambda event, what: said.append((event, dict(what))))  # noqa: E501, TID251  # as main does  # fmt: skip
+    store = make_store(StoreSettings(url=url, timeout=timeout, on_outage=on_outage, password=secret), around)
     if start:
         await store.start()
     try:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pytest
 
-from backends.cache.base import Kept
+from backends.cache.base import CachedAnswer
 from backends.cache.memory import MemoryCache
 from backends.identity.keyfile import change_keys
 from policies.identity.api_keys import KeyEntry, digest, new_key
@@ -130,7 +130,7 @@ def test_a_hundred_thousand_distinct_answers_take_no_more_memory_than_they_may()
     limit = 16 << 20
     cache = MemoryCache(limit, time.monotonic)
     headers = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
-    usual = Kept(b"", 0.0, headers, True, False, b"", array("I"))
+    usual = CachedAnswer(b"", 0.0, headers, True, False, b"", array("I"))
     gc.collect()
     before = resident()
     for number in range(100_000):

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from gateway.cache.coalescing import Flight
+from gateway.cache.coalescing import Coalescer
 from tests.fakes.backend import LAST_CHUNK, STREAM_HEAD, Backend, Connection, Request, Said, chunked, plain
 from tests.flow.harness import Running, eventually, gateway_with
 
@@ -84,4 +84,4 @@ async def test_a_storm_leaves_nothing(number: int) -> None:
             assert gw.total("cache_total", result="shared") > 0
             assert gw.gateway.data.caching.flying == 0
     gc.collect()
-    assert not any(isinstance(one, Flight) for one in gc.get_objects())
+    assert not any(isinstance(one, Coalescer) for one in gc.get_objects())

@@ -19,18 +19,18 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.control.data_plane import View
-from backends.store.factory import Around, make_store
+from backends.control.data_plane import TableView
+from backends.store.factory import StoreContext, make_store
 from gateway.exchange import Exchange
-from gateway.limits.limiter import Limiting
-from gateway.limits.store_switch import LimitStores, Voice
-from policies.config.settings import Store as Settings
-from policies.config.settings.auth import Limit, Plan
-from policies.config.units import Rate
+from gateway.limits.limiter import RateLimiter
+from gateway.limits.store_switch import LimitStoreSwitch, StoreListener
+from policies.config.settings import StoreSettings
+from policies.config.settings.auth import LimitSettings, PlanSettings
+from policies.config.units import RateValue
 from policies.identity.principal import Principal
-from policies.limits import Subject, demands
+from policies.limits import LimitSubject, demands
 from policies.limits.plans import PlanLimits, plan_limits
-from policies.request.describe import Call
+from policies.request.describe import DescribedRequest
 from tests.fakes.awaits import Cut, When
 from tests.fakes.redis_servers import Servers
 from tests.fakes.store import SpyMeter
@@ -38,15 +38,15 @@ from tests.fakes.store import SpyMeter
 # Nothing comes in while a test runs, and no window ends.
 MONTH = 30 * 86400
 OWN = (
-    Limit(concurrency=50),
-    Limit(tokens=Rate(100_000, MONTH), strategy="fixed_window", per="tenant"),
-    Limit(tokens=Rate(100_000, MONTH)),
-    Limit(output_tokens=Rate(100_000, MONTH), per="all"),
+    LimitSettings(concurrency=50),
+    LimitSettings(tokens=RateValue(100_000, MONTH), strategy="fixed_window", per="tenant"),
+    LimitSettings(tokens=RateValue(100_000, MONTH)),
+    LimitSettings(output_tokens=RateValue(100_000, MONTH), per="all"),
 )
-WINDOW = Limit(requests=Rate(100_000, MONTH), strategy="moving_window")
-PLANS = {"own": Plan(limits=OWN), "windows": Plan(limits=(*OWN, WINDOW))}
+WINDOW = LimitSettings(requests=RateValue(100_000, MONTH), strategy="moving_window")
+PLANS = {"own": PlanSettings(limits=OWN), "windows": PlanSettings(limits=(*OWN, WINDOW))}
 WHO = Principal(key="k", tenant="t", plan="own")
-ASKS = Call(model="m", stream=True, prompt_bytes=400, max_tokens=300, answers=1)
+ASKS = DescribedRequest(model="m", stream=True, prompt_bytes=400, max_tokens=300, answers=1)
 
 
 @pytest.fixture(scope="module")
@@ -63,16 +63,16 @@ class Path:
 
     def __init__(self, url: str, plan: str) -> None:
         self.meter = SpyMeter()
-        wanted = Settings(url=url, prefix=f"c{uuid4().hex[:8]}", timeout=5.0, on_outage="closed")
+        wanted = StoreSettings(url=url, prefix=f"c{uuid4().hex[:8]}", timeout=5.0, on_outage="closed")
         epoch = time.time() - time.monotonic()  # noqa: TID251  # as main does
-        self.stores = LimitStores(
+        self.stores = LimitStoreSwitch(
             lambda: wanted,
-            lambda store, voice: make_store(store, Around(time.monotonic, epoch, _random(), voice, voice.say)),
-            lambda: Voice(self.meter, lambda event, what: None),
+            lambda store, voice: make_store(store, StoreContext(time.monotonic, epoch, _random(), voice, voice.say)),
+            lambda: StoreListener(self.meter, lambda event, what: None),
         )
         self.limits: PlanLimits = plan_limits(PLANS, "closed")[plan]
-        self.limiting = Limiting(self.stores, lambda rule: None, "here")
-        self.limiting.follow(cast(View, SimpleNamespace(limits={plan: self.limits})))
+        self.limiting = RateLimiter(self.stores, lambda rule: None, "here")
+        self.limiting.follow(cast(TableView, SimpleNamespace(limits={plan: self.limits})))
 
     async def request(self) -> None:
         """What the pipeline does, with an engine that takes a turn of the loop and then fails."""
@@ -87,7 +87,7 @@ class Path:
     async def used(self) -> list[int]:
         """Of every rule but that of the window: what came last of a request that was cancelled counts there."""
         rules = [rule for rule in self.limits.rules if rule.strategy != "moving_window"]
-        asked = demands(rules, Subject("k", "t", "k", "192.0.2.1", "m"), tokens=1, output_tokens=1)
+        asked = demands(rules, LimitSubject("k", "t", "k", "192.0.2.1", "m"), tokens=1, output_tokens=1)
         assert self.stores.current is not None
         levels = await self.stores.current.seen(asked)
         return [level.limit - level.remaining for level in levels]

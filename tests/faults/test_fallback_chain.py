@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from backends.simulator.server import Simulator
-from backends.simulator.settings import Settings
+from backends.simulator.settings import SimulatorSettings
 from tests.fakes.backend import Backend
 from tests.flow.harness import Running, eventually, gateway_with
 from tests.pace import slowdown
@@ -64,8 +64,8 @@ async def until(gw: Running, text: str, label: str | None, *, stream: bool) -> s
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_each_step_answers_in_turn_and_the_pool_is_back_without_a_restart(stream: bool) -> None:
-    big = [Simulator(Settings(models=MODELS, tokens=12)) for _ in range(2)]
-    small = Simulator(Settings(models=("tiny",), tokens=12))
+    big = [Simulator(SimulatorSettings(models=MODELS, tokens=12)) for _ in range(2)]
+    small = Simulator(SimulatorSettings(models=("tiny",), tokens=12))
     async with Backend() as hook, big[0], big[1], small:
         hook.answers(200)
         route = {

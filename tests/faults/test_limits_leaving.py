@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from gateway.http.protocol import ClientProtocol
-from gateway.http.request import ClientCycle
+from gateway.http.request import ClientRequest
 from tests.fakes import redis_servers
 from tests.fakes.backend import LAST_CHUNK, STREAM_HEAD, Backend, Connection, Request, Said, chunked, plain
 from tests.fakes.client import Client
@@ -94,7 +94,7 @@ async def test_whenever_clients_leave_all_that_was_taken_comes_back(
             assert gw.total("store_errors_total") == 0
 
 
-def _fin(cycle: ClientCycle) -> None:
+def _fin(cycle: ClientRequest) -> None:
     """What the loop calls when the client's FIN has come, and the end of the connection."""
     wire = cycle.wire
     assert isinstance(wire, ClientProtocol)
@@ -114,12 +114,12 @@ class Leaves:
         self._open = edge.open
         edge.open = self.open  # type: ignore[method-assign]  # the one place that every request's coroutine passes
 
-    def open(self, cycle: ClientCycle) -> Coroutine[Any, Any, None] | None:
+    def open(self, cycle: ClientRequest) -> Coroutine[Any, Any, None] | None:
         found = self._open(cycle)
         return None if found is None else self._watched(found, cycle)
 
     @types.coroutine
-    def _watched(self, request: Coroutine[Any, Any, None], cycle: ClientCycle) -> Generator[Any, Any, None]:
+    def _watched(self, request: Coroutine[Any, Any, None], cycle: ClientRequest) -> Generator[Any, Any, None]:
         self.awaits = 0
         go: Callable[[], Any] = lambda: request.send(None)  # noqa: E731
         while True:

@@ -13,8 +13,8 @@ from typing import Any, cast
 import pytest
 
 from gateway.upstream.timeouts import overdue
-from policies.config.settings import Timeouts
-from policies.config.settings.pools import Health
+from policies.config.settings import TimeoutSettings
+from policies.config.settings.pools import HealthSettings
 from tests.fakes.backend import STREAM_HEAD, Backend, Connection, Request, Said, chunked, plain
 from tests.faults.scenes import TICK, Watch, ask_first_at, pool, state, steps
 from tests.flow.harness import gateway_with
@@ -66,7 +66,7 @@ async def test_a_slow_first_token_fails_over_at_about_first_byte_and_is_answered
         assert backend.attempts == 1
 
 
-def hundredth(settings: Timeouts | Health, *names: str) -> dict[str, str]:
+def hundredth(settings: TimeoutSettings | HealthSettings, *names: str) -> dict[str, str]:
     return {name: f"{getattr(settings, name) * 10:g}ms" for name in names}
 
 
@@ -81,9 +81,9 @@ async def test_a_plain_answer_of_five_minutes_is_left_alone(backend: Backend, ot
 
     backend.does(slow)
     other.does(slow)
-    limits = hundredth(Timeouts(), "first_byte", "idle", "attempt", "total")
+    limits = hundredth(TimeoutSettings(), "first_byte", "idle", "attempt", "total")
     # A probe's own timeout stays: a loaded machine is not a sick engine.
-    health = hundredth(Health(), "every", "suspect_every")
+    health = hundredth(HealthSettings(), "every", "suspect_every")
     settings = {"pools": {"pool": {"health": health}}}
     async with gateway_with(backend, other, policy=settings, route={"timeouts": limits}) as gw:
         async with await gw.connect() as client:
@@ -102,7 +102,7 @@ async def test_a_plain_answer_of_five_minutes_is_left_alone(backend: Backend, ot
 
 def test_under_the_defaults_nothing_is_over_after_five_minutes_of_a_plain_answer() -> None:
     """The same with the defaults as they are, and a clock that is told."""
-    timeouts = Timeouts()
+    timeouts = TimeoutSettings()
     plain_one: Any = SimpleNamespace(
         started=0.0, attempt_began=0.0, dispatched=0.0, total=timeouts.total, timeouts=timeouts, phase="first_byte",
         stream=False, relay=None,

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from policies.config.settings.auth import Limit
-from policies.config.units import Rate
+from policies.config.settings.auth import LimitSettings
+from policies.config.units import RateValue
 from policies.limits import Demand, Granted
 from tests.fakes.redis_servers import Server, server
 from tests.faults.store_client import Asker, asker
@@ -17,9 +17,9 @@ from tests.faults.store_client import Asker, asker
 MONTH = 30 * 86400
 MOST = 100_000
 LIMITS = (
-    Limit(tokens=Rate(MOST, MONTH), strategy="fixed_window"),
-    Limit(requests=Rate(MOST, MONTH), strategy="fixed_window"),
-    Limit(concurrency=1000),
+    LimitSettings(tokens=RateValue(MOST, MONTH), strategy="fixed_window"),
+    LimitSettings(requests=RateValue(MOST, MONTH), strategy="fixed_window"),
+    LimitSettings(concurrency=1000),
 )
 RESERVED, USED = 100, 7
 

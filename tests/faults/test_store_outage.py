@@ -15,9 +15,9 @@ import pytest
 
 from backends.store.base import LEASE_LIFETIME
 from backends.store.outage import FAILURES
-from policies.config.settings.auth import Limit
-from policies.config.units import Rate
-from policies.limits import Demand, Granted, Refused
+from policies.config.settings.auth import LimitSettings
+from policies.config.units import RateValue
+from policies.limits import Demand, Granted, LimitRefused
 from policies.limits.rules import Outage
 from tests.contracts.limit_stages import START, granted, one, plan, take
 from tests.contracts.redis_stage import redis_stage
@@ -130,7 +130,7 @@ async def test_what_is_wrong_at_the_start_is_said_once(redis: Server, how: str) 
 @pytest.mark.parametrize("policy", ["local", "open", "closed"])
 async def test_while_it_is_away_the_declared_policy_holds(redis: Server, how: str, policy: Outage) -> None:
     async with asker(redis.url, on_outage=policy) as client:
-        asked = client.plan(Limit(requests=Rate(50, DAY)), on_outage=policy)
+        asked = client.plan(LimitSettings(requests=RateValue(50, DAY)), on_outage=policy)
         assert await client.mode(asked) == "store"
         redis.stop() if how == "stopped" else redis.freeze()
         lost = await client.lose(asked)
@@ -139,7 +139,7 @@ async def test_while_it_is_away_the_declared_policy_holds(redis: Server, how: st
         answers = [await client.ask(asked) for _ in range(100)]
         assert all(not one.waited for one in answers)
         granted = [one.answer for one in answers if isinstance(one.answer, Granted)]
-        refused = [one.answer for one in answers if isinstance(one.answer, Refused)]
+        refused = [one.answer for one in answers if isinstance(one.answer, LimitRefused)]
         if policy == "local":
             # All of them together are this process's share, and it is the only one.
             assert len(granted) == 50 - len(lost) - 1
@@ -154,23 +154,28 @@ async def test_while_it_is_away_the_declared_policy_holds(redis: Server, how: st
 
 
 async def test_each_rule_has_a_policy_of_its_own(redis: Server) -> None:
-    limits = [Limit(requests=Rate(5, DAY), on_outage="open"), Limit(tokens=Rate(50, DAY), on_outage="local")]
+    limits = [
+        LimitSettings(requests=RateValue(5, DAY), on_outage="open"),
+        LimitSettings(tokens=RateValue(50, DAY), on_outage="local"),
+    ]
     async with asker(redis.url) as client:
         asked = client.plan(*limits)
-        strict = client.plan(*limits, Limit(concurrency=1), on_outage="closed")
+        strict = client.plan(*limits, LimitSettings(concurrency=1), on_outage="closed")
         assert await client.mode(asked) == "store"
         redis.stop()
         await client.lose(asked)
         answers = [(await client.ask(asked)).answer for _ in range(60)]
         assert sum(isinstance(answer, Granted) for answer in answers) in range(50 - FAILURES - 1, 51)
         answer = (await client.ask(strict)).answer
-        assert isinstance(answer, Refused) and answer.mode == "closed" and answer.rule is strict[2].rule
+        assert isinstance(answer, LimitRefused) and answer.mode == "closed" and answer.rule is strict[2].rule
 
 
 @pytest.mark.parametrize("strategy", ["sliding_window", "moving_window"])
 async def test_windows_are_counted_here_while_it_is_away(redis: Server, strategy: Literal["sliding_window"]) -> None:
     async with asker(redis.url) as client:
-        asked = client.plan(Limit(requests=Rate(20, 60), strategy=strategy), Limit(tokens=Rate(1000, DAY)))
+        asked = client.plan(
+            LimitSettings(requests=RateValue(20, 60), strategy=strategy), LimitSettings(tokens=RateValue(1000, DAY))
+        )
         assert await client.mode(asked) == "store"
         redis.freeze()
         answers = [await client.ask(asked) for _ in range(40)]
@@ -184,7 +189,7 @@ async def test_windows_are_counted_here_while_it_is_away(redis: Server, strategy
 
 async def test_shares_are_parts_of_the_limit(redis: Server) -> None:
     async with asker(redis.url) as one, asker(redis.url) as two, asker(redis.url) as three, asker(redis.url) as last:
-        asked = last.plan(Limit(requests=Rate(100, DAY)), Limit(concurrency=2))
+        asked = last.plan(LimitSettings(requests=RateValue(100, DAY)), LimitSettings(concurrency=2))
         assert [client.meter.errors for client in (one, two, three, last)] == [{}] * 4
         redis.freeze()
         await last.lose(asked)
@@ -263,7 +268,7 @@ async def test_an_idle_connection_that_was_closed_is_made_anew_and_nobody_notice
 
 async def test_what_was_settled_meanwhile_is_carried_out_when_it_is_back(redis: Server) -> None:
     async with asker(redis.url) as client:
-        asked = client.plan(Limit(tokens=Rate(100, 30 * DAY)), Limit(concurrency=5))
+        asked = client.plan(LimitSettings(tokens=RateValue(100, 30 * DAY)), LimitSettings(concurrency=5))
         held = [(await client.ask(asked)).answer for _ in range(3)]
         redis.freeze()
         await client.lose(asked)
@@ -282,7 +287,7 @@ async def test_what_was_settled_meanwhile_is_carried_out_when_it_is_back(redis: 
 
 async def test_a_restarted_server_is_taught_anew_and_leases_are_there_again(redis: Server) -> None:
     async with asker(redis.url) as client:
-        asked = client.plan(Limit(requests=Rate(10, DAY)), Limit(concurrency=5))
+        asked = client.plan(LimitSettings(requests=RateValue(10, DAY)), LimitSettings(concurrency=5))
         held = [(await client.ask(asked)).answer for _ in range(3)]
         redis.stop()
         redis.start()
@@ -297,7 +302,7 @@ async def test_a_restarted_server_is_taught_anew_and_leases_are_there_again(redi
 
 async def test_scripts_that_were_forgotten_are_sent_again(redis: Server) -> None:
     async with asker(redis.url, timeout=PATIENT) as client:
-        asked = client.plan(*MANY, Limit(requests=Rate(1000, 60), strategy="sliding_window"))
+        asked = client.plan(*MANY, LimitSettings(requests=RateValue(1000, 60), strategy="sliding_window"))
         for _ in range(3):
             assert await client.mode(asked) == "store", (client.meter.errors, client.said)
             await asyncio.sleep(0.02)
@@ -432,7 +437,7 @@ async def test_replies_that_are_none_of_ours_end_the_connection_and_decide_nothi
     redis: Server, what: str, tamper: object
 ) -> None:
     async with store_proxy(redis.port) as proxy, asker(proxy.url) as client:
-        asked = client.plan(Limit(requests=Rate(10, DAY)))
+        asked = client.plan(LimitSettings(requests=RateValue(10, DAY)))
         assert await client.mode(asked) == "store"
         assert callable(tamper)
         proxy.tamper = tamper
@@ -448,7 +453,7 @@ async def test_replies_that_are_none_of_ours_end_the_connection_and_decide_nothi
 async def test_a_reply_that_is_missing_is_noticed(redis: Server) -> None:
     """Where one is lost on the way, the next is not taken for it."""
     async with store_proxy(redis.port) as proxy, asker(proxy.url, timeout=3.0) as client:
-        asked = client.plan(Limit(requests=Rate(10, DAY)))
+        asked = client.plan(LimitSettings(requests=RateValue(10, DAY)))
         assert await client.mode(asked) == "store"
         await asyncio.sleep(0.05)
         proxy.tamper = lambda data: b""
@@ -490,7 +495,7 @@ def test_the_slots_of_a_process_that_is_killed_end_with_their_lifetime(redis: Se
 @pytest.mark.parametrize("hours", [-1, 1])
 async def test_the_servers_clock_jumps(redis: Server, hours: int) -> None:
     async with redis_stage(redis.url, [redis], redis, "jump", START) as stage:
-        rules = plan(stage, Limit(requests=Rate(10, DAY)), Limit(concurrency=5))
+        rules = plan(stage, LimitSettings(requests=RateValue(10, DAY)), LimitSettings(concurrency=5))
         asked = one(rules)
         held = [await granted(stage.store, asked, f"l{number}") for number in range(4)]
         stage.jump(hours * 3600.0)
@@ -500,7 +505,7 @@ async def test_the_servers_clock_jumps(redis: Server, hours: int) -> None:
             if (await stage.store.seen(asked))[1].remaining == 0:
                 break
             await asyncio.sleep(0.05)
-        assert isinstance(await take(stage.store, asked, "l5"), Refused)
+        assert isinstance(await take(stage.store, asked, "l5"), LimitRefused)
         requests, slots = await stage.store.seen(asked)
         assert requests.remaining == 5 and slots.remaining == 0
         for each in held:
@@ -514,12 +519,12 @@ async def test_the_servers_clock_jumps(redis: Server, hours: int) -> None:
 
 async def test_slots_of_who_died_before_the_servers_clock_went_back_are_not_held_for_an_hour(redis: Server) -> None:
     async with redis_stage(redis.url, [redis], redis, "back", START) as stage:
-        asked = one(plan(stage, Limit(concurrency=2)))
+        asked = one(plan(stage, LimitSettings(concurrency=2)))
         for lease in ("a", "b"):
             await granted(stage.store, asked, lease)
         await stage.die()
         stage.jump(-3600.0)
-        assert isinstance(await take(stage.store, asked, "c"), Refused)
+        assert isinstance(await take(stage.store, asked, "c"), LimitRefused)
         await stage.advance(LEASE_LIFETIME + 1)
         await granted(stage.store, asked, "c")
 
@@ -529,9 +534,16 @@ async def test_slots_of_who_died_before_the_servers_clock_went_back_are_not_held
 
 async def test_every_key_has_an_end(redis: Server) -> None:
     async with asker(redis.url, timeout=PATIENT) as client:
-        rate = Rate(10, 60)
-        limits = [Limit(requests=rate), Limit(tokens=rate, strategy="fixed_window"), Limit(concurrency=5)]
-        limits += [Limit(requests=rate, strategy="sliding_window"), Limit(requests=rate, strategy="moving_window")]
+        rate = RateValue(10, 60)
+        limits = [
+            LimitSettings(requests=rate),
+            LimitSettings(tokens=rate, strategy="fixed_window"),
+            LimitSettings(concurrency=5),
+        ]
+        limits += [
+            LimitSettings(requests=rate, strategy="sliding_window"),
+            LimitSettings(requests=rate, strategy="moving_window"),
+        ]
         assert (await client.ask(client.plan(*limits))).answer.mode == "store"
         left = keys([redis])
         assert len(left) >= 6 and all(milliseconds > 0 for milliseconds in left.values()), left
@@ -539,7 +551,7 @@ async def test_every_key_has_an_end(redis: Server) -> None:
 
 async def test_wherever_a_request_is_broken_off_nothing_stays_taken(redis: Server) -> None:
     async with asker(redis.url, timeout=PATIENT) as client:
-        asked = client.plan(Limit(requests=Rate(1000, 30 * DAY)), Limit(concurrency=100))
+        asked = client.plan(LimitSettings(requests=RateValue(1000, 30 * DAY)), LimitSettings(concurrency=100))
 
         async def request(number: int) -> None:
             answer = client.store.take(asked, f"r{number}")

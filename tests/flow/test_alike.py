@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from backends.identity.keyfile import change_keys
-from policies.config.settings import Plan
+from policies.config.settings import PlanSettings
 from policies.identity.api_keys import KeyEntry, digest, new_key
 from policies.identity.authenticator import Authenticator, records
 from policies.identity.principal import AuthenticationError
@@ -130,7 +130,7 @@ async def test_bad_keys_are_refused_in_the_same_time(backend: Backend) -> None:
 def test_to_refuse_one_takes_as_much_as_to_refuse_another() -> None:
     """By itself: 2 to 6 us each. Over a network nobody sees a difference of some microseconds."""
     keys, entries = bad_keys()
-    gate = Authenticator(records(entries, {"test": Plan()})[0], None, lambda: 10.0)
+    gate = Authenticator(records(entries, {"test": PlanSettings()})[0], None, lambda: 10.0)
 
     def refuse(key: str) -> None:
         for _ in range(1000):

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from backends.simulator.server import Simulator
-from backends.simulator.settings import Settings
+from backends.simulator.settings import SimulatorSettings
 from tests.fakes.backend import Backend
 from tests.flow.harness import Running, eventually, gateway_with
 
@@ -27,7 +27,7 @@ async def backend() -> AsyncIterator[Backend]:
 
 @pytest.fixture
 async def engine() -> AsyncIterator[Simulator]:
-    async with Simulator(Settings(models=("m",), seed=7)) as one:
+    async with Simulator(SimulatorSettings(models=("m",), seed=7)) as one:
         yield one
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.simulator.server import Simulator
-from backends.simulator.settings import Settings
+from backends.simulator.settings import SimulatorSettings
 from tests.backends.probes.test_prober import free_port, hang
 from tests.fakes.backend import Backend
 from tests.fakes.certificates import Authority
@@ -27,7 +27,7 @@ def probed(health: Mapping[str, Any] = FAST, **pool: Any) -> dict[str, Any]:
 
 
 def simulator() -> Simulator:
-    return Simulator(Settings(models=("m",), tokens=2, first_byte=0.001, gap=0.001))
+    return Simulator(SimulatorSettings(models=("m",), tokens=2, first_byte=0.001, gap=0.001))
 
 
 async def is_in(gw: Running, state: str, endpoint: str = "pool-0", timeout: float = 5.0) -> None:

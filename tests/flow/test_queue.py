@@ -17,7 +17,7 @@ import pytest
 
 from backends.identity.keyfile import change_keys
 from backends.simulator.server import Simulator
-from backends.simulator.settings import Settings
+from backends.simulator.settings import SimulatorSettings
 from policies.identity.api_keys import KeyEntry, digest, new_key
 from tests.fakes.backend import LAST_CHUNK, STREAM_HEAD, Backend, Connection, Request, Said, chunked, plain
 from tests.fakes.client import Answer
@@ -328,7 +328,7 @@ async def test_a_bound_that_a_reload_sets_holds_from_then_on(backend: Backend) -
 
 @pytest.mark.timeout(60)
 async def test_auto_finds_what_the_engine_takes() -> None:
-    settings = Settings(models=("m",), first_byte=0.02, tokens=2, gap=0.02, max_num_seqs=4)
+    settings = SimulatorSettings(models=("m",), first_byte=0.02, tokens=2, gap=0.02, max_num_seqs=4)
     async with Simulator(settings, record=False) as engine:
         async with gateway_with(engine.url, policy=pool("auto", size=1000)) as gw:
 

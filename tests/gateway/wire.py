@@ -11,12 +11,12 @@ from typing import Any
 from backends.http1.timer_wheel import TimerWheel
 from gateway.errors import GatewayError
 from gateway.http.bad_requests import answer
-from gateway.http.listener import Listener
-from gateway.http.request import ClientCycle, ClientGone
+from gateway.http.listener import ClientListener
+from gateway.http.request import ClientGone, ClientRequest
 from gateway.http.timers import WireSettings
 from tests.flow.harness import eventually
 
-Answer = Callable[[ClientCycle], Coroutine[Any, Any, None]]
+Answer = Callable[[ClientRequest], Coroutine[Any, Any, None]]
 LENGTH = b"content-length"
 
 
@@ -25,19 +25,19 @@ class Door:
 
     def __init__(self, answer: Answer | None) -> None:
         self._answer = answer
-        self.cycles: list[ClientCycle] = []
+        self.cycles: list[ClientRequest] = []
         self.refused: list[tuple[bytes, str]] = []
         """Of what was no request: its path, and the code of the refusal."""
 
-    def open(self, cycle: ClientCycle) -> Coroutine[Any, Any, None] | None:
+    def open(self, cycle: ClientRequest) -> Coroutine[Any, Any, None] | None:
         self.cycles.append(cycle)
         return None if self._answer is None else self._answer(cycle)
 
-    async def refuse(self, cycle: ClientCycle, error: GatewayError) -> None:
+    async def refuse(self, cycle: ClientRequest, error: GatewayError) -> None:
         self.refused.append((cycle.raw_path, error.code))
         answer(cycle, error)
 
-    async def opened(self, count: int = 1) -> ClientCycle:
+    async def opened(self, count: int = 1) -> ClientRequest:
         """The last of so many requests, once they have come."""
         await eventually(lambda: len(self.cycles) >= count, lambda: f"{len(self.cycles)} requests came, not {count}")
         return self.cycles[count - 1]
@@ -59,13 +59,13 @@ class Reader:
         self.resumed.set()
 
 
-async def echo(cycle: ClientCycle) -> None:
+async def echo(cycle: ClientRequest) -> None:
     """Answers with the path and the body that came."""
     body = await cycle.read_body(1 << 20)
     plain(cycle, cycle.raw_path + b" " + body)
 
 
-def plain(cycle: ClientCycle, body: bytes, status: int = 200) -> None:
+def plain(cycle: ClientRequest, body: bytes, status: int = 200) -> None:
     """A whole answer of known length."""
     cycle.start(status, [(LENGTH, b"%d" % len(body))], length_known=True)
     cycle.finish(body)
@@ -76,9 +76,9 @@ class Held:
 
     def __init__(self) -> None:
         self.go = asyncio.Event()
-        self.gone: list[ClientCycle] = []
+        self.gone: list[ClientRequest] = []
 
-    async def __call__(self, cycle: ClientCycle) -> None:
+    async def __call__(self, cycle: ClientRequest) -> None:
         waiting = asyncio.get_running_loop().create_task(self.go.wait())
         try:
             await waiting
@@ -91,7 +91,7 @@ class Held:
 @contextlib.asynccontextmanager
 async def listening(
     door: Door | None, *, address: str = "127.0.0.1:0", app: Any = None, most: int = 1000, **settings: Any
-) -> AsyncIterator[Listener]:
+) -> AsyncIterator[ClientListener]:
     """A listener that takes `most` connections; `settings` are those of WireSettings. It must end by itself."""
 
     async def nothing(scope: Any, receive: Any, send: Any) -> None:
@@ -99,7 +99,7 @@ async def listening(
 
     wheel = TimerWheel(asyncio.get_running_loop())
     wire = WireSettings(clock=time.monotonic, **settings)
-    listener = Listener(app or nothing, address, door=door, wheel=wheel, settings=wire, most=most)
+    listener = ClientListener(app or nothing, address, door=door, wheel=wheel, settings=wire, most=most)
     listener.bind()
     await listener.start()
     try:

@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.caching import CANONICAL, Asked, age_of, cache_key, shareable, wanted, whole
-from policies.config.settings.routes import Cache
+from policies.caching import CANONICAL, CacheableRequest, age_of, cache_key, shareable, wanted, whole
+from policies.config.settings.routes import CacheSettings
 from policies.request.paths import SERVED, PathKind
 
 CHAT = next(kind for kind in SERVED if kind.path == "/v1/chat/completions")
-ALWAYS, FIXED = Cache(mode="always"), Cache()
+ALWAYS, FIXED = CacheSettings(mode="always"), CacheSettings()
 
-ASKED = Asked(CHAT, "POST", b"/v1/chat/completions", b"application/json", b"{}", "acme", "pool", "1", "m")
+ASKED = CacheableRequest(CHAT, "POST", b"/v1/chat/completions", b"application/json", b"{}", "acme", "pool", "1", "m")
 
 
-def key(body: Any, settings: Cache = ALWAYS, **changes: Any) -> bytes | None:
+def key(body: Any, settings: CacheSettings = ALWAYS, **changes: Any) -> bytes | None:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     return cache_key(replace(ASKED, body=data, **changes), settings)
 
@@ -136,7 +136,7 @@ def test_forms_and_reads_of_other_methods_are_never_kept() -> None:
 
 
 def test_an_answer_is_fresh_then_stale_then_nothing() -> None:
-    settings = Cache(ttl=10, stale=100)
+    settings = CacheSettings(ttl=10, stale=100)
     ages = [age_of(1000, now, settings) for now in (900, 1000, 1009.9, 1010, 1109.9, 1110)]
     assert ages == ["fresh", "fresh", "fresh", "stale", "stale", None]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from policies.config.settings.routes import Retry
+from policies.config.settings.routes import RetrySettings
 from tests.flow.harness import Series, total
 from tests.soak.clients import Seen, Tally
 from tests.soak.stage import RETRIES
@@ -21,7 +21,7 @@ SHOWN: Final = 20
 _UNMADE: Final = frozenset({"no_endpoint_available", "deadline_exceeded"})
 BEFORE: Final = 15
 """Lines of the gateway's log that are printed before the first error without excuse."""
-_LISTED: Final = frozenset(map(str, Retry().when))
+_LISTED: Final = frozenset(map(str, RetrySettings().when))
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 from policies.config.addresses import URL
 from policies.config.forms import BOOL, GLOB, NAME, PATH, PLAN_NAME, SOME_TEXT
 from policies.config.kind import UNSET
-from policies.config.units import COUNT, COUNT_ABOVE_0, PRIORITY, RATE, SECONDS, SECONDS_ABOVE_0, WEIGHT, Rate
+from policies.config.units import COUNT, COUNT_ABOVE_0, PRIORITY, RATE, SECONDS, SECONDS_ABOVE_0, WEIGHT, RateValue
 
 Scope = Literal["chat", "completions", "embeddings", "rerank", "audio", "predict", "engine_fields"]
 Per = Literal["key", "tenant", "user", "ip", "model", "tenant+model", "all"]
@@ -20,7 +20,7 @@ Algorithm = Literal[_Rsa, _Curves, _SharedKey]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ApiKeys:
+class ApiKeysSettings:
     """Where the hashes of the keys are.
 
     file: a keys file, written by `sluice keys` only and read again when it changes
@@ -36,7 +36,7 @@ class ApiKeys:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Jwks:
+class JwksSettings:
     """An issuer's public keys.
 
     url: where they are fetched
@@ -56,7 +56,7 @@ class Jwks:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claims:
+class ClaimsSettings:
     """Which claim of a token says what.
 
     tenant: claim that names the tenant
@@ -72,7 +72,7 @@ class Claims:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimDefaults:
+class ClaimDefaultsSettings:
     """What holds where a token does not say.
 
     tenant: the tenant
@@ -88,7 +88,7 @@ class ClaimDefaults:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Jwt:
+class JwtSettings:
     """One issuer of tokens.
 
     name: what the gateway calls it
@@ -107,11 +107,11 @@ class Jwt:
     issuer: Annotated[str, URL]
     audience: Annotated[str, SOME_TEXT]
     algorithms: tuple[Algorithm, ...] = ("RS256", "ES256", "EdDSA")
-    jwks: Jwks
+    jwks: JwksSettings
     leeway: Annotated[float, SECONDS] = 30.0
     max_lifetime: Annotated[float, SECONDS_ABOVE_0] = 86400.0
-    claims: Claims = Claims()
-    default: ClaimDefaults = ClaimDefaults()
+    claims: ClaimsSettings = ClaimsSettings()
+    default: ClaimDefaultsSettings = ClaimDefaultsSettings()
     shared_tenants: Annotated[bool, BOOL] = False
 
     def __post_init__(self) -> None:
@@ -129,7 +129,7 @@ class Jwt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Auth:
+class AuthSettings:
     """How clients prove who they are.
 
     anonymous: a plan's name: for requests without a credential, and for a bearer that is neither our key nor a JWT
@@ -138,12 +138,12 @@ class Auth:
     """
 
     anonymous: Annotated[str, PLAN_NAME] | None = None
-    api_keys: ApiKeys | None = ApiKeys(file="keys.yaml")
-    jwt: tuple[Jwt, ...] = ()
+    api_keys: ApiKeysSettings | None = ApiKeysSettings(file="keys.yaml")
+    jwt: tuple[JwtSettings, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limit:
+class LimitSettings:
     """One limit: exactly one of requests, tokens, output_tokens and concurrency.
 
     requests: requests in a time, such as 60/minute
@@ -156,9 +156,9 @@ class Limit:
     on_outage: while the store is away; absent: the store's own
     """
 
-    requests: Annotated[Rate | None, RATE, UNSET] = None
-    tokens: Annotated[Rate | None, RATE, UNSET] = None
-    output_tokens: Annotated[Rate | None, RATE, UNSET] = None
+    requests: Annotated[RateValue | None, RATE, UNSET] = None
+    tokens: Annotated[RateValue | None, RATE, UNSET] = None
+    output_tokens: Annotated[RateValue | None, RATE, UNSET] = None
     concurrency: Annotated[int | None, COUNT, UNSET] = None
     burst: Annotated[int | None, COUNT_ABOVE_0, UNSET] = None
     strategy: Literal["token_bucket", "fixed_window", "sliding_window", "moving_window"] = "token_bucket"
@@ -186,7 +186,7 @@ class Limit:
             # They keep an entry, or take a round trip, a unit; and nothing can be given back to them.
             raise ValueError(f"strategy {self.strategy} counts requests only: {kind} have token_bucket or fixed_window")
 
-    def rated(self) -> tuple[Literal["requests", "tokens", "output_tokens"], Rate]:
+    def rated(self) -> tuple[Literal["requests", "tokens", "output_tokens"], RateValue]:
         """What is counted, and how fast; of any limit but concurrency."""
         if self.requests is not None:
             return "requests", self.requests
@@ -197,7 +197,7 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class PlanSettings:
     """What a key or a token entitles to.
 
     models: names or globs of the models; absent: all
@@ -215,4 +215,4 @@ class Plan:
     weight: Annotated[float, WEIGHT] = 1.0
     max_input_tokens: Annotated[int, COUNT_ABOVE_0] | None = None
     max_output_tokens: Annotated[int, COUNT_ABOVE_0] | None = None
-    limits: tuple[Limit, ...] = ()
+    limits: tuple[LimitSettings, ...] = ()

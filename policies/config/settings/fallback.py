@@ -11,7 +11,7 @@ from policies.config.units import COUNT_ABOVE_0, STATUS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Webhook:
+class WebhookSettings:
     """Whom to tell.
 
     url: receives a POST
@@ -23,7 +23,7 @@ class Webhook:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fallback:
+class FallbackSettings:
     """One step once the pool cannot answer: exactly one of pool, cache and message.
 
     pool: another pool
@@ -45,7 +45,7 @@ class Fallback:
     cache: Annotated[Literal["stale"] | None, UNSET] = None
     message: Annotated[str | None, TEXT, UNSET] = None
     status: Annotated[int, STATUS] = 200
-    webhook: Annotated[Webhook | None, UNSET] = None
+    webhook: Annotated[WebhookSettings | None, UNSET] = None
 
     def __post_init__(self) -> None:
         if sum(kind is not None for kind in (self.pool, self.cache, self.message)) != 1:

@@ -10,7 +10,7 @@ from policies.config.units import COUNT_ABOVE_0, SHARE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AccessLog:
+class AccessLogSettings:
     """One line a request.
 
     path: a file, or "-" for stdout
@@ -24,7 +24,7 @@ class AccessLog:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Log:
+class LogSettings:
     """What the gateway itself has to say.
 
     path: stderr, stdout or a file
@@ -42,7 +42,7 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Metrics:
+class MetricsSettings:
     """Prometheus metrics.
 
     labels: labels that may be as many as there are tenants, models and pools
@@ -54,7 +54,7 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tracing:
+class TracingSettings:
     """Traces by OTLP.
 
     otlp: where they are sent
@@ -66,7 +66,7 @@ class Tracing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Observe:
+class ObserveSettings:
     """Logs, metrics and traces.
 
     access_log: one line a request
@@ -75,7 +75,7 @@ class Observe:
     tracing: traces by OTLP
     """
 
-    access_log: AccessLog | None = AccessLog()
-    log: Log = Log()
-    metrics: Metrics = Metrics()
-    tracing: Tracing | None = None
+    access_log: AccessLogSettings | None = AccessLogSettings()
+    log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings | None = None

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from policies.config.forms import NAME, PLAN_NAME, VERSION
-from policies.config.settings.auth import Auth, Plan
-from policies.config.settings.observe import Observe
-from policies.config.settings.pools import Pool
-from policies.config.settings.routes import Route
-from policies.config.settings.server import Server, Store
+from policies.config.settings.auth import AuthSettings, PlanSettings
+from policies.config.settings.observe import ObserveSettings
+from policies.config.settings.pools import PoolSettings
+from policies.config.settings.routes import RouteSettings
+from policies.config.settings.server import ServerSettings, StoreSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +27,11 @@ class Policy:
     """
 
     version: Annotated[int, VERSION] = 1
-    server: Server = field(default_factory=Server)
-    store: Store = field(default_factory=Store)
-    auth: Auth = field(default_factory=Auth)
-    plans: Mapping[Annotated[str, PLAN_NAME], Plan] = field(default_factory=dict)
-    pools: Mapping[Annotated[str, NAME], Pool]
-    routes: tuple[Route, ...]
-    observe: Observe = field(default_factory=Observe)
+    server: ServerSettings = field(default_factory=ServerSettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
+    auth: AuthSettings = field(default_factory=AuthSettings)
+    plans: Mapping[Annotated[str, PLAN_NAME], PlanSettings] = field(default_factory=dict)
+    pools: Mapping[Annotated[str, NAME], PoolSettings]
+    routes: tuple[RouteSettings, ...]
+    observe: ObserveSettings = field(default_factory=ObserveSettings)
     path: str = field(default="", metadata={"key": False})

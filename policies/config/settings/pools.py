@@ -19,7 +19,7 @@ from policies.config.forms import (
 )
 from policies.config.kind import UNSET
 from policies.config.settings.secret import Secret
-from policies.config.settings.workers import Workers
+from policies.config.settings.workers import WorkerSettings
 from policies.config.units import COUNT, COUNT_ABOVE_0, PORT, SECONDS, SECONDS_ABOVE_0, SHARE, WEIGHT
 
 Engine = Literal["vllm", "sglang", "tgi", "tensorrt_llm", "triton", "llama_cpp", "openai", "http", "simulator"]
@@ -31,7 +31,7 @@ FAULTY = ("not_sent", "no_answer", "too_slow", "broken_off", 500, 502, 504)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EndpointTls:
+class EndpointTlsSettings:
     """How an https endpoint proves itself.
 
     ca: PEM file of the authorities to trust instead of the system's
@@ -43,7 +43,7 @@ class EndpointTls:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
+class EndpointSettings:
     """One base URL.
 
     name: unique in the file; absent: POOL-0, POOL-1 ... by its place in the list
@@ -60,7 +60,7 @@ class Endpoint:
     weight: Annotated[float, WEIGHT] = 1.0
     max_in_flight: Annotated[int, COUNT_ABOVE_0] | None = None
     tags: Mapping[Annotated[str, NAME], Annotated[str, TEXT]] = field(default_factory=dict)
-    tls: EndpointTls | None = None
+    tls: EndpointTlsSettings | None = None
     headers: Mapping[Annotated[str, HEADER_NAME], Annotated[str, HEADER_VALUE]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Discover:
+class DiscoverSettings:
     """Endpoints that are found: in DNS, or in a file.
 
     dns: a name whose addresses are the endpoints
@@ -89,7 +89,7 @@ class Discover:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Queue:
+class QueueSettings:
     """Requests beyond max_in_flight wait here, by priority and fair among tenants.
 
     size: most that wait; beyond it 429
@@ -101,7 +101,7 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
+class HealthSettings:
     """Probes.
 
     path: what is asked, as it is written here; auto is the engine's own, below the endpoint's base path
@@ -123,7 +123,7 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ejection:
+class EjectionSettings:
     """An endpoint that fails more than the others is left out for a while.
 
     consecutive: failures in a row
@@ -147,7 +147,7 @@ class Ejection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Breaker:
+class BreakerSettings:
     """Nothing is sent to an endpoint that is broken, save probes.
 
     failures: failures in a row that open it
@@ -165,7 +165,7 @@ class Breaker:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scrape:
+class ScrapeSettings:
     """The engine's own queue depth and KV-cache use.
 
     every: how often they are read
@@ -179,7 +179,7 @@ class Scrape:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pool:
+class PoolSettings:
     """Endpoints that answer for the same model.
 
     engine: what kind of server they are
@@ -204,22 +204,22 @@ class Pool:
 
     engine: Engine = "vllm"
     version: Annotated[str, TEXT] = "1"
-    endpoints: tuple[Endpoint, ...] = ()
-    discover: Discover | None = None
-    workers: Workers | None = None
+    endpoints: tuple[EndpointSettings, ...] = ()
+    discover: DiscoverSettings | None = None
+    workers: WorkerSettings | None = None
     api_key: Secret | None = None
     balance: Balance = "least_requests"
     hash_on: Annotated[str, HASH_ON] = "tenant"
     max_in_flight: Annotated[int | Literal["auto"], IN_FLIGHT] | None = None
     max_context: Annotated[int, COUNT_ABOVE_0] | None = None
-    queue: Queue | None = Queue()
+    queue: QueueSettings | None = QueueSettings()
     keep_alive: Annotated[float, SECONDS] = 4.0
     on_disconnect: Literal["abort", "finish"] = "abort"
-    health: Health | None = Health()
-    ejection: Ejection | None = Ejection()
-    breaker: Breaker | None = Breaker()
+    health: HealthSettings | None = HealthSettings()
+    ejection: EjectionSettings | None = EjectionSettings()
+    breaker: BreakerSettings | None = BreakerSettings()
     slow_start: Annotated[float, SECONDS_ABOVE_0] | None = 30.0
-    scrape: Scrape | None = Scrape()
+    scrape: ScrapeSettings | None = ScrapeSettings()
 
     def __post_init__(self) -> None:
         if not self.endpoints and self.discover is None and self.workers is None:

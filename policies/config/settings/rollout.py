@@ -8,7 +8,7 @@ from policies.config.units import COUNT_ABOVE_0, FACTOR, PERCENT, PERCENT_ABOVE_
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judge:
+class JudgeSettings:
     """When a canary is as good as the pool beside it.
 
     min_requests: fewest requests before a verdict
@@ -28,7 +28,7 @@ class Judge:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Canary:
+class CanarySettings:
     """A new pool that gets more and more of the traffic.
 
     pool: the new one
@@ -43,7 +43,7 @@ class Canary:
     steps: tuple[Annotated[float, PERCENT_ABOVE_0], ...] = (5.0, 10.0, 25.0, 50.0, 100.0)
     every: Annotated[float, SECONDS_ABOVE_0] = 300.0
     sticky: Literal["key", "tenant", "user", "session"] | None = "tenant"
-    judge: Judge = Judge()
+    judge: JudgeSettings = JudgeSettings()
     on_failure: Literal["rollback", "pause"] = "rollback"
 
     def __post_init__(self) -> None:
@@ -52,7 +52,7 @@ class Canary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shadow:
+class ShadowSettings:
     """A pool that gets a copy of some requests and whose answers nobody sees.
 
     pool: the pool

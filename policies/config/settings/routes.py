@@ -18,15 +18,15 @@ from policies.config.forms import (
     Bound,
 )
 from policies.config.kind import UNSET
-from policies.config.settings.fallback import Fallback
-from policies.config.settings.rollout import Canary, Shadow
+from policies.config.settings.fallback import FallbackSettings
+from policies.config.settings.rollout import CanarySettings, ShadowSettings
 from policies.config.units import COUNT, FACTOR, NUMBER, SECONDS, SECONDS_ABOVE_0, SHARE, SIZE
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
+class MatchSettings:
     """Further conditions of a route; all must hold.
 
     plan: the principal's plan
@@ -42,7 +42,7 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Timeouts:
+class TimeoutSettings:
     """How long each phase may take.
 
     connect: to an endpoint, TLS included
@@ -62,7 +62,7 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Retry:
+class RetrySettings:
     """When and how often another attempt is made.
 
     retries: attempts after the first, shared with hedges and fallback pools
@@ -86,7 +86,7 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hedge:
+class HedgeSettings:
     """A second attempt beside a slow first one.
 
     after: how long the first may be silent
@@ -98,7 +98,7 @@ class Hedge:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cache:
+class CacheSettings:
     """Answers that are given again.
 
     mode: deterministic (temperature 0 or a seed) or always
@@ -116,7 +116,7 @@ class Cache:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
+class RouteSettings:
     """What a client may ask for, and who answers it; the first match wins. Exactly one of model and path.
 
     model: a name or a glob in the request's body
@@ -139,16 +139,16 @@ class Route:
     aliases: tuple[Annotated[str, GLOB], ...] = ()
     path: Annotated[str | None, PATH_GLOB, UNSET] = None
     methods: tuple[Method, ...] = ("POST",)
-    match: Match | None = None
+    match: MatchSettings | None = None
     pool: Annotated[str, NAME]
     upstream_model: Annotated[str | None, MODEL, UNSET] = None
-    timeouts: Timeouts = Timeouts()
-    retry: Retry | None = Retry()
-    hedge: Hedge | None = None
-    cache: Cache | None = None
-    fallback: tuple[Fallback, ...] = ()
-    canary: Canary | None = None
-    shadow: Shadow | None = None
+    timeouts: TimeoutSettings = TimeoutSettings()
+    retry: RetrySettings | None = RetrySettings()
+    hedge: HedgeSettings | None = None
+    cache: CacheSettings | None = None
+    fallback: tuple[FallbackSettings, ...] = ()
+    canary: CanarySettings | None = None
+    shadow: ShadowSettings | None = None
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.path is None):

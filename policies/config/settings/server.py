@@ -13,7 +13,7 @@ _WILDCARDS = {"0.0.0.0", "::"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerTls:
+class ServerTlsSettings:
     """The gateway's own certificate, read again when the files change.
 
     cert: PEM file with the certificate chain
@@ -25,7 +25,7 @@ class ServerTls:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cors:
+class CorsSettings:
     """Browsers from other origins.
 
     origins: origins that may call, such as https://app.example.com
@@ -35,7 +35,7 @@ class Cors:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Server:
+class ServerSettings:
     """Read at start; a change here needs a restart.
 
     listen: where clients connect: HOST:PORT, [IPV6]:PORT or unix:PATH
@@ -69,8 +69,8 @@ class Server:
         ip_network("127.0.0.1/32"),
         ip_network("::1/128"),
     )
-    tls: ServerTls | None = None
-    cors: Cors | None = None
+    tls: ServerTlsSettings | None = None
+    cors: CorsSettings | None = None
 
     def __post_init__(self) -> None:
         if _same_socket(self.listen, self.admin):
@@ -88,7 +88,7 @@ def _same_socket(one: Address, other: Address) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Store:
+class StoreSettings:
     """State that all processes and replicas share.
 
     url: memory:// (one process, one replica), redis://host:6379/0, rediss://, redis+sentinel://, redis+cluster://, redis+unix://

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from policies.config.forms import ENV_NAME, GPUS, MODEL, STEP, TEXT, Step
+from policies.config.forms import ENV_NAME, GPUS, MODEL, STEP, TEXT, TextStep
 from policies.config.kind import UNSET
 from policies.config.mistakes import unknown
 from policies.config.units import COUNT, COUNT_ABOVE_0, SECONDS, SECONDS_ABOVE_0, SHARE
@@ -15,7 +15,7 @@ VLLM = ("vllm", "serve")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scale:
+class ScaleSettings:
     """Between how many workers there are.
 
     min: fewest
@@ -31,7 +31,7 @@ class Scale:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CrashLoop:
+class CrashLoopSettings:
     """A worker that does not stay up is not started any more.
 
     starts: so many starts ...
@@ -43,7 +43,7 @@ class CrashLoop:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Restart:
+class RestartSettings:
     """How a worker that died is started again.
 
     backoff: first wait, doubled each time
@@ -53,11 +53,11 @@ class Restart:
 
     backoff: Annotated[float, SECONDS] = 1.0
     max: Annotated[float, SECONDS] = 60.0
-    crash_loop: CrashLoop | None = CrashLoop()
+    crash_loop: CrashLoopSettings | None = CrashLoopSettings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stop:
+class StopSettings:
     """How a worker is ended.
 
     drain: how long its requests may finish
@@ -69,7 +69,7 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Up:
+class ScaleUpSettings:
     """Growing.
 
     window: how long the load must stand
@@ -77,11 +77,11 @@ class Up:
     """
 
     window: Annotated[float, SECONDS_ABOVE_0] = 60.0
-    step: Annotated[Step, STEP] = field(default=Step(50, True))
+    step: Annotated[TextStep, STEP] = field(default=TextStep(50, True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Down:
+class ScaleDownSettings:
     """Shrinking.
 
     window: how long the load must be gone
@@ -89,11 +89,11 @@ class Down:
     """
 
     window: Annotated[float, SECONDS_ABOVE_0] = 300.0
-    step: Annotated[Step, STEP] = field(default=Step(1, False))
+    step: Annotated[TextStep, STEP] = field(default=TextStep(1, False))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Autoscale:
+class AutoscaleSettings:
     """When there are more or fewer workers.
 
     queue_per_worker: waiting requests a worker
@@ -104,12 +104,12 @@ class Autoscale:
 
     queue_per_worker: Annotated[int, COUNT_ABOVE_0] = 4
     gpu_utilization: Annotated[float, SHARE] = 0.8
-    up: Up = Up()
-    down: Down = Down()
+    up: ScaleUpSettings = ScaleUpSettings()
+    down: ScaleDownSettings = ScaleDownSettings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Workers:
+class WorkerSettings:
     """Processes that serve one model.
 
     model: path or name of the model; a simulator needs none
@@ -128,16 +128,16 @@ class Workers:
 
     model: Annotated[str | None, MODEL, UNSET] = None
     served_name: Annotated[str | None, MODEL, UNSET] = None
-    count: Annotated[int | Scale, COUNT_ABOVE_0] = 2
+    count: Annotated[int | ScaleSettings, COUNT_ABOVE_0] = 2
     gpus: Annotated[Literal["auto", "none"] | tuple[tuple[Annotated[int, COUNT], ...], ...], GPUS] = "auto"
     args: Mapping[Annotated[str, TEXT], Annotated[str, TEXT]] = field(default_factory=dict)
     env: Mapping[Annotated[str, ENV_NAME], Annotated[str, TEXT]] = field(default_factory=dict)
     command: Annotated[tuple[Annotated[str, TEXT], ...] | None, UNSET] = VLLM
     start_timeout: Annotated[float, SECONDS_ABOVE_0] = 600.0
     warm_up: Annotated[int, COUNT] = 1
-    restart: Restart = Restart()
-    stop: Stop = Stop()
-    autoscale: Autoscale | None = None
+    restart: RestartSettings = RestartSettings()
+    stop: StopSettings = StopSettings()
+    autoscale: AutoscaleSettings | None = None
 
     def check(self, engine: str) -> None:
         """Whether a worker of this engine can be started so; ValueError says what is missing."""

@@ -21,7 +21,7 @@ from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
+class TokenDialect:
     """One path's way of saying it.
 
     prompt: fields that hold the prompt
@@ -49,24 +49,24 @@ class Dialect:
 _OPENAI: Final = ("max_tokens", "max_completion_tokens", "n_predict")
 _MANY: Final = ("n", "best_of")
 
-CHAT: Final = Dialect(("messages", "tools", "functions"), (), _OPENAI, (), _MANY, asks=True, before=1, after=1)
-COMPLETIONS: Final = Dialect(
+CHAT: Final = TokenDialect(("messages", "tools", "functions"), (), _OPENAI, (), _MANY, asks=True, before=1, after=1)
+COMPLETIONS: Final = TokenDialect(
     ("prompt", "suffix"), ("prompt",), _OPENAI, (), _MANY, zero=True, asks=True, before=0, after=1
 )
-RESPONSES: Final = Dialect(("input", "instructions", "tools"), (), ("max_output_tokens",), before=4, after=4)
-MESSAGES: Final = Dialect(("messages", "system", "tools"), (), ("max_tokens",), before=2, after=3)
-GENERATE: Final = Dialect(
+RESPONSES: Final = TokenDialect(("input", "instructions", "tools"), (), ("max_output_tokens",), before=4, after=4)
+MESSAGES: Final = TokenDialect(("messages", "system", "tools"), (), ("max_tokens",), before=2, after=3)
+GENERATE: Final = TokenDialect(
     ("inputs", "text", "input_ids"),
     ("text", "input_ids"),
     ("max_new_tokens",),
     (("parameters", ("inputs",)), ("sampling_params", ("text", "input_ids", "input_embeds"))),
     _MANY,
 )
-_READ: Final = Dialect(
+_READ: Final = TokenDialect(
     ("input", "messages", "query", "queries", "documents", "items", "text_1", "text_2", "data_1", "data_2")
 )
 
-DIALECTS: Final[Mapping[str, Dialect]] = {
+DIALECTS: Final[Mapping[str, TokenDialect]] = {
     "/v1/chat/completions": CHAT,
     "/v1/completions": COMPLETIONS,
     "/v1/responses": RESPONSES,

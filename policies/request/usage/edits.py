@@ -11,7 +11,7 @@ from typing import Final
 
 from policies.codec import Raw
 from policies.request.json_object import members, opening, spans
-from policies.request.usage.dialects import ASKED_OF, CHAT, Dialect
+from policies.request.usage.dialects import ASKED_OF, CHAT, TokenDialect
 from policies.request.usage.sizes import nested, whole
 
 _ASKED: Final = b'{"include_usage":true}'
@@ -20,7 +20,7 @@ Splice = tuple[int, int, bytes]
 """From, to (exclusive), and what stands there instead."""
 
 
-def may_ask(dialect: Dialect | None, engine: str, *, stream: bool, include_usage: bool, answers: int) -> bool:
+def may_ask(dialect: TokenDialect | None, engine: str, *, stream: bool, include_usage: bool, answers: int) -> bool:
     """Whether usage is asked for in this request's place: only where taking it out again leaves what the client gets as
     it would have been. Of several answers vLLM moves the fingerprint from the end of each to the usage, too far to be
     put back in time."""
@@ -49,7 +49,7 @@ def ask_usage(body: bytes) -> bytes | None:
     return _spliced(body, [_inserted(written, b'"include_usage":true', options, start)])
 
 
-def cap_output(body: bytes, dialect: Dialect, most: int, engine: str = "") -> bytes:
+def cap_output(body: bytes, dialect: TokenDialect, most: int, engine: str = "") -> bytes:
     """The body whose answers have at most `most` tokens each: a larger bound is replaced by it, and where there is none
     it is written in the path's own word. The same object where nothing had to change."""
     if not dialect.limits:
@@ -61,7 +61,7 @@ def cap_output(body: bytes, dialect: Dialect, most: int, engine: str = "") -> by
     return _spliced(body, _capped(body, members(body), dialect, most, name))
 
 
-def _capped_inside(body: bytes, dialect: Dialect, most: int, name: str) -> list[Splice]:
+def _capped_inside(body: bytes, dialect: TokenDialect, most: int, name: str) -> list[Splice]:
     """What caps each of the objects inside; one that is not there is written where its engine's prompt is."""
     found = members(body)
     places = spans(body, found)
@@ -80,7 +80,9 @@ def _capped_inside(body: bytes, dialect: Dialect, most: int, name: str) -> list[
     return [*splices, _inserted(body, b",".join(fresh), found)] if fresh else splices
 
 
-def _capped(text: bytes, found: dict[str, Raw], dialect: Dialect, most: int, name: str, start: int = 0) -> list[Splice]:
+def _capped(
+    text: bytes, found: dict[str, Raw], dialect: TokenDialect, most: int, name: str, start: int = 0
+) -> list[Splice]:
     """What caps the object `text` with the members `found`, which begins at `start` in the body."""
     bounds = {limit: whole(found[limit], limit, 0) for limit in dialect.limits if limit in found}
     over = [limit for limit, bound in bounds.items() if bound is not None and bound > most]

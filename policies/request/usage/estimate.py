@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final, Protocol
 
-from policies.request.describe import Call
-from policies.request.json_object import Refused
-from policies.request.usage.dialects import Dialect
+from policies.request.describe import DescribedRequest
+from policies.request.json_object import RefusedBody
+from policies.request.usage.dialects import TokenDialect
 
 START: Final = 4.0
 LEAST: Final = 1.0
@@ -27,8 +27,8 @@ _HEAVIEST: Final = 8192
 _DECAY: Final = 0.98
 
 
-class Plan(Protocol):
-    """What of a plan counts here (`policies.config.settings.Plan`)."""
+class TokenPlan(Protocol):
+    """What of a plan counts here (`policies.config.settings.PlanSettings`)."""
 
     @property
     def max_input_tokens(self) -> int | None: ...
@@ -36,7 +36,7 @@ class Plan(Protocol):
     def max_output_tokens(self) -> int | None: ...
 
 
-class Estimates:
+class TokenEstimates:
     """Bytes per token by model: one a process. The least recently used of more than `models` is forgotten."""
 
     def __init__(self, models: int = 1024) -> None:
@@ -64,21 +64,21 @@ class Estimates:
         if len(self._sums) > self._models:
             self._sums.popitem(last=False)
 
-    def prompt_tokens(self, call: Call, model: str) -> int:
+    def prompt_tokens(self, call: DescribedRequest, model: str) -> int:
         """Of a described call; 0 where it has no prompt, else at least 1."""
         return -int(-call.prompt_bytes // self.bytes_per_token(model)) if call.prompt_bytes else 0
 
-    def reserve(self, call: Call, plan: Plan, model: str, room: int | None = None) -> tuple[int, int]:
+    def reserve(self, call: DescribedRequest, plan: TokenPlan, model: str, room: int | None = None) -> tuple[int, int]:
         """(prompt tokens, output tokens) that the call may take.
 
         room: the least burst of the plan's token rules. An answer that the client does not bound is reserved with no
             more than that leaves, or a small bucket would refuse it for ever; one that it bounds is taken at its word.
 
-        `Refused` (context_length_exceeded) where the prompt is longer than the plan allows.
+        `RefusedBody` (context_length_exceeded) where the prompt is longer than the plan allows.
         """
         prompt = self.prompt_tokens(call, model)
         if plan.max_input_tokens is not None and prompt > plan.max_input_tokens:
-            raise Refused(
+            raise RefusedBody(
                 "context_length_exceeded",
                 f"The prompt has about {prompt} tokens; this key's plan allows {plan.max_input_tokens}. Shorten it.",
             )
@@ -111,7 +111,9 @@ def real(
     return reserved[0] if prompt is None else prompt, output
 
 
-def counted(call: Call, dialect: Dialect | None, *, events: int, size: int, stream: bool, whole: bool) -> int:
+def counted(
+    call: DescribedRequest, dialect: TokenDialect | None, *, events: int, size: int, stream: bool, whole: bool
+) -> int:
     """The tokens of an answer without usage, from what of it went to the client: of a stream one an event, without what
     frames it; of a plain answer by its bytes. Never more than the request's own bound.
 

@@ -2,7 +2,7 @@
 
 Read only where the principal's plan counts tokens. A field that is read must be a whole number as JSON writes it
 (`100`): engines take `"100"`, `100.0` and `1e2` for one too, some of them, and the gateway must not understand another
-request than the engine does. What is wrong is `Refused`, as in `describe`.
+request than the engine does. What is wrong is `RefusedBody`, as in `describe`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from policies.codec import Decoder, JSONError, Raw
-from policies.request.json_object import Refused, members
-from policies.request.usage.dialects import Dialect
+from policies.request.json_object import RefusedBody, members
+from policies.request.usage.dialects import TokenDialect
 
 # 2**31 - 1 is a usual way to say "no bound".
 _MOST_DIGITS: Final = 15
@@ -28,7 +28,7 @@ _MOST_MEDIA: Final = 256
 _list: Decoder[list[Raw]] = Decoder(list[Raw])
 
 
-def sizes(found: Mapping[str, Raw], dialect: Dialect) -> tuple[int, int | None, int]:
+def sizes(found: Mapping[str, Raw], dialect: TokenDialect) -> tuple[int, int | None, int]:
     """What the members of a body ask for; 0.9 us for a chat of 2.4 KB.
 
     - bytes of the prompt as it stands in the body; a picture or a sound counts as 1,000
@@ -53,7 +53,7 @@ def sizes(found: Mapping[str, Raw], dialect: Dialect) -> tuple[int, int | None, 
     return prompt, most, answers
 
 
-def _bounds(found: Mapping[str, Raw], dialect: Dialect) -> tuple[int | None, int]:
+def _bounds(found: Mapping[str, Raw], dialect: TokenDialect) -> tuple[int | None, int]:
     most, times = None, 1
     for name in dialect.limits:
         if (raw := found.get(name)) is not None:
@@ -73,22 +73,24 @@ def _containers(found: Mapping[str, Raw], name: str) -> Iterator[Mapping[str, Ra
 
 
 def nested(raw: Raw, name: str) -> dict[str, Raw]:
-    """The members of an object inside the body; `Refused` where it is none, or has two of one name."""
+    """The members of an object inside the body; `RefusedBody` where it is none, or has two of one name."""
     try:
         return members(bytes(raw))
-    except Refused:
-        raise Refused("invalid_request", f'"{name}" must be an object in which no field stands twice.', name) from None
+    except RefusedBody:
+        raise RefusedBody(
+            "invalid_request", f'"{name}" must be an object in which no field stands twice.', name
+        ) from None
 
 
 def whole(raw: Raw, name: str, least: int) -> int | None:
-    """A whole number of at least `least` (0 or 1); None for null, `Refused` for anything else."""
+    """A whole number of at least `least` (0 or 1); None for null, `RefusedBody` for anything else."""
     written = bytes(raw) if len(raw) <= _MOST_DIGITS else b""
     if written.isdigit() and (number := int(written)) >= least:
         return number
     if written == b"null":
         return None
     kind = "a whole number" if least == 0 else "a whole number above 0"
-    raise Refused("invalid_request", f'"{name}" must be {kind}.', name)
+    raise RefusedBody("invalid_request", f'"{name}" must be {kind}.', name)
 
 
 def _text_bytes(text: bytes) -> int:

@@ -8,12 +8,12 @@ from collections import OrderedDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.cache.base import Absent, Kept
+from backends.cache.base import CachedAnswer, CacheMiss
 from backends.cache.memory import MemoryCache
 
 
-def kept(number: int, size: int = 10) -> Kept:
-    return Kept(number.to_bytes(32, "big"), 0.0, (), False, False, b"x" * size, array("I", [size]))
+def kept(number: int, size: int = 10) -> CachedAnswer:
+    return CachedAnswer(number.to_bytes(32, "big"), 0.0, (), False, False, b"x" * size, array("I", [size]))
 
 
 def test_the_one_used_longest_ago_leaves_first() -> None:
@@ -23,7 +23,7 @@ def test_the_one_used_longest_ago_leaves_first() -> None:
         cache.put(kept(number), 60)
     assert cache.get(kept(0).key) == kept(0)
     cache.put(kept(3), 60)
-    assert cache.get(kept(1).key) is Absent.MISS
+    assert cache.get(kept(1).key) is CacheMiss.MISS
     assert [cache.get(kept(number).key) for number in (0, 2, 3)] == [kept(0), kept(2), kept(3)]
 
 
@@ -52,7 +52,7 @@ ACTIONS = st.lists(
 def test_it_does_as_a_model_does(actions: list[tuple[str, int, int, int]]) -> None:
     now = 0.0
     cache, limit = MemoryCache(10_000, lambda: now), 10_000
-    model: OrderedDict[int, tuple[Kept, float]] = OrderedDict()
+    model: OrderedDict[int, tuple[CachedAnswer, float]] = OrderedDict()
     for what, number, size, seconds in actions:
         if what == "later":
             now += seconds
@@ -66,7 +66,7 @@ def test_it_does_as_a_model_does(actions: list[tuple[str, int, int, int]]) -> No
             found = model.get(number)
             if found is None or found[1] <= now:
                 model.pop(number, None)
-                assert cache.get(kept(number).key) is Absent.MISS
+                assert cache.get(kept(number).key) is CacheMiss.MISS
             else:
                 model.move_to_end(number)
                 assert cache.get(kept(number).key) == found[0]

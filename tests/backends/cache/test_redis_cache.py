@@ -12,12 +12,12 @@ from random import Random
 
 import pytest
 
-from backends.cache.base import Absent, Cache, Found, Kept
+from backends.cache.base import AnswerStore, CachedAnswer, CacheMiss, Found
 from backends.cache.factory import open_redis_cache
 from backends.cache.packing import pack, unpack
 from backends.cache.redis import PROBE
-from backends.store.factory import Around
-from policies.config.settings.server import Store as Settings
+from backends.store.factory import StoreContext
+from policies.config.settings.server import StoreSettings
 from tests.fakes.redis_servers import Server, server
 from tests.fakes.store import SpyMeter
 from tests.fakes.store_proxy import StoreProxy, store_proxy
@@ -34,7 +34,7 @@ def redis() -> Iterator[Server]:
 
 
 class Opened:
-    def __init__(self, cache: Cache, meter: SpyMeter, said: list[str]) -> None:
+    def __init__(self, cache: AnswerStore, meter: SpyMeter, said: list[str]) -> None:
         self.cache = cache
         self.meter = meter
         self.said = said
@@ -45,18 +45,18 @@ class Opened:
 
     async def kept(self, key: bytes = KEY) -> None:
         self.cache.put(kept(key), 60)
-        assert isinstance(await self.look(key), Kept)
+        assert isinstance(await self.look(key), CachedAnswer)
 
 
-def kept(key: bytes = KEY) -> Kept:
-    return Kept(key, 1.5, ((b"content-type", b"application/json"),), False, True, b"{}", array("I", [2]))
+def kept(key: bytes = KEY) -> CachedAnswer:
+    return CachedAnswer(key, 1.5, ((b"content-type", b"application/json"),), False, True, b"{}", array("I", [2]))
 
 
 @asynccontextmanager
 async def opened(url: str, prefix: str = "t") -> AsyncIterator[Opened]:
     meter, said = SpyMeter(), list[str]()
-    around = Around(time.monotonic, 0.0, Random(), meter, lambda event, _: said.append(event))
-    cache = open_redis_cache(Settings(url=url, prefix=prefix, timeout=TIMEOUT), around)
+    around = StoreContext(time.monotonic, 0.0, Random(), meter, lambda event, _: said.append(event))
+    cache = open_redis_cache(StoreSettings(url=url, prefix=prefix, timeout=TIMEOUT), around)
     await cache.start()
     try:
         yield Opened(cache, meter, said)
@@ -76,31 +76,31 @@ async def test_slow_costs_one_wait_of_the_timeout_and_no_more_until_it_is_back(p
         await one.kept()
         proxy.delay = 3 * TIMEOUT
         began = time.monotonic()
-        assert await one.look() is Absent.DOWN
+        assert await one.look() is CacheMiss.DOWN
         took = time.monotonic() - began
         assert TIMEOUT * 0.9 <= took < 2.8 * TIMEOUT
-        assert [one.cache.get(KEY) for _ in range(100)] == [Absent.DOWN] * 100
+        assert [one.cache.get(KEY) for _ in range(100)] == [CacheMiss.DOWN] * 100
         assert one.meter.errors == {"timeout": 1}
         proxy.delay = 0.0
         await eventually(lambda: one.said == ["cache_lost", "cache_back"], "it came back", 20.0)
-        assert isinstance(await one.look(), Kept)
+        assert isinstance(await one.look(), CachedAnswer)
 
 
 async def test_nobody_there_is_down_and_later_there(redis: Server) -> None:
     away = Server(redis.folder.parent / f"{redis.folder.name}-late")
     async with opened(away.url) as one:
-        assert one.cache.get(KEY) is Absent.DOWN
+        assert one.cache.get(KEY) is CacheMiss.DOWN
         one.cache.put(kept(), 60)
         away.start()
         try:
             await eventually(lambda: one.said[-1] == "cache_back", "it came back", 20.0)
             await one.kept()
             away.freeze()
-            assert await one.look() is Absent.DOWN
+            assert await one.look() is CacheMiss.DOWN
             away.thaw()
             await eventually(lambda: one.said[-1] == "cache_back", "it came back again", 20.0)
             away.stop()
-            assert await one.look() is Absent.DOWN
+            assert await one.look() is CacheMiss.DOWN
         finally:
             away.stop()
 
@@ -112,7 +112,7 @@ async def test_a_full_server_takes_nothing_and_can_still_be_asked(redis: Server)
         try:
             one.cache.put(kept(), 60)
             await eventually(lambda: one.meter.errors == {"oom": 1}, "it refused")
-            assert isinstance(await one.look(), Kept)
+            assert isinstance(await one.look(), CachedAnswer)
             assert one.said == []
         finally:
             redis.ask("CONFIG", "SET", "maxmemory", 0)
@@ -126,7 +126,7 @@ async def test_a_replica_is_away_until_it_can_be_written_to(redis: Server) -> No
             one.cache.put(kept(), 60)
             await eventually(lambda: one.said == ["cache_lost"], "it refused")
             await asyncio.sleep(3 * PROBE)
-            assert one.cache.get(KEY) is Absent.DOWN
+            assert one.cache.get(KEY) is CacheMiss.DOWN
         finally:
             redis.ask("REPLICAOF", "NO", "ONE")
         await eventually(lambda: one.said == ["cache_lost", "cache_back"], "it came back", 20.0)
@@ -139,7 +139,7 @@ async def test_the_answer_of_another_key_is_never_taken(redis: Server) -> None:
         part = one.cache
         names = {key: part._name(key) for key in (KEY, other)}  # type: ignore[attr-defined]
         redis.ask("RENAME", names[other], names[KEY])
-        assert await one.look() is Absent.DOWN
+        assert await one.look() is CacheMiss.DOWN
         assert one.meter.errors == {"other": 1}
 
 
@@ -148,7 +148,7 @@ async def test_what_is_no_answer_of_ours_is_a_miss(redis: Server) -> None:
         name = one.cache._name(KEY)  # type: ignore[attr-defined]
         for value in ("", "x", "{}\n", '{"key":1}\nabc'):
             redis.ask("SET", name, value)
-            assert await one.look() is Absent.MISS
+            assert await one.look() is CacheMiss.MISS
         assert one.meter.errors == {}
 
 

@@ -10,14 +10,14 @@ from dataclasses import replace
 
 import pytest
 
-from backends.control.data_plane import DataPlane, View
-from backends.control.events import EndpointEvent, Verdict
+from backends.control.data_plane import DataPlane, TableView
+from backends.control.events import EndpointEvent, ProbeVerdict
 from backends.control.table import EndpointSpec, PoolSpec, Table
-from backends.http1.connection import Connection
+from backends.http1.connection import UpstreamConnection
 from backends.http1.interface import UpstreamError
 from backends.http1.timer_wheel import TimerWheel
 from backends.pool.endpoint import Endpoint
-from policies.config.settings import Route
+from policies.config.settings import RouteSettings
 from policies.identity.principal import AuthenticationError, Principal
 from policies.resilience import outcome as outcomes
 from tests.backends.rig import Meters, Rig
@@ -74,7 +74,7 @@ def table(*endpoints: EndpointSpec, balance: str = "least_requests", generation:
     return Table(
         generation=generation,
         pools=pools,
-        routes=(Route(model="m", pool=next(iter(pools))),),
+        routes=(RouteSettings(model="m", pool=next(iter(pools))),),
         keys={},
         anonymous=ANYONE,
         max_body=1 << 20,
@@ -82,7 +82,7 @@ def table(*endpoints: EndpointSpec, balance: str = "least_requests", generation:
     )
 
 
-def view(plane: DataPlane) -> View:
+def view(plane: DataPlane) -> TableView:
     assert plane.view is not None
     return plane.view
 
@@ -91,7 +91,7 @@ def candidates(plane: DataPlane, pool: str = "pool") -> tuple[Endpoint, ...]:
     return view(plane).pools[pool].candidates
 
 
-async def asked(endpoint: Endpoint, sink: Sink) -> Connection:
+async def asked(endpoint: Endpoint, sink: Sink) -> UpstreamConnection:
     """A request that is on its way on a connection of the endpoint."""
     connection = endpoint.take() or await endpoint.connect(1.0)
     connection.send(endpoint.request_head("GET", b"/x") + b"\r\n", b"", sink, head_request=False)
@@ -301,7 +301,7 @@ async def test_close_ends_idle_connections_now_and_those_in_use_with_their_excha
 
 async def test_a_verdict_of_the_probes_reaches_its_endpoint(plane: DataPlane, meters: Meters) -> None:
     plane.install(table(spec("a"), spec("b"), spec("a", pool="other")))
-    plane.tell(Verdict("pool", "a", 0, "down", "/health says 500"))
+    plane.tell(ProbeVerdict("pool", "a", 0, "down", "/health says 500"))
     assert set(chosen(plane, 20)) == {"b"}
     assert chosen(plane, 1, "other") == ["a"]
     assert meters.of["pool", "a"].states[-1] == "down"

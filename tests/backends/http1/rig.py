@@ -7,7 +7,7 @@ import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from backends.http1.connection import Connection
+from backends.http1.connection import UpstreamConnection
 from backends.http1.connection_pool import ConnectionPool
 from backends.http1.interface import Headers, Origin, UpstreamError
 from backends.http1.timer_wheel import TimerWheel
@@ -199,7 +199,7 @@ async def idle_ones_gone(pool: ConnectionPool) -> None:
     raise TimeoutError
 
 
-async def ready(pool: ConnectionPool) -> Connection:
+async def ready(pool: ConnectionPool) -> UpstreamConnection:
     return pool.take() or await pool.connect(2.0)
 
 

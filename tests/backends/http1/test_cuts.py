@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.http1.connection import Connection
+from backends.http1.connection import UpstreamConnection
 from backends.http1.connection_pool import read_buffer
 from tests.backends.http1.rig import BODY, HEAD, Answer, Peer, Server, ask, pool_to
 
@@ -46,19 +46,19 @@ class Pool:
     def __init__(self) -> None:
         self.told: list[str] = []
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: UpstreamConnection) -> None:
         self.told.append("opened")
 
-    def freed(self, connection: Connection) -> None:
+    def freed(self, connection: UpstreamConnection) -> None:
         self.told.append("freed")
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: UpstreamConnection) -> None:
         self.told.append("closed")
 
 
 def receive(segments: list[bytes]) -> tuple[Answer, Pool]:
     pool, answer, buffer = Pool(), Answer(), read_buffer()
-    connection = Connection(pool, buffer)
+    connection = UpstreamConnection(pool, buffer)
     connection.connection_made(Wire())
     connection.send(HEAD, BODY, answer)
     for segment in segments:
@@ -160,7 +160,7 @@ async def test_single_bytes_on_a_real_socket() -> None:
 
 def test_a_request_leaves_in_one_piece() -> None:
     wire = Wire()
-    connection = Connection(Pool(), read_buffer())
+    connection = UpstreamConnection(Pool(), read_buffer())
     connection.connection_made(cast(asyncio.BaseTransport, wire))
     connection.send(HEAD, BODY, Answer())
     assert wire.written == HEAD + BODY

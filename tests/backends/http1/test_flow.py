@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.http1.connection import READ_SIZE, Connection
+from backends.http1.connection import READ_SIZE, UpstreamConnection
 from backends.http1.connection_pool import ConnectionPool
 from backends.http1.tls import TlsSettings
 from tests.backends.http1.rig import BODY, HEAD, OK, Answer, Peer, Server, ask, pool_to, ready, says
@@ -151,7 +151,7 @@ async def test_two_thousand_aborts_leave_nothing() -> None:
         await peer.gone()
 
     async def one(pool: ConnectionPool, turn: int) -> None:
-        connection: Connection = await pool.connect(5.0)
+        connection: UpstreamConnection = await pool.connect(5.0)
         if turn % 3:
             connection.send(HEAD, BODY, Answer())
         if turn % 2:

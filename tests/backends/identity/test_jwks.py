@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from backends.identity.jwks import Event, KeySources
-from policies.config.settings import Claims, Jwks, Jwt
+from policies.config.settings import ClaimsSettings, JwksSettings, JwtSettings
 from tests.fakes.backend import Backend, Connection, Request, plain
 from tests.fakes.tokens import AUDIENCE, ISSUER, Signer, jwk_set
 from tests.flow.harness import eventually
@@ -46,13 +46,13 @@ class Fetching:
         await eventually(lambda: self.kids == list(kids), lambda: f"{self.kids} instead of {kids}: {self.told}")
 
 
-def corp(backend: Backend, **jwks: Any) -> Jwt:
-    keys = Jwks(url=f"{backend.url}/certs", **jwks)
-    return Jwt(name="corp", issuer=ISSUER, audience=AUDIENCE, jwks=keys, claims=Claims(plan="tier"))
+def corp(backend: Backend, **jwks: Any) -> JwtSettings:
+    keys = JwksSettings(url=f"{backend.url}/certs", **jwks)
+    return JwtSettings(name="corp", issuer=ISSUER, audience=AUDIENCE, jwks=keys, claims=ClaimsSettings(plan="tier"))
 
 
 @asynccontextmanager
-async def fetching(settings: Jwt, *, cooldown: float = 10.0, timeout: float = 5.0) -> AsyncIterator[Fetching]:
+async def fetching(settings: JwtSettings, *, cooldown: float = 10.0, timeout: float = 5.0) -> AsyncIterator[Fetching]:
     before = asyncio.all_tasks()
     told: list[tuple[Event, Mapping[str, object]]] = []
     sources = KeySources(
@@ -169,7 +169,7 @@ async def test_nobody_there_at_the_start_is_asked_again(backend: Backend) -> Non
     async with Backend() as gone:
         url = gone.url
     settings = corp(backend)
-    async with fetching(replace(settings, jwks=Jwks(url=url, refresh=0.1))) as it:
+    async with fetching(replace(settings, jwks=JwksSettings(url=url, refresh=0.1))) as it:
         await eventually(lambda: it.events == ["issuer_lost"], "never told")
         assert it.kids is None and it.told[0][1]["kept"] == 0
 
@@ -243,5 +243,5 @@ async def test_an_issuer_that_stays_as_it_was_keeps_its_keys_and_others_go(backe
         it.sources.follow([replace(settings, audience="else")])
         assert it.kids is None and it.sources.keys("two") is None
         await it.has("k1")
-        it.sources.follow([replace(settings, jwks=Jwks(file="f"))])
+        it.sources.follow([replace(settings, jwks=JwksSettings(file="f"))])
         assert it.kids is None and await it.sources.want("corp") == "newest"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from backends.control.events import Verdict
+from backends.control.events import ProbeVerdict
 from backends.pool.breakers import MODELS
-from policies.config.settings.pools import Breaker, Ejection
+from policies.config.settings.pools import BreakerSettings, EjectionSettings
 from policies.resilience import outcome as outcomes
 from policies.resilience.outcome import BROKEN_OFF, CLIENT_GONE, NO_ANSWER, NOT_SENT, OK, TOO_SLOW, of_status
 from tests.backends.rig import MODEL, Rig, spec
@@ -74,7 +74,7 @@ def test_half_of_the_requests_failing_ejects_by_the_rate() -> None:
 
 
 def test_the_lists_of_the_policy_say_what_a_failure_is() -> None:
-    rig = Rig("a", "b", ejection=Ejection(when=("not_sent",)), breaker=Breaker(when=(500,)))
+    rig = Rig("a", "b", ejection=EjectionSettings(when=("not_sent",)), breaker=BreakerSettings(when=(500,)))
     rig.ends("a", NO_ANSWER, times=30)
     assert rig.told("ejected", "breaker_open") == []
     rig.ends("a", of_status(500), times=5)
@@ -402,8 +402,8 @@ def test_who_is_down_when_its_ejection_ends_has_not_returned() -> None:
 
 def test_a_verdict_on_another_incarnation_is_ignored() -> None:
     rig = Rig(spec("w", incarnation=2))
-    rig.plane.tell(Verdict("pool", "w", 1, "down"))
-    rig.plane.tell(Verdict("pool", "x", 2, "down"))
+    rig.plane.tell(ProbeVerdict("pool", "w", 1, "down"))
+    rig.plane.tell(ProbeVerdict("pool", "x", 2, "down"))
     assert rig.shown("w") == "up"
 
 
@@ -509,7 +509,9 @@ def test_what_an_endpoint_has_come_to_survives_a_reload() -> None:
     rig.ends("b", of_status(503), retry_after=20.0)
     rig.probed("c", "down")
     rig.told()
-    rig.install("a", "b", "c", "d", ejection=Ejection(consecutive=2, for_=60.0), breaker=Breaker(failures=2))
+    rig.install(
+        "a", "b", "c", "d", ejection=EjectionSettings(consecutive=2, for_=60.0), breaker=BreakerSettings(failures=2)
+    )
     assert [rig.shown(name) for name in "abcd"] == ["ejected", "paused", "down", "unknown"]
     assert rig.chosen() == {"d"}
     assert rig.told() == []

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from backends.control.events import EndpointEvent
-from policies.config.settings.pools import Breaker, Ejection, Queue
+from policies.config.settings.pools import BreakerSettings, EjectionSettings, QueueSettings
 from policies.resilience.outcome import BROKEN_OFF, CLIENT_GONE, NO_ANSWER, NOT_SENT, OK, TOO_SLOW, of_status
 from tests.backends.rig import MODEL, Rig
 
@@ -87,9 +87,9 @@ def test_while_all_are_paused_by_their_own_word_there_is_no_room() -> None:
 
 
 @pytest.mark.parametrize(("coming", "queue", "gated"), [
-    (True, Queue(), True), (True, None, False), (False, Queue(), False),
+    (True, QueueSettings(), True), (True, None, False), (False, QueueSettings(), False),
 ])  # fmt: skip
-def test_nobody_yet_is_waited_for_where_somebody_comes(coming: bool, queue: Queue | None, gated: bool) -> None:
+def test_nobody_yet_is_waited_for_where_somebody_comes(coming: bool, queue: QueueSettings | None, gated: bool) -> None:
     rig = Rig(coming=coming, queue=queue)
     assert rig.pool.gated is gated
     assert rig.pool.room(rig.now) == (0 if coming else inf)
@@ -336,10 +336,12 @@ MODELS = ("m", "n")
 class PoolMachine(RuleBasedStateMachine):
     """Everything that can happen to a pool, in any order; what must hold is asked after each."""
 
-    @initialize(ejection=st.sampled_from([Ejection(), None, Ejection(consecutive=1, max_ejected=1.0, for_=2.0)]))
-    def begin(self, ejection: Ejection | None) -> None:
+    @initialize(
+        ejection=st.sampled_from([EjectionSettings(), None, EjectionSettings(consecutive=1, max_ejected=1.0, for_=2.0)])
+    )
+    def begin(self, ejection: EjectionSettings | None) -> None:
         self.names: tuple[str, ...] = NAMES
-        breaker = Breaker(failures=2, open_for=3.0, max_open_for=12.0)
+        breaker = BreakerSettings(failures=2, open_for=3.0, max_open_for=12.0)
         self.rig = Rig(*NAMES, ejection=ejection, breaker=breaker, slow_start=4.0)
         self.under_way: list[tuple[object, object, str]] = []
 

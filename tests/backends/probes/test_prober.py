@@ -19,19 +19,19 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from backends.control.events import EndpointEvent, Kind, Verdict
+from backends.control.events import EndpointEvent, Kind, ProbeVerdict
 from backends.control.table import EndpointSpec, PoolSpec, Table
 from backends.http1.timer_wheel import TimerWheel
 from backends.probes.prober import Prober
-from policies.config.settings import Pool, Route
-from policies.config.settings.pools import Endpoint, Engine, Health
+from policies.config.settings import PoolSettings, RouteSettings
+from policies.config.settings.pools import EndpointSettings, Engine, HealthSettings
 from tests.fakes.backend import Backend, Connection, Request, plain
 from tests.fakes.certificates import Authority
 from tests.fakes.listeners import silent
 from tests.flow.harness import eventually
 
 # Loopback: a probe takes a millisecond or two. Only where something hangs is there anything to wait for.
-FAST = Health(every=0.04, suspect_every=0.02, timeout=2.0, unhealthy_after=3, healthy_after=2)
+FAST = HealthSettings(every=0.04, suspect_every=0.02, timeout=2.0, unhealthy_after=3, healthy_after=2)
 HASTY = replace(FAST, timeout=0.1)
 AGENT = "sluice-probe/test"
 
@@ -40,7 +40,7 @@ class House:
     """What the prober meets: a data plane and meters, which remember what they were told."""
 
     def __init__(self) -> None:
-        self.verdicts: list[Verdict] = []
+        self.verdicts: list[ProbeVerdict] = []
         self.counts: Counter[tuple[str, bool]] = Counter()
         self.in_flight: set[str] = set()
         self.yielding: set[str] = set()
@@ -56,12 +56,12 @@ class House:
     def endpoint(self, pool: str, endpoint: str) -> Meter:
         return Meter(self, endpoint)
 
-    def follow(self, *specs: EndpointSpec, health: Health | None = FAST, engine: Engine = "vllm",
-               routes: tuple[Route, ...] | None = None) -> None:  # fmt: skip
+    def follow(self, *specs: EndpointSpec, health: HealthSettings | None = FAST, engine: Engine = "vllm",
+               routes: tuple[RouteSettings, ...] | None = None) -> None:  # fmt: skip
         """One pool of these endpoints, with one route for model `m`."""
-        pool = Pool(engine=engine, endpoints=(Endpoint(url="http://unused"),), health=health)
+        pool = PoolSettings(engine=engine, endpoints=(EndpointSettings(url="http://unused"),), health=health)
         spec = PoolSpec("pool", engine, "round_robin", specs, tuple(one.name for one in specs))
-        routes = (Route(model="m", pool="pool", upstream_model="Big-M"),) if routes is None else routes
+        routes = (RouteSettings(model="m", pool="pool", upstream_model="Big-M"),) if routes is None else routes
         table = Table(1, {"pool": spec}, routes, {}, None, 1 << 20, ())
         self.prober.follow(table, {"pool": pool})
 
@@ -72,7 +72,7 @@ class House:
         """What was told of it, one after another."""
         return [verdict.state for verdict in self.verdicts if verdict.endpoint == name]
 
-    async def told(self, *states: str, name: str = "a", timeout: float = 5.0) -> Verdict:
+    async def told(self, *states: str, name: str = "a", timeout: float = 5.0) -> ProbeVerdict:
         """Wait until just this was told of it; the last of it."""
         wanted = list(states)
         await eventually(
@@ -301,7 +301,7 @@ async def test_a_token_is_asked_for_of_the_routes_model_as_the_engine_knows_it(h
 async def test_without_a_routes_model_the_engine_is_asked_for_its_own_first(house: House, backend: Backend) -> None:
     models = b'{"object":"list","data":[{"id":"its-own"}]}'
     backend.token.answers(200, models).then.answers(200, b'{"choices":[{"text":"a"}]}')
-    house.follow(spec(backend), routes=(Route(model="*", pool="pool"),))
+    house.follow(spec(backend), routes=(RouteSettings(model="*", pool="pool"),))
     await eventually(lambda: len(backend.asked) >= 2, "it was never asked")
     assert backend.asked[0].line == "GET /v1/models HTTP/1.1"
     assert json.loads(backend.asked[1].body)["model"] == "its-own"
@@ -442,9 +442,9 @@ async def test_what_no_probe_can_see_is_left_out_for_its_time(house: House, back
 
 async def test_events_that_its_own_word_brings_about_are_no_news(backend: Backend) -> None:
     async with prober() as house:
-        told: list[Verdict] = []
+        told: list[ProbeVerdict] = []
 
-        def tell(verdict: Verdict) -> None:
+        def tell(verdict: ProbeVerdict) -> None:
             told.append(verdict)
             house.verdicts.append(verdict)
             house.hears("suspect", reason="no news")

@@ -7,7 +7,7 @@ import pytest
 import uvloop
 
 from backends.simulator.server import Simulator
-from backends.simulator.settings import Settings
+from backends.simulator.settings import SimulatorSettings
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -17,5 +17,5 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
 @pytest.fixture
 async def sim() -> AsyncIterator[Simulator]:
     """Fast: no time to the first token, none between them; four tokens."""
-    async with Simulator(Settings(tokens=4)) as one:
+    async with Simulator(SimulatorSettings(tokens=4)) as one:
         yield one

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backends.simulator.server import Simulator
-from backends.simulator.settings import Settings
+from backends.simulator.settings import SimulatorSettings
 from tests.backends.simulator.raw import CHAT, HI, Client, ask
 
 STREAM = HI | {"stream": True}
@@ -18,7 +18,7 @@ STREAM = HI | {"stream": True}
 @pytest.fixture
 async def sim() -> AsyncIterator[Simulator]:
     """Ids are fixed, so what comes through a fault can be held against what comes without."""
-    async with Simulator(Settings(tokens=4, fixed_ids=True)) as one:
+    async with Simulator(SimulatorSettings(tokens=4, fixed_ids=True)) as one:
         yield one
         await one.until(lambda: (one.running, one.waiting) == (0, 0))
 

@@ -5,7 +5,7 @@ import re
 from prometheus_client.parser import text_string_to_metric_families
 
 from backends.simulator.server import Simulator
-from backends.simulator.settings import Settings
+from backends.simulator.settings import SimulatorSettings
 from tests.backends.simulator.raw import HI, Client, ask, recorded
 
 STREAM = HI | {"stream": True}
@@ -50,7 +50,7 @@ async def test_every_series_is_one_of_vllms() -> None:
 
 
 async def test_counters_count_what_was_answered() -> None:
-    async with Simulator(Settings(tokens=4, models=('odd"name\\',))) as sim:
+    async with Simulator(SimulatorSettings(tokens=4, models=('odd"name\\',))) as sim:
         await ask(sim.port, STREAM | {"model": 'odd"name\\'})
         await ask(sim.port, HI | {"model": 'odd"name\\', "max_tokens": 2, "n": 2})
         text = await page(sim)
@@ -64,7 +64,7 @@ async def test_counters_count_what_was_answered() -> None:
 
 
 async def test_gauges_show_slots_queue_and_cache() -> None:
-    async with Simulator(Settings(first_byte=30, max_num_seqs=1, max_model_len=64)) as sim:
+    async with Simulator(SimulatorSettings(first_byte=30, max_num_seqs=1, max_model_len=64)) as sim:
         clients = [await Client.to(sim.port) for _ in range(3)]
         for client in clients:
             client.send(STREAM)

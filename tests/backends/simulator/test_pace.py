@@ -6,14 +6,14 @@ import time
 import pytest
 
 from backends.simulator.server import Simulator
-from backends.simulator.settings import Settings
+from backends.simulator.settings import SimulatorSettings
 from tests.backends.simulator.raw import CHAT, HI, Client, ask
 
 STREAM = HI | {"stream": True}
 
 
 async def test_head_comes_at_once_and_the_first_event_after_first_byte() -> None:
-    async with Simulator(Settings(tokens=2, first_byte=0.3)) as sim, await Client.to(sim.port) as client:
+    async with Simulator(SimulatorSettings(tokens=2, first_byte=0.3)) as sim, await Client.to(sim.port) as client:
         began = time.monotonic()
         client.send(STREAM)
         await client.head()
@@ -36,7 +36,7 @@ async def test_nagle_is_off(sim: Simulator) -> None:
 
 
 async def test_tokens_come_gap_by_gap_and_the_plain_answer_takes_as_long() -> None:
-    async with Simulator(Settings(tokens=5, first_byte=0.1, gap=0.05)) as sim:
+    async with Simulator(SimulatorSettings(tokens=5, first_byte=0.1, gap=0.05)) as sim:
         for body in (HI, STREAM):
             began = time.monotonic()
             answer = await ask(sim.port, body)
@@ -45,21 +45,24 @@ async def test_tokens_come_gap_by_gap_and_the_plain_answer_takes_as_long() -> No
 
 
 async def test_prefill_grows_with_the_prompt() -> None:
-    async with Simulator(Settings(tokens=1, prompt_token=0.001)) as sim:
+    async with Simulator(SimulatorSettings(tokens=1, prompt_token=0.001)) as sim:
         began = time.monotonic()
         await ask(sim.port, {"model": "simulator", "prompt": "x" * 1200, "max_tokens": 1}, "/v1/completions")
         assert time.monotonic() - began >= 0.3
 
 
 async def test_jitter_is_the_same_for_the_same_seed() -> None:
-    async with Simulator(Settings(jitter=0.5, seed=7)) as one, Simulator(Settings(jitter=0.5, seed=7)) as two:
+    async with (
+        Simulator(SimulatorSettings(jitter=0.5, seed=7)) as one,
+        Simulator(SimulatorSettings(jitter=0.5, seed=7)) as two,
+    ):
         first = [one._engine.stretched(1.0) for _ in range(20)]
         assert first == [two._engine.stretched(1.0) for _ in range(20)]
         assert min(first) >= 0.5 and max(first) <= 1.5 and len(set(first)) == 20
 
 
 async def test_beyond_the_slots_requests_wait_their_turn() -> None:
-    async with Simulator(Settings(tokens=2, first_byte=0.1, max_num_seqs=2)) as sim:
+    async with Simulator(SimulatorSettings(tokens=2, first_byte=0.1, max_num_seqs=2)) as sim:
         async with asyncio.TaskGroup() as group:
             for _ in range(5):
                 group.create_task(ask(sim.port, STREAM))
@@ -69,7 +72,7 @@ async def test_beyond_the_slots_requests_wait_their_turn() -> None:
 
 
 async def test_n_sequences_take_n_slots() -> None:
-    async with Simulator(Settings(tokens=1, first_byte=0.1, max_num_seqs=3)) as sim:
+    async with Simulator(SimulatorSettings(tokens=1, first_byte=0.1, max_num_seqs=3)) as sim:
         async with asyncio.TaskGroup() as group:
             group.create_task(ask(sim.port, HI | {"n": 2}))
             await sim.until(lambda: sim.running == 2)
@@ -83,7 +86,7 @@ async def test_n_sequences_take_n_slots() -> None:
 @pytest.mark.parametrize("body", [HI, STREAM], ids=["plain", "stream"])
 @pytest.mark.parametrize("way", ["fin", "half", "reset"])
 async def test_client_that_leaves_frees_its_slot_at_once(body: dict[str, object], way: str) -> None:
-    async with Simulator(Settings(first_byte=30, max_num_seqs=1)) as sim:
+    async with Simulator(SimulatorSettings(first_byte=30, max_num_seqs=1)) as sim:
         running, waiting = await Client.to(sim.port), await Client.to(sim.port)
         running.send(body)
         await sim.until(lambda: sim.running == 1)
@@ -105,7 +108,7 @@ async def test_client_that_leaves_frees_its_slot_at_once(body: dict[str, object]
 
 
 async def test_client_that_leaves_midstream_is_counted_as_aborted() -> None:
-    async with Simulator(Settings(tokens=1000, gap=0.005)) as sim, await Client.to(sim.port) as client:
+    async with Simulator(SimulatorSettings(tokens=1000, gap=0.005)) as sim, await Client.to(sim.port) as client:
         client.send(STREAM)
         await client.reader.readuntil(b"\n\n")
         client.writer.close()
@@ -115,7 +118,7 @@ async def test_client_that_leaves_midstream_is_counted_as_aborted() -> None:
 
 
 async def test_reader_that_stalls_is_waited_for_without_growing() -> None:
-    async with Simulator(Settings(tokens=30_000)) as sim, await Client.to(sim.port) as client:
+    async with Simulator(SimulatorSettings(tokens=30_000)) as sim, await Client.to(sim.port) as client:
         client.send(STREAM)
         await client.head()
         while True:
@@ -130,7 +133,7 @@ async def test_reader_that_stalls_is_waited_for_without_growing() -> None:
 
 
 async def test_comments_come_on_silent_chat_streams_and_nowhere_else() -> None:
-    async with Simulator(Settings(tokens=2, first_byte=0.3, comment_every=0.05)) as sim:
+    async with Simulator(SimulatorSettings(tokens=2, first_byte=0.3, comment_every=0.05)) as sim:
         answer = await ask(sim.port, STREAM)
         assert 2 <= answer.body.count(b": keep-alive\n\n") <= 6
         assert len(answer.data) == 4
@@ -139,7 +142,7 @@ async def test_comments_come_on_silent_chat_streams_and_nowhere_else() -> None:
 
 
 async def test_frozen_engine_hangs_while_health_says_200() -> None:
-    async with Simulator(Settings(tokens=50, gap=0.01)) as sim, await Client.to(sim.port) as client:
+    async with Simulator(SimulatorSettings(tokens=50, gap=0.01)) as sim, await Client.to(sim.port) as client:
         client.send(STREAM)
         await client.head()
         await client.chunk()
@@ -157,7 +160,7 @@ async def test_frozen_engine_hangs_while_health_says_200() -> None:
 
 
 async def test_storm_of_aborts_leaves_nothing_behind() -> None:
-    async with Simulator(Settings(tokens=100, first_byte=0.01, gap=0.01, max_num_seqs=20)) as sim:
+    async with Simulator(SimulatorSettings(tokens=100, first_byte=0.01, gap=0.01, max_num_seqs=20)) as sim:
 
         async def leave(number: int) -> None:
             client = await Client.to(sim.port)

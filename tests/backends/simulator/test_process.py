@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from backends.simulator.arguments import parser, settings
-from backends.simulator.settings import Settings, duration
+from backends.simulator.settings import SimulatorSettings, duration
 from tests.backends.simulator.raw import HI, Client, ask
 
 COMMAND = [sys.executable, "-m", "backends.simulator", "--port", "0"]
@@ -108,7 +108,7 @@ def test_flags_say_what_settings_are() -> None:
         "--max-num-seqs 5 --max-num-queued-reqs 6 --max-model-len 99 --api-key k --keep-alive 8 --fixed-ids --ping "
         "--sse-keep-alive-interval 2m --host 127.0.0.2 --dimensions 3"
     )
-    assert settings(parser("x").parse_args(words.split())) == Settings(
+    assert settings(parser("x").parse_args(words.split())) == SimulatorSettings(
         "127.0.0.2", 9, ("a", "b"), 7, 1.0, 0.002, 3e-06, 0.1, 4, 5, 6, 99, ("k",), 8.0, True, True, 120.0, 3
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from backends.simulator.server import Simulator
-from backends.simulator.settings import Settings
+from backends.simulator.settings import SimulatorSettings
 from tests.backends.simulator.raw import CHAT, ask, recorded
 
 COMPLETIONS, MESSAGES, RESPONSES = "/v1/completions", "/v1/messages", "/v1/responses"
@@ -78,12 +78,12 @@ CASES: list[tuple[str, str, Any]] = [
 
 
 @pytest.fixture(scope="module")
-def small() -> Settings:
-    return Settings(models=("tiny-llama",), max_model_len=512, tokens=4)
+def small() -> SimulatorSettings:
+    return SimulatorSettings(models=("tiny-llama",), max_model_len=512, tokens=4)
 
 
 @pytest.mark.parametrize(("name", "path", "body"), CASES, ids=[case[0] for case in CASES])
-async def test_refusal_is_vllms_byte_for_byte(small: Settings, name: str, path: str, body: Any) -> None:
+async def test_refusal_is_vllms_byte_for_byte(small: SimulatorSettings, name: str, path: str, body: Any) -> None:
     async with Simulator(small) as sim:
         ours, theirs = await ask(sim.port, body, path), recorded(f"errors/{name}")
         assert (ours.status, ours.headers["content-type"], ours.body.decode()) == (
@@ -104,26 +104,28 @@ async def test_refusal_is_vllms_byte_for_byte(small: Settings, name: str, path: 
         ("response_unknown", "POST", "/v1/responses/resp_nope/cancel"),
     ],
 )
-async def test_wrong_method_and_unknown_path_are_vllms(small: Settings, name: str, method: str, path: str) -> None:
+async def test_wrong_method_and_unknown_path_are_vllms(
+    small: SimulatorSettings, name: str, method: str, path: str
+) -> None:
     async with Simulator(small) as sim:
         ours, theirs = await ask(sim.port, None, path, method), recorded(f"errors/{name}")
         assert (ours.status, ours.body) == (theirs.status, theirs.body)
 
 
-async def test_head_of_health_is_405_as_in_vllm(small: Settings) -> None:
+async def test_head_of_health_is_405_as_in_vllm(small: SimulatorSettings) -> None:
     async with Simulator(small) as sim:
         answer = await ask(sim.port, None, "/health", "HEAD")
         assert (answer.status, answer.body) == (405, b"")
 
 
 @pytest.mark.parametrize(("name", "kind"), [("bad_ctype", "text/plain"), ("noctype", "")])
-async def test_other_content_types_are_400(small: Settings, name: str, kind: str) -> None:
+async def test_other_content_types_are_400(small: SimulatorSettings, name: str, kind: str) -> None:
     async with Simulator(small) as sim:
         ours = await ask(sim.port, chat(), headers={"content-type": kind})
         assert (ours.status, ours.body) == (400, recorded(f"errors/{name}").body)
 
 
-async def test_broken_json_is_named_with_its_place(small: Settings) -> None:
+async def test_broken_json_is_named_with_its_place(small: SimulatorSettings) -> None:
     async with Simulator(small) as sim:
         ours = await ask(sim.port, b'{"model": "tiny-llama", "messages":')
         theirs = recorded("errors/bad_json").body.replace(b"body.34", b"body.35")
@@ -134,7 +136,7 @@ async def test_broken_json_is_named_with_its_place(small: Settings) -> None:
     "given", [{}, {"authorization": "Bearer no"}, {"x-api-key": "secret"}, {"authorization": "secret"}]
 )
 async def test_v1_without_the_key_is_401_as_in_vllm(given: dict[str, str]) -> None:
-    async with Simulator(Settings(api_keys=("secret", "other"))) as sim:
+    async with Simulator(SimulatorSettings(api_keys=("secret", "other"))) as sim:
         answer = await ask(sim.port, {"model": "simulator", "messages": HELLO}, headers=given)
         theirs = recorded("errors/no_api_key")
         assert (answer.status, answer.body) == (theirs.status, theirs.body)
@@ -146,7 +148,7 @@ async def test_v1_without_the_key_is_401_as_in_vllm(given: dict[str, str]) -> No
 
 
 async def test_full_queue_is_vllms_503_before_any_head() -> None:
-    async with Simulator(Settings(first_byte=5, max_num_seqs=1, max_num_queued_reqs=2)) as sim:
+    async with Simulator(SimulatorSettings(first_byte=5, max_num_seqs=1, max_num_queued_reqs=2)) as sim:
         import asyncio
 
         held = [asyncio.create_task(ask(sim.port, {"model": "simulator", "messages": HELLO})) for _ in range(2)]  # noqa: TID251 - cancelled below
@@ -171,7 +173,7 @@ async def test_full_queue_is_vllms_503_before_any_head() -> None:
         assert "vllm:admission_rejections_total" in (await ask(sim.port, None, "/metrics", "GET")).body.decode()
 
 
-async def test_huge_and_deep_bodies_are_answered(small: Settings) -> None:
+async def test_huge_and_deep_bodies_are_answered(small: SimulatorSettings) -> None:
     async with Simulator(small) as sim:
         deep = b"[" * 100_000
         assert (await ask(sim.port, deep)).status == 400

@@ -7,14 +7,14 @@ import openai
 import pytest
 
 from backends.simulator.server import Simulator
-from backends.simulator.settings import Settings
+from backends.simulator.settings import SimulatorSettings
 
 MODEL = "simulator"
 
 
 @pytest.fixture
 async def keyed() -> AsyncIterator[Simulator]:
-    async with Simulator(Settings(tokens=5, api_keys=("sk-sim",), max_model_len=256)) as one:
+    async with Simulator(SimulatorSettings(tokens=5, api_keys=("sk-sim",), max_model_len=256)) as one:
         yield one
 
 

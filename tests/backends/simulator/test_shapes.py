@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from backends.simulator.server import Simulator
-from backends.simulator.settings import Settings
+from backends.simulator.settings import SimulatorSettings
 from tests.backends.simulator.raw import CHAT, HI, Answer, ask, recorded
 
 COMPLETIONS, MESSAGES, RESPONSES = "/v1/completions", "/v1/messages", "/v1/responses"
@@ -147,8 +147,8 @@ async def test_it_says_that_it_is_a_simulator(sim: Simulator) -> None:
 
 async def test_equal_requests_get_equal_bytes_where_ids_are_fixed() -> None:
     async with (
-        Simulator(Settings(fixed_ids=True, tokens=20)) as one,
-        Simulator(Settings(fixed_ids=True, tokens=20)) as two,
+        Simulator(SimulatorSettings(fixed_ids=True, tokens=20)) as one,
+        Simulator(SimulatorSettings(fixed_ids=True, tokens=20)) as two,
     ):
         for path, body in (
             (CHAT, {}),
@@ -178,7 +178,7 @@ async def test_the_id_is_the_request_id(sim: Simulator) -> None:
 
 
 async def test_anthropic_ping_comes_where_it_is_asked_for() -> None:
-    async with Simulator(Settings(tokens=2, ping=True)) as sim:
+    async with Simulator(SimulatorSettings(tokens=2, ping=True)) as sim:
         answer = await ask(sim.port, question({"max_tokens": 2}, stream=True), MESSAGES)
         assert [event["type"] for event in answer.data][:3] == ["message_start", "ping", "content_block_start"]
 

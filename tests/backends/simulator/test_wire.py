@@ -8,14 +8,14 @@ import time
 import pytest
 
 from backends.simulator.server import Simulator
-from backends.simulator.settings import Settings
+from backends.simulator.settings import SimulatorSettings
 from tests.backends.simulator.raw import CHAT, HI, Client, ask
 
 BODY = b'{"model":"simulator","messages":[{"role":"user","content":"hi"}]}'
 
 
 async def test_connection_is_kept_and_closed_when_idle() -> None:
-    async with Simulator(Settings(keep_alive=0.2)) as sim, await Client.to(sim.port) as client:
+    async with Simulator(SimulatorSettings(keep_alive=0.2)) as sim, await Client.to(sim.port) as client:
         for _ in range(3):
             client.send(HI)
             assert (await client.answer()).status == 200
@@ -26,7 +26,7 @@ async def test_connection_is_kept_and_closed_when_idle() -> None:
 
 
 async def test_keep_alive_is_vllms_five_seconds_unless_told() -> None:
-    assert Settings().keep_alive == 5.0
+    assert SimulatorSettings().keep_alive == 5.0
 
 
 async def test_connection_close_is_obeyed_and_said(sim: Simulator) -> None:
@@ -45,7 +45,7 @@ async def test_http_10_gets_its_answer_and_the_end_of_the_connection(sim: Simula
 
 
 async def test_pipelined_requests_are_answered_in_order() -> None:
-    async with Simulator(Settings(tokens=3, gap=0.02)) as sim, await Client.to(sim.port) as client:
+    async with Simulator(SimulatorSettings(tokens=3, gap=0.02)) as sim, await Client.to(sim.port) as client:
         for number in range(20):
             client.send(HI | {"stream": number % 2 == 0}, headers={"x-request-id": str(number)})
         for number in range(20):
@@ -121,7 +121,7 @@ async def test_requests_are_kept_for_the_test_to_look_at(sim: Simulator) -> None
 
 
 async def test_leaving_the_context_closes_everything() -> None:
-    async with Simulator(Settings(first_byte=30)) as sim:
+    async with Simulator(SimulatorSettings(first_byte=30)) as sim:
         client = await Client.to(sim.port)
         client.send(HI)
         await sim.until(lambda: sim.running == 1)
@@ -135,5 +135,5 @@ async def test_leaving_the_context_closes_everything() -> None:
 
 async def test_taken_port_is_an_os_error(sim: Simulator) -> None:
     with pytest.raises(OSError, match="in use"):
-        async with Simulator(Settings(port=sim.port)):
+        async with Simulator(SimulatorSettings(port=sim.port)):
             pass

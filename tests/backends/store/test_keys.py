@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from backends.identity.keyfile import write_entry
-from backends.store.commands import Commands, packed
+from backends.store.commands import RedisCommands, packed
 from backends.store.keys import KeyStore, KeyStoreError, open_keys
 from backends.store.redis_errors import StoreLostError
 from policies.identity.api_keys import KeyEntry, digest, new_key
@@ -33,21 +33,21 @@ def server() -> Iterator[redis_servers.Server]:
 
 
 @pytest.fixture
-async def commands(server: redis_servers.Server) -> AsyncIterator[Commands]:
-    commands = Commands.to(server.url, None, "k")
+async def commands(server: redis_servers.Server) -> AsyncIterator[RedisCommands]:
+    commands = RedisCommands.to(server.url, None, "k")
     await commands.execute("FLUSHALL")
     yield commands
     await commands.close()
 
 
-async def test_a_store_without_keys_has_no_version(commands: Commands) -> None:
+async def test_a_store_without_keys_has_no_version(commands: RedisCommands) -> None:
     keys = KeyStore(commands, "p")
     assert await keys.version() is None
     stored = await keys.load()
     assert (stored.version, stored.entries) == (None, ())
 
 
-async def test_what_is_written_reads_back_under_its_prefix_and_without_an_end(commands: Commands) -> None:
+async def test_what_is_written_reads_back_under_its_prefix_and_without_an_end(commands: RedisCommands) -> None:
     keys = KeyStore(commands, "p")
     await keys.change(lambda entries: [*entries, ENTRY, FULL])
     stored = await keys.load()
@@ -57,7 +57,7 @@ async def test_what_is_written_reads_back_under_its_prefix_and_without_an_end(co
     assert (await KeyStore(commands, "other").load()).entries == ()
 
 
-async def test_every_change_has_another_version_and_what_changes_nothing_has_none(commands: Commands) -> None:
+async def test_every_change_has_another_version_and_what_changes_nothing_has_none(commands: RedisCommands) -> None:
     keys = KeyStore(commands, "p")
     seen = {await keys.version()}
     for n in range(5):
@@ -68,7 +68,7 @@ async def test_every_change_has_another_version_and_what_changes_nothing_has_non
     assert await keys.version() in seen
 
 
-async def test_a_life_of_a_key(commands: Commands) -> None:
+async def test_a_life_of_a_key(commands: RedisCommands) -> None:
     keys, secret = KeyStore(commands, "p"), new_key()
     await keys.change(lambda entries: created(entries, replace(ENTRY, sha256=digest(secret))))
     await keys.change(lambda entries: rotated(entries, "k1", digest("new"), now=1_800_000_100.0, overlap=60.0))
@@ -80,7 +80,7 @@ async def test_a_life_of_a_key(commands: Commands) -> None:
     assert secret.encode() not in b"".join(everything) and secret[10:].encode() not in b"".join(everything)
 
 
-async def test_what_a_change_raises_leaves_everything_as_it_was(commands: Commands) -> None:
+async def test_what_a_change_raises_leaves_everything_as_it_was(commands: RedisCommands) -> None:
     keys = KeyStore(commands, "p")
     await keys.change(lambda entries: created(entries, ENTRY))
     before = await keys.load()
@@ -89,7 +89,7 @@ async def test_what_a_change_raises_leaves_everything_as_it_was(commands: Comman
     assert await keys.load() == before
 
 
-async def test_changes_at_the_same_time_lose_nothing(server: redis_servers.Server, commands: Commands) -> None:
+async def test_changes_at_the_same_time_lose_nothing(server: redis_servers.Server, commands: RedisCommands) -> None:
     async def change(n: int) -> None:
         async with open_keys(server.url, None, "p") as keys:
             await keys.change(lambda entries: created(entries, replace(ENTRY, id=f"k{n}", sha256=digest(f"{n}"))))
@@ -102,13 +102,13 @@ async def test_changes_at_the_same_time_lose_nothing(server: redis_servers.Serve
     ("field", "value"),
     [("0" * 64, "{}"), ("0" * 64, "nonsense"), ("f" * 64, '{"id":"a"}'), ("x", "y")],
 )
-async def test_what_sluice_would_not_have_written_is_an_error(commands: Commands, field: str, value: str) -> None:
+async def test_what_sluice_would_not_have_written_is_an_error(commands: RedisCommands, field: str, value: str) -> None:
     await commands.execute("HSET", "p:keys:v1", "version", "1", field, value)
     with pytest.raises(KeyStoreError, match="in the store"):
         await KeyStore(commands, "p").load()
 
 
-async def test_a_line_under_another_keys_hash_is_an_error(commands: Commands) -> None:
+async def test_a_line_under_another_keys_hash_is_an_error(commands: RedisCommands) -> None:
     keys = KeyStore(commands, "p")
     await keys.change(lambda entries: [ENTRY])
     line = await commands.execute("HGET", "p:keys:v1", ENTRY.sha256.hex())
@@ -117,7 +117,7 @@ async def test_a_line_under_another_keys_hash_is_an_error(commands: Commands) ->
         await keys.load()
 
 
-async def test_ten_thousand_keys_are_read_in_no_time_and_off_the_loop(commands: Commands) -> None:
+async def test_ten_thousand_keys_are_read_in_no_time_and_off_the_loop(commands: RedisCommands) -> None:
     """80 ms on the machine of tests/bench/RESULTS.md; the bounds are for one that is busy."""
     keys = KeyStore(commands, "p")
     await keys.change(lambda entries: [replace(FULL, id="k0", sha256=digest("0"))])
@@ -135,11 +135,13 @@ async def test_ten_thousand_keys_are_read_in_no_time_and_off_the_loop(commands: 
     assert took < 1.0 * slow and here < 0.1 * slow, (took, here, slow)
 
 
-async def test_a_store_that_is_away_or_frozen_is_said_to_be(server: redis_servers.Server, commands: Commands) -> None:
+async def test_a_store_that_is_away_or_frozen_is_said_to_be(
+    server: redis_servers.Server, commands: RedisCommands
+) -> None:
     with pytest.raises(KeyStoreError, match="connection"):
         async with open_keys("redis://127.0.0.1:1", None, "p") as keys:
             await keys.load()
-    quick = Commands(commands._opens, timeout=1.0)
+    quick = RedisCommands(commands._opens, timeout=1.0)
     assert await quick.execute("PING") == b"PONG"
     server.freeze()
     try:
@@ -165,7 +167,7 @@ async def test_on_a_cluster_the_node_that_holds_them_is_asked() -> None:
 
 async def test_under_sentinels_the_new_primary_is_asked_once_it_is_one() -> None:
     with redis_servers.sentinels() as sentinels:
-        commands = Commands.to(sentinels.url, None, "k")
+        commands = RedisCommands.to(sentinels.url, None, "k")
         keys = KeyStore(commands, "p")
         await keys.change(lambda entries: [ENTRY])
         first = sentinels.primary

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from backends.store.library_windows import LibraryWindows, WindowMemory
-from policies.config.settings.auth import Limit
-from policies.config.units import Rate
-from policies.limits import Demand, Rule, rules_of
+from policies.config.settings.auth import LimitSettings
+from policies.config.units import RateValue
+from policies.limits import Demand, LimitRule, rules_of
 
 
 class Clock:
@@ -17,8 +17,8 @@ class Clock:
         return self.now
 
 
-def rule(strategy: str, count: int = 5) -> Rule:
-    return rules_of("p", [Limit(requests=Rate(count, 60), strategy=strategy)], "local")[0]  # type: ignore[arg-type]
+def rule(strategy: str, count: int = 5) -> LimitRule:
+    return rules_of("p", [LimitSettings(requests=RateValue(count, 60), strategy=strategy)], "local")[0]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("strategy", ["sliding_window", "moving_window"])

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 from backends.store.memory import MemoryStore
-from policies.config.settings.auth import Limit
-from policies.config.units import Rate
-from policies.limits import Granted, Subject, demands, rules_of
+from policies.config.settings.auth import LimitSettings
+from policies.config.units import RateValue
+from policies.limits import Granted, LimitSubject, demands, rules_of
 from tests.bench.limits import many_buckets
 
-SUBJECT = Subject(key="k1", tenant="acme", user="u1", ip="192.0.2.1", model="m")
+SUBJECT = LimitSubject(key="k1", tenant="acme", user="u1", ip="192.0.2.1", model="m")
 RULES = rules_of(
     "free",
     [
-        Limit(requests=Rate(60, 60)),
-        Limit(requests=Rate(60, 60), strategy="fixed_window"),
-        Limit(tokens=Rate(6000, 60), per="tenant"),
-        Limit(concurrency=4, per="user"),
+        LimitSettings(requests=RateValue(60, 60)),
+        LimitSettings(requests=RateValue(60, 60), strategy="fixed_window"),
+        LimitSettings(tokens=RateValue(6000, 60), per="tenant"),
+        LimitSettings(concurrency=4, per="user"),
     ],
     "local",
 )
@@ -30,7 +30,7 @@ class Clock:
         return self.now
 
 
-def subject(number: int) -> Subject:
+def subject(number: int) -> LimitSubject:
     return replace(SUBJECT, key=f"k{number}", tenant=f"t{number}", user=f"u{number}")
 
 
@@ -72,7 +72,12 @@ def test_what_is_not_idle_is_kept_whatever_comes() -> None:
     clock = Clock()
     store = MemoryStore(clock)
     rules = rules_of(
-        "p", [Limit(requests=Rate(1, 3600)), Limit(requests=Rate(1, 3600), strategy="fixed_window")], "local"
+        "p",
+        [
+            LimitSettings(requests=RateValue(1, 3600)),
+            LimitSettings(requests=RateValue(1, 3600), strategy="fixed_window"),
+        ],
+        "local",
     )
     assert isinstance(store.take(demands(rules, SUBJECT), "l"), Granted)
     for number in range(5000):
@@ -84,7 +89,7 @@ def test_what_is_not_idle_is_kept_whatever_comes() -> None:
 
 def test_beyond_the_most_the_oldest_is_forgotten() -> None:
     store = MemoryStore(Clock(), most=10)
-    rule = rules_of("p", [Limit(requests=Rate(1, 86400))], "local")
+    rule = rules_of("p", [LimitSettings(requests=RateValue(1, 86400))], "local")
     for number in range(100):
         assert isinstance(store.take(demands(rule, subject(number)), "l"), Granted)
         assert len(store) <= 10
@@ -102,7 +107,9 @@ def test_no_holder_is_kept_of_a_slot_given_back() -> None:
 
 def test_a_refused_request_makes_no_bucket() -> None:
     store = MemoryStore(Clock())
-    rules = rules_of("p", [Limit(requests=Rate(5, 60)), Limit(requests=Rate(0, 60), per="all")], "local")
+    rules = rules_of(
+        "p", [LimitSettings(requests=RateValue(5, 60)), LimitSettings(requests=RateValue(0, 60), per="all")], "local"
+    )
     for number in range(100):
         assert not isinstance(store.take(demands(rules, subject(number)), "l"), Granted)
     assert len(store) == 0

@@ -2,12 +2,12 @@
 
 from backends.store.factory import open_memory
 from backends.store.outage import StoreOutage
-from policies.config.settings.auth import Limit
-from policies.config.units import Rate
-from policies.limits import Granted, Subject, demands, rules_of
+from policies.config.settings.auth import LimitSettings
+from policies.config.units import RateValue
+from policies.limits import Granted, LimitSubject, demands, rules_of
 from tests.fakes.store import SpyMeter
 
-SUBJECT = Subject("k", "t", "u", "i", "m")
+SUBJECT = LimitSubject("k", "t", "u", "i", "m")
 
 
 def outage_of(live: int) -> StoreOutage:
@@ -19,7 +19,7 @@ def outage_of(live: int) -> StoreOutage:
 
 
 def test_who_reserves_more_than_the_share_is_charged_what_was_used() -> None:
-    outage, rules = outage_of(10), rules_of("p", [Limit(tokens=Rate(10_000, 3600))], "local")
+    outage, rules = outage_of(10), rules_of("p", [LimitSettings(tokens=RateValue(10_000, 3600))], "local")
     used = 0
     for number in range(100):
         asked = demands(rules, SUBJECT, tokens=5000)
@@ -33,13 +33,13 @@ def test_who_reserves_more_than_the_share_is_charged_what_was_used() -> None:
 
 
 def test_a_share_of_requests_is_the_limit_divided_by_the_live_processes() -> None:
-    outage, rules = outage_of(4), rules_of("p", [Limit(requests=Rate(20, 3600))], "local")
+    outage, rules = outage_of(4), rules_of("p", [LimitSettings(requests=RateValue(20, 3600))], "local")
     answers = [outage.answer(demands(rules, SUBJECT), f"lease {number}") for number in range(20)]
     assert sum(isinstance(answer, Granted) for answer in answers) == 5
 
 
 async def test_what_is_not_counted_here_is_not_told_as_if_nothing_had_been_used() -> None:
-    limits = [Limit(requests=Rate(20, 60), on_outage=policy) for policy in ("open", "local", "closed")]
+    limits = [LimitSettings(requests=RateValue(20, 60), on_outage=policy) for policy in ("open", "local", "closed")]
     outage, rules = outage_of(2), rules_of("p", limits, "local")
     asked = demands(rules, SUBJECT)
     assert isinstance(outage.answer(asked[:2], "lease"), Granted)

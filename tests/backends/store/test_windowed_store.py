@@ -12,17 +12,17 @@ from limits.errors import StorageError
 from backends.store.library_windows import LibraryWindows, WindowMemory
 from backends.store.memory import MemoryStore
 from backends.store.windowed_store import RACE_WAIT, WindowedStore
-from policies.config.settings.auth import Limit
-from policies.config.units import Rate
-from policies.limits import Answer, Change, Demand, Granted, Refused, Rule, Subject, demands, rules_of
+from policies.config.settings.auth import LimitSettings
+from policies.config.units import RateValue
+from policies.limits import Answer, Change, Demand, Granted, LimitRefused, LimitRule, LimitSubject, demands, rules_of
 
-SUBJECT = Subject(key="k1", tenant="acme", user="u1", ip="192.0.2.1", model="m")
+SUBJECT = LimitSubject(key="k1", tenant="acme", user="u1", ip="192.0.2.1", model="m")
 LIMITS = (
-    Limit(requests=Rate(100, 3600)),
-    Limit(tokens=Rate(1000, 3600), strategy="fixed_window"),
-    Limit(concurrency=50),
-    Limit(requests=Rate(10, 3600), strategy="moving_window"),
-    Limit(requests=Rate(20, 3600), strategy="sliding_window"),
+    LimitSettings(requests=RateValue(100, 3600)),
+    LimitSettings(tokens=RateValue(1000, 3600), strategy="fixed_window"),
+    LimitSettings(concurrency=50),
+    LimitSettings(requests=RateValue(10, 3600), strategy="moving_window"),
+    LimitSettings(requests=RateValue(20, 3600), strategy="sliding_window"),
 )
 RULES = rules_of("p", LIMITS, "local")
 ASKED = demands(RULES, SUBJECT, tokens=10)
@@ -56,7 +56,7 @@ class Slow(LibraryWindows):
 
 
 class Rig:
-    def __init__(self, rules: Sequence[Rule] = RULES) -> None:
+    def __init__(self, rules: Sequence[LimitRule] = RULES) -> None:
         self.memory = MemoryStore(lambda: 0.0, now())
         self.windows = Slow()
         self.store = WindowedStore(self.memory, lambda: self.windows)
@@ -84,7 +84,7 @@ async def test_a_race_never_leads_over_the_limit_and_leaves_our_own_rules_exact(
     rig = Rig()
     answers = await asyncio.gather(*(rig.take(f"{number}") for number in range(40)))
     granted = [answer for answer in answers if isinstance(answer, Granted)]
-    refused = [answer for answer in answers if isinstance(answer, Refused)]
+    refused = [answer for answer in answers if isinstance(answer, LimitRefused)]
     assert len(granted) == 10
     assert {answer.rule for answer in refused} == {RULES[3]}
     assert all(answer.retry_after >= RACE_WAIT for answer in refused)
@@ -106,12 +106,12 @@ async def test_a_window_hit_before_one_that_fails_keeps_the_request() -> None:
 
 
 async def test_a_refusal_by_our_own_rules_hits_nothing() -> None:
-    rules = rules_of("p", [Limit(requests=Rate(1, 3600)), LIMITS[3]], "local")
+    rules = rules_of("p", [LimitSettings(requests=RateValue(1, 3600)), LIMITS[3]], "local")
     rig = Rig(rules)
     asked = demands(rules, SUBJECT)
     await rig.take("a", asked)
     answer = await rig.take("b", asked)
-    assert isinstance(answer, Refused)
+    assert isinstance(answer, LimitRefused)
     assert answer.rule is rules[0]
     assert [level.remaining for level in answer.levels] == [0, 9]
     assert rig.windows.asked == ["read", "hit", "read"]
@@ -218,7 +218,7 @@ def test_who_lost_a_race_waits_though_there_is_room_again() -> None:
     store = WindowedStore(MemoryStore(lambda: 0.0), lambda: LibraryWindows(Full(now), now))
     store.ready(RULES)
     answer = store.take(ASKED, "a")
-    assert isinstance(answer, Refused)
+    assert isinstance(answer, LimitRefused)
     assert (answer.rule, answer.retry_after) == (RULES[3], RACE_WAIT)
 
 

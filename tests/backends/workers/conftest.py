@@ -12,25 +12,25 @@ from pathlib import Path
 
 import pytest
 
-from backends.workers.launch import Launcher
+from backends.workers.launch import WorkerLauncher
 from backends.workers.supervisor import Supervisor
 from backends.workers.worker import WorkerEvent, WorkerView
-from policies.config.settings.pools import Pool
-from policies.config.settings.workers import Restart, Stop, Workers
+from policies.config.settings.pools import PoolSettings
+from policies.config.settings.workers import RestartSettings, StopSettings, WorkerSettings
 
 ENGINE = Path(__file__).with_name("engine.py")
 
 
-def pool(*habits: str, count: int = 1, **settings: object) -> Pool:
+def pool(*habits: str, count: int = 1, **settings: object) -> PoolSettings:
     """A pool of engines with these habits that are restarted soon and killed soon."""
     defaults: dict[str, object] = {
         "command": (sys.executable, "-S", str(ENGINE), "{host}", "{port}", *habits),
-        "restart": Restart(backoff=0.1, max=0.2),
-        "stop": Stop(drain=5.0, kill_after=0.3),
+        "restart": RestartSettings(backoff=0.1, max=0.2),
+        "stop": StopSettings(drain=5.0, kill_after=0.3),
         "start_timeout": 20.0,
     }
-    workers = Workers(count=count, **(defaults | settings))  # type: ignore[arg-type]
-    return Pool(engine="http", workers=workers)
+    workers = WorkerSettings(count=count, **(defaults | settings))  # type: ignore[arg-type]
+    return PoolSettings(engine="http", workers=workers)
 
 
 @dataclass
@@ -38,7 +38,7 @@ class House:
     """A running supervisor and all that it told."""
 
     supervisor: Supervisor
-    launcher: Launcher
+    launcher: WorkerLauncher
     events: list[WorkerEvent] = field(default_factory=list)
     lines: list[tuple[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -69,7 +69,7 @@ class House:
 
 
 @asynccontextmanager
-async def house(*, drained: Callable[[str], object] | None = None, **pools: Pool) -> AsyncIterator[House]:
+async def house(*, drained: Callable[[str], object] | None = None, **pools: PoolSettings) -> AsyncIterator[House]:
     made: House
 
     def changed() -> None:
@@ -87,7 +87,7 @@ async def house(*, drained: Callable[[str], object] | None = None, **pools: Pool
         made.warnings.append(text)
         made.moved.set()
 
-    launcher = Launcher(warn=warn, clock=time.monotonic)
+    launcher = WorkerLauncher(warn=warn, clock=time.monotonic)
     extra = {} if drained is None else {"drained": drained}
     supervisor = Supervisor(
         pools,

@@ -3,7 +3,7 @@
 import asyncio
 import os
 
-from backends.workers.output import LONGEST, PER_SECOND, Lines, Pipe
+from backends.workers.output import LONGEST, PER_SECOND, OutputLines, OutputPipe
 
 
 class Sink:
@@ -14,8 +14,8 @@ class Sink:
     def clock(self) -> float:
         return self.now
 
-    def cutter(self, *secrets: str) -> Lines:
-        return Lines(self.lines.append, self.clock, secrets)
+    def cutter(self, *secrets: str) -> OutputLines:
+        return OutputLines(self.lines.append, self.clock, secrets)
 
 
 def test_lines_are_found_however_the_output_is_cut() -> None:
@@ -65,7 +65,7 @@ def test_colours_are_dropped_and_nothing_else_can_move_the_cursor() -> None:
 async def test_a_pipe_is_read_at_once_and_gives_its_last_words_when_closed() -> None:
     sink = Sink()
     reader, writer = os.pipe()
-    pipe = Pipe(asyncio.get_running_loop(), reader, sink.cutter())
+    pipe = OutputPipe(asyncio.get_running_loop(), reader, sink.cutter())
     os.write(writer, b"first\nno end")
     pipe.take()
     assert sink.lines == ["first"]

@@ -6,22 +6,22 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from backends.engines import Health
-from backends.workers.groups import Listener
+from backends.engines import HealthEndpoint
+from backends.workers.groups import PortListener
 from backends.workers.ready import get_status, until_well
 from tests.backends.http1.answering import answering
 
 
-def owners(*answers: Listener) -> Callable[[], Awaitable[Listener]]:
+def owners(*answers: PortListener) -> Callable[[], Awaitable[PortListener]]:
     left = list(answers)
 
-    async def owner() -> Listener:
+    async def owner() -> PortListener:
         return left.pop(0)
 
     return owner
 
 
-async def well(port: int, health: Health, *answers: Listener) -> str | None:
+async def well(port: int, health: HealthEndpoint, *answers: PortListener) -> str | None:
     async with asyncio.timeout(5.0):
         return await until_well("127.0.0.1", port, health, listener=owners(*answers), clock=time.monotonic)
 
@@ -37,16 +37,16 @@ async def test_the_status_is_read_from_the_first_line(answer: bytes, status: int
 
 async def test_an_engine_is_asked_again_until_it_says_yes() -> None:
     async with answering(b"HTTP/1.1 503 Loading\r\n", b"junk\r\n", b"HTTP/1.1 200 OK\r\n") as port:
-        assert await well(port, Health(), Listener.OURS) is None
+        assert await well(port, HealthEndpoint(), PortListener.OURS) is None
 
 
 async def test_without_a_path_an_open_port_is_enough() -> None:
     async with answering(b"") as port:
-        assert await well(port, Health(path=None), Listener.UNKNOWN) is None
+        assert await well(port, HealthEndpoint(path=None), PortListener.UNKNOWN) is None
 
 
 async def test_a_strangers_yes_is_a_no() -> None:
     async with answering(b"HTTP/1.1 200 OK\r\n") as port:
-        assert await well(port, Health(), Listener.NOBODY, Listener.STRANGER) == (
+        assert await well(port, HealthEndpoint(), PortListener.NOBODY, PortListener.STRANGER) == (
             f"port {port} belongs to a process outside the worker's group"
         )

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from policies.config.settings import Pool, Workers
-from policies.config.settings.workers import Restart, Stop
+from policies.config.settings import PoolSettings, WorkerSettings
+from policies.config.settings.workers import RestartSettings, StopSettings
 from tests.backends.workers.conftest import alive, become, gone, house, pool
 
 
@@ -123,7 +123,7 @@ async def test_a_stop_asks_first_and_kills_who_does_not_listen() -> None:
 
 
 async def test_a_hurry_ends_all_groups_within_a_second() -> None:
-    slow = Stop(drain=60.0, kill_after=60.0)
+    slow = StopSettings(drain=60.0, kill_after=60.0)
     async with house(p=pool("ignore_term", "fork", count=2, stop=slow)) as run:
         await run.ready(2)
         stopping = asyncio.get_running_loop().create_task(run.supervisor.stop(hurry=False))
@@ -136,7 +136,7 @@ async def test_a_hurry_ends_all_groups_within_a_second() -> None:
 
 
 async def test_a_stop_while_starting_or_backing_off_leaves_nothing() -> None:
-    late = Restart(backoff=60.0, max=60.0)
+    late = RestartSettings(backoff=60.0, max=60.0)
     async with house(p=pool("silent"), q=pool("crash", restart=late)) as run:
         await run.until(lambda: run.now("backing_off"))
         async with asyncio.timeout(2.0):
@@ -146,7 +146,7 @@ async def test_a_stop_while_starting_or_backing_off_leaves_nothing() -> None:
 async def test_a_new_policy_touches_only_the_workers_that_it_changes() -> None:
     async with house(p=pool(), q=pool(), r=pool()) as run:
         before = {view.name: view.pid for view in await run.ready(3)}
-        longer = pool(stop=Stop(drain=1.0, kill_after=9.0))
+        longer = pool(stop=StopSettings(drain=1.0, kill_after=9.0))
         await run.supervisor.reconcile({"p": longer, "q": pool("late"), "s": pool()})
         names = ["p-w0", "q-w0", "s-w0"]
         await run.until(lambda: sorted(view.name for view in run.now("ready")) == names)
@@ -217,7 +217,7 @@ async def test_deaths_leave_no_descriptor_behind() -> None:
         return len(os.listdir("/proc/self/fd"))
 
     before = await descriptors()
-    quick = Restart(backoff=0.0, max=0.0)
+    quick = RestartSettings(backoff=0.0, max=0.0)
     async with house(p=pool(restart=quick), q=pool("crash", restart=quick)) as run:
         for start in range(1, 6):
             await run.until(lambda start=start: run.kinds().count("ready") == start)  # type: ignore[misc]
@@ -229,7 +229,7 @@ async def test_deaths_leave_no_descriptor_behind() -> None:
 
 async def test_two_simulators_are_ready_in_a_blink() -> None:
     began = time.monotonic()
-    async with house(p=Pool(engine="simulator", workers=Workers(count=2))) as run:
+    async with house(p=PoolSettings(engine="simulator", workers=WorkerSettings(count=2))) as run:
         await run.ready(2)
         # 0.15 s on two idle cores.
         assert time.monotonic() - began < 2.0

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.admin.guard import OPEN, Guard
+from gateway.admin.guard import OPEN, AdminGuard
 from policies.config.addresses import Address, read_address
 
 TOKEN = "s3cret-token"
@@ -35,7 +35,7 @@ async def asked(
         return {"type": "http.request", "body": b""}
 
     scope = {"type": "http", "method": "GET", "path": path, "headers": headers}
-    await Guard(app, bound=read_address(bound), token=token)(scope, receive, send)
+    await AdminGuard(app, bound=read_address(bound), token=token)(scope, receive, send)
     start, body = told
     found = {name.decode(): value.decode() for name, value in start["headers"]}
     return start["status"], found, json.loads(body["body"]).get("error", {}).get("code", "")

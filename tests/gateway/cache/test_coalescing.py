@@ -8,12 +8,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.cache.coalescing import Flight
-from gateway.cache.detached_client import AbsentClient
-from gateway.cache.subscriber import Follower
+from gateway.cache.coalescing import Coalescer
+from gateway.cache.detached_client import DetachedClient
+from gateway.cache.subscriber import Subscriber
 from gateway.exchange import Exchange
-from gateway.http.driver import Drive
-from gateway.http.request import ClientCycle, ClientGone
+from gateway.http.driver import RequestDriver
+from gateway.http.request import ClientGone, ClientRequest
 from gateway.upstream.relay import Relay
 
 MOST = 1000
@@ -109,7 +109,7 @@ class FlightMachine(RuleBasedStateMachine):
         super().__init__()
         self.leading, self.engine, self.driven = Leading(), Engine(), Driven()
         self.forgotten = 0
-        self.flight = Flight(
+        self.flight = Coalescer(
             b"key",
             cast(Exchange, self.leading),
             MOST,
@@ -118,13 +118,13 @@ class FlightMachine(RuleBasedStateMachine):
         )
         self.leading.cycle.pump = self.flight
         self.sent: list[bytes] = []
-        self.following: dict[Reader, Follower] = {}
-        self.waiting: dict[Reader, Follower] = {}
+        self.following: dict[Reader, Subscriber] = {}
+        self.waiting: dict[Reader, Subscriber] = {}
         self.left = False
         self.steps = 0
 
-    def _inherit(self, exchange: Exchange, drive: Drive) -> AbsentClient:
-        return cast(AbsentClient, Reader())
+    def _inherit(self, exchange: Exchange, drive: RequestDriver) -> DetachedClient:
+        return cast(DetachedClient, Reader())
 
     def patient(self) -> bool:
         """Most runs go on for a while."""
@@ -147,7 +147,7 @@ class FlightMachine(RuleBasedStateMachine):
     @rule()
     def somebody_joins(self) -> None:
         reader = Reader()
-        follower = self.following[reader] = self.flight.join(cast(ClientCycle, reader))
+        follower = self.following[reader] = self.flight.join(cast(ClientRequest, reader))
         self.waiting[reader] = follower
         assert follower.begun.is_set == (self.flight.state != "waiting")
 
@@ -182,7 +182,7 @@ class FlightMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.left and self.flight.state in ("waiting", "live") and self.patient())
     @rule()
     def the_leader_leaves(self) -> None:
-        self.left = self.flight.left(cast(Drive, self.driven))
+        self.left = self.flight.left(cast(RequestDriver, self.driven))
         assert self.left == bool(self.following)
         if not self.left:
             self.flight.over()

@@ -3,12 +3,12 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.cache.subscriber import Chunks
+from gateway.cache.subscriber import ChunkBuffer
 
 
 @given(st.lists(st.integers(1, 100_000), max_size=20), st.integers(0, 20))
 def test_a_batch_is_some_chunks_in_their_order(sizes: list[int], at: int) -> None:
-    chunks = Chunks()
+    chunks = ChunkBuffer()
     for size in sizes:
         chunks.add(b"x" * size)
     at = min(at, len(sizes))

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.explanation import ExplainError, Explanation, explain
-from policies.config.settings import Plan, Policy
-from policies.config.settings.auth import Limit
-from policies.config.units import Rate
+from policies.config.settings import PlanSettings, Policy
+from policies.config.settings.auth import LimitSettings
+from policies.config.units import RateValue
 from policies.identity.api_keys import KeyEntry, digest
 from tests.policies.policy_files import loaded
 
@@ -93,8 +93,11 @@ def test_it_tells_how_requests_wait(policy: Policy) -> None:
 
 
 def test_it_tells_every_limit_and_the_bucket_that_counts(policy: Policy) -> None:
-    limits = (Limit(requests=Rate(60, 60)), Limit(tokens=Rate(5, 86400), per="tenant+model", strategy="fixed_window"))
-    plan = Plan(limits=limits, max_input_tokens=7, max_output_tokens=9)
+    limits = (
+        LimitSettings(requests=RateValue(60, 60)),
+        LimitSettings(tokens=RateValue(5, 86400), per="tenant+model", strategy="fixed_window"),
+    )
+    plan = PlanSettings(limits=limits, max_input_tokens=7, max_output_tokens=9)
     found = told(asked(replace(policy, plans={"team": plan}), "k3", "llama"))
     away = "while the store is away: local"
     assert found["limit team.0"] == (

@@ -11,20 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import error_body
-from gateway.fallback.canned_answer import EVENTS, JSON, Message, Said, answer
-from gateway.upstream.stream_tap import Tap
-from policies.request.first_content import EVENT_END, Event, FirstContent
+from gateway.fallback.canned_answer import EVENTS, JSON, CannedMessage, CannedText, answer
+from gateway.upstream.stream_tap import StreamTap
+from policies.request.first_content import EVENT_END, ContentEvent, FirstContent
 
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
-SAID = Said("busy", "m", "0" * 32, 1_763_650_057)
+SAID = CannedText("busy", "m", "0" * 32, 1_763_650_057)
 
 texts = st.text(st.characters(codec="utf-8"), min_size=1)
 
 
-def events(body: bytes) -> list[Event]:
+def events(body: bytes) -> list[ContentEvent]:
     blocks = EVENT_END.split(body)
     assert blocks.pop() == b"", "the last event is ended"
-    return [Event.parse(block) for block in blocks]
+    return [ContentEvent.parse(block) for block in blocks]
 
 
 def text_of(path: str, body: bytes) -> str:
@@ -65,7 +65,7 @@ def test_any_text_arrives_whole_as_a_stream_and_as_a_body(path: str, text: str, 
 def test_its_streams_are_what_we_expect_of_engines(path: str) -> None:
     found = answer(path, replace(SAID, stream=True, usage=True))
     assert found is not None
-    first, tap = FirstContent(), Tap(stream=True)
+    first, tap = FirstContent(), StreamTap(stream=True)
     assert first.feed(found.body) and first.error is None
     tap.begin(found.body)
     assert tap.said_end and tap.between_events and tap.error is None
@@ -88,7 +88,7 @@ def test_paths_whose_answers_hold_no_text_have_none(path: str) -> None:
     ("status", "kind"), [(429, "rate_limit_error"), (503, "api_error"), (422, "invalid_request_error")]
 )
 def test_as_an_error_it_has_the_shape_of_one(status: int, kind: str) -> None:
-    error = Message("busy", status=status, code="queue_full", retry_after=3)
+    error = CannedMessage("busy", status=status, code="queue_full", retry_after=3)
     assert json.loads(error_body(error, "openai"))["error"] == {
         "message": "busy",
         "type": kind,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.http.bad_requests import MAX_HEADERS, MAX_LINE, PartialHead, nothing_waits, refusal
-from gateway.http.request import ClientCycle
+from gateway.http.request import ClientRequest
 from tests.fakes.client import request
 
 HEAD = b"POST /v1/messages?a=b HTTP/1.1\r\nhost: gw\r\nx: y\r\n\r\n"
@@ -104,10 +104,10 @@ def test_the_parsers_own_limits_are_what_we_say_they_are() -> None:
         assert parses(request("GET", "/" + "a" * size)) is taken
 
 
-def cycle_of(data: bytes) -> ClientCycle:
+def cycle_of(data: bytes) -> ClientRequest:
     event: Any = zttp.Connection(zttp.SERVER).receive_event(data)
     wire: Any = None
-    return ClientCycle(wire, event, event.headers.to_list(lowercase_names=True), 0.0)
+    return ClientRequest(wire, event, event.headers.to_list(lowercase_names=True), 0.0)
 
 
 @pytest.mark.parametrize("body", [None, b"", b"hello"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.http.driver import Drive, Signal
+from gateway.http.driver import RequestDriver, Signal
 from tests.flow.harness import eventually
 
 
@@ -22,11 +22,11 @@ class Rig:
 
     def __init__(self) -> None:
         self.said: list[object] = []
-        self.ended: list[Drive] = []
+        self.ended: list[RequestDriver] = []
 
-    def drive(self, coroutine: Coroutine[Any, Any, None]) -> Drive:
+    def drive(self, coroutine: Coroutine[Any, Any, None]) -> RequestDriver:
         """A started drive."""
-        drive = Drive(coroutine, asyncio.get_running_loop(), self.ended.append)
+        drive = RequestDriver(coroutine, asyncio.get_running_loop(), self.ended.append)
         drive.start()
         return drive
 
@@ -209,7 +209,7 @@ async def test_a_wake_up_under_way_is_stale_once_something_was_thrown(rig: Rig) 
 
 
 async def test_what_is_thrown_while_the_coroutine_runs_is_raised_where_it_waits_next(rig: Rig) -> None:
-    drives: list[Drive] = []
+    drives: list[RequestDriver] = []
 
     async def provokes() -> None:
         drives[0].throw(Left())
@@ -219,7 +219,7 @@ async def test_what_is_thrown_while_the_coroutine_runs_is_raised_where_it_waits_
         except Left:
             rig.said.append("caught")
 
-    drives.append(Drive(provokes(), asyncio.get_running_loop(), rig.ended.append))
+    drives.append(RequestDriver(provokes(), asyncio.get_running_loop(), rig.ended.append))
     drives[0].start()
     assert rig.said == ["still running", "waits"]
     await turn()
@@ -228,12 +228,12 @@ async def test_what_is_thrown_while_the_coroutine_runs_is_raised_where_it_waits_
 
 
 async def test_what_is_thrown_while_the_coroutine_runs_to_its_end_is_dropped(rig: Rig) -> None:
-    drives: list[Drive] = []
+    drives: list[RequestDriver] = []
 
     async def provokes() -> None:
         drives[0].throw(Left())
 
-    drives.append(Drive(provokes(), asyncio.get_running_loop(), rig.ended.append))
+    drives.append(RequestDriver(provokes(), asyncio.get_running_loop(), rig.ended.append))
     drives[0].start()
     await turn(2)
     assert rig.ended == drives

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import BodyTimeout, FirstByteTimeout, GatewayError, InvalidRequest, ShuttingDown
-from gateway.http.request import ClientCycle, ClientGone
+from gateway.http.request import ClientGone, ClientRequest
 from tests.fakes.backend import Backend
 from tests.fakes.client import Client, request
 from tests.flow.harness import eventually, gateway_with
@@ -61,7 +61,7 @@ async def test_pipelined_requests_are_answered_in_their_order() -> None:
 
 
 async def test_thousands_of_pipelined_requests_that_are_answered_on_the_spot_do_not_recurse() -> None:
-    async def refuses(cycle: ClientCycle) -> None:
+    async def refuses(cycle: ClientRequest) -> None:
         plain(cycle, b"no", 404)
 
     count = 5000
@@ -102,7 +102,7 @@ async def test_a_client_that_sends_over_64_kib_ahead_is_not_read_until_its_turn(
 # -- what the client is
 
 
-async def stream_of_three(cycle: ClientCycle) -> None:
+async def stream_of_three(cycle: ClientRequest) -> None:
     cycle.start(200, [(b"content-type", b"text/event-stream")], length_known=False)
     for part in (b"one", b"two"):
         cycle.write(part)
@@ -156,7 +156,7 @@ async def test_head_gets_the_head_alone_and_the_connection_serves_on(answer: Any
 
 @pytest.mark.parametrize("status", [204, 304])
 async def test_an_answer_without_a_body_by_its_status_has_none(status: int) -> None:
-    async def empty(cycle: ClientCycle) -> None:
+    async def empty(cycle: ClientRequest) -> None:
         cycle.start(status, [], length_known=False)
         cycle.write(b"must not be seen")
         cycle.finish()
@@ -188,9 +188,9 @@ async def test_a_client_that_leaves_is_told_of_where_its_request_waits(how: str)
 
 
 async def test_a_client_that_leaves_within_its_body_is_told_of() -> None:
-    gone: list[ClientCycle] = []
+    gone: list[ClientRequest] = []
 
-    async def reads(cycle: ClientCycle) -> None:
+    async def reads(cycle: ClientRequest) -> None:
         try:
             await cycle.read_body(1 << 20)
         except ClientGone:
@@ -266,7 +266,7 @@ async def test_a_requests_timekeeper_says_when_its_time_is_over() -> None:
     keeper, ended = Keeper(2), list[float]()
     loop = asyncio.get_running_loop()
 
-    async def waits(cycle: ClientCycle) -> None:
+    async def waits(cycle: ClientRequest) -> None:
         cycle.timekeeper = keeper
         cycle.wire.limit(0.1)
         started = loop.time()
@@ -289,7 +289,7 @@ async def test_the_last_word_on_a_limit_counts_whether_it_is_sooner_or_later() -
     loop = asyncio.get_running_loop()
     times: list[float] = []
 
-    async def waits(cycle: ClientCycle) -> None:
+    async def waits(cycle: ClientRequest) -> None:
         cycle.timekeeper = Keeper(0)
         started = loop.time()
         for seconds in (5.0, 0.1, 0.3):
@@ -310,11 +310,11 @@ class Flood:
     """Writes while its client reads, without end."""
 
     def __init__(self) -> None:
-        self.gone: list[ClientCycle] = []
+        self.gone: list[ClientRequest] = []
         self.written = 0
         self.pump = Reader()
 
-    async def __call__(self, cycle: ClientCycle) -> None:
+    async def __call__(self, cycle: ClientRequest) -> None:
         loop = asyncio.get_running_loop()
         cycle.start(200, [], length_known=False)
         cycle.fed_by(self.pump)
@@ -385,7 +385,7 @@ async def test_an_answer_that_follows_one_which_is_not_read_yet_is_held_back_too
     """The transport tells of a full buffer once: whoever comes to write next must not take it for an empty one."""
     flood = Flood()
 
-    async def answer(cycle: ClientCycle) -> None:
+    async def answer(cycle: ClientRequest) -> None:
         if cycle.raw_path == b"/flood":
             await flood(cycle)
             return
@@ -611,7 +611,7 @@ async def test_without_a_header_timeout_a_head_may_take_as_long_as_a_connection_
 async def test_a_body_that_is_not_whole_in_time_is_thrown_into_its_request() -> None:
     passed: list[str] = []
 
-    async def reads(cycle: ClientCycle) -> None:
+    async def reads(cycle: ClientRequest) -> None:
         try:
             await cycle.read_body(1 << 20)
         except BodyTimeout as error:
@@ -640,7 +640,7 @@ async def test_the_time_of_a_body_ends_with_it_and_begins_anew_with_the_next() -
 
 
 async def test_a_request_whose_body_came_is_not_ended_by_the_time_of_its_body() -> None:
-    async def slowly(cycle: ClientCycle) -> None:
+    async def slowly(cycle: ClientRequest) -> None:
         body = await cycle.read_body(100)
         await asyncio.get_running_loop().create_task(asyncio.sleep(0.4))
         plain(cycle, body)
@@ -673,7 +673,7 @@ async def test_a_control_route_that_reads_a_body_has_it_in_time_or_never() -> No
 
 
 async def test_a_body_that_cannot_be_read_is_thrown_into_its_request() -> None:
-    async def reads(cycle: ClientCycle) -> None:
+    async def reads(cycle: ClientRequest) -> None:
         try:
             await cycle.read_body(1 << 20)
         except InvalidRequest:

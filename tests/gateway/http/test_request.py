@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from gateway.errors import BodyTooLarge
-from gateway.http.request import ClientCycle
+from gateway.http.request import ClientRequest
 from tests.fakes.client import Client, request
 from tests.flow.harness import eventually
 from tests.gateway.wire import Door, echo, listening, plain
@@ -18,7 +18,7 @@ from tests.gateway.wire import Door, echo, listening, plain
 LIMIT = 65536
 
 
-async def reads(cycle: ClientCycle) -> None:
+async def reads(cycle: ClientRequest) -> None:
     """Answers with the size of the body, 413 when it is too large."""
     try:
         body = await cycle.read_body(LIMIT)
@@ -28,7 +28,7 @@ async def reads(cycle: ClientCycle) -> None:
         plain(cycle, b"%d" % len(body))
 
 
-async def refuses(cycle: ClientCycle) -> None:
+async def refuses(cycle: ClientRequest) -> None:
     """Answers without a look at the body."""
     plain(cycle, b"who are you?", 401)
 
@@ -52,7 +52,7 @@ CHUNKED = request("POST", "/a", None, [("transfer-encoding", "chunked")])
 async def test_a_body_is_asked_for_when_it_is_wanted_and_not_before() -> None:
     wanted = asyncio.Event()
 
-    async def later(cycle: ClientCycle) -> None:
+    async def later(cycle: ClientRequest) -> None:
         await asyncio.get_running_loop().create_task(wanted.wait())
         await reads(cycle)
 
@@ -190,7 +190,7 @@ async def test_nothing_that_follows_a_refused_body_is_taken_for_a_request() -> N
 
 
 async def test_a_reply_that_is_cut_never_looks_complete() -> None:
-    async def cuts(cycle: ClientCycle) -> None:
+    async def cuts(cycle: ClientRequest) -> None:
         cycle.start(200, [], length_known=False)
         cycle.write(b"the beginning")
         cycle.cut()
@@ -204,7 +204,7 @@ async def test_a_reply_that_is_cut_never_looks_complete() -> None:
 async def test_the_first_bytes_do_not_wait_for_the_next_ones() -> None:
     go = asyncio.Event()
 
-    async def slow(cycle: ClientCycle) -> None:
+    async def slow(cycle: ClientRequest) -> None:
         cycle.start(200, [], length_known=False)
         cycle.write(b"first")
         await asyncio.get_running_loop().create_task(go.wait())
@@ -289,7 +289,7 @@ async def test_a_mirror_of_the_body_is_the_body() -> None:
 
 
 async def test_a_head_that_cannot_be_written_leaves_room_for_one_that_says_so() -> None:
-    async def answer(cycle: ClientCycle) -> None:
+    async def answer(cycle: ClientRequest) -> None:
         with pytest.raises(Exception, match="malformed"):
             cycle.start(200, [(b"x", b"a\nb")], length_known=False)
         assert not cycle.begun

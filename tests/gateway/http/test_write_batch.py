@@ -5,7 +5,7 @@ import asyncio
 from backends.http1.connection_pool import ConnectionPool
 from backends.http1.interface import Headers, Origin, UpstreamError
 from backends.http1.timer_wheel import TimerWheel
-from gateway.http.write_batch import Outbox
+from gateway.http.write_batch import WriteBatch
 from tests.fakes.backend import Backend
 from tests.flow.harness import gateway_with
 
@@ -43,7 +43,7 @@ def _pool(backend: Backend) -> ConnectionPool:
 async def test_a_request_leaves_at_the_end_of_the_turn() -> None:
     async with Backend() as backend:
         backend.answers(200)
-        pool, outbox, answer = _pool(backend), Outbox(asyncio.get_running_loop()), Answer()
+        pool, outbox, answer = _pool(backend), WriteBatch(asyncio.get_running_loop()), Answer()
         connection = await pool.connect(2.0)
         outbox.request(connection, HEAD, b"", answer, head_request=False)
         await asyncio.wait_for(answer.over.wait(), 2.0)
@@ -54,7 +54,7 @@ async def test_a_request_leaves_at_the_end_of_the_turn() -> None:
 async def test_a_connection_that_was_given_up_in_the_same_turn_sends_nothing() -> None:
     async with Backend() as backend:
         backend.answers(200)
-        pool, outbox, answer = _pool(backend), Outbox(asyncio.get_running_loop()), Answer()
+        pool, outbox, answer = _pool(backend), WriteBatch(asyncio.get_running_loop()), Answer()
         connection = await pool.connect(2.0)
         outbox.request(connection, HEAD, b"", answer, head_request=False)
         connection.abort()
@@ -82,7 +82,7 @@ async def test_one_request_that_cannot_be_written_holds_no_other_back() -> None:
 
 async def _one_fails(backend: Backend) -> None:
     backend.answers(200)
-    pool, outbox, deaf, answer = _pool(backend), Outbox(asyncio.get_running_loop()), Answer(), Answer()
+    pool, outbox, deaf, answer = _pool(backend), WriteBatch(asyncio.get_running_loop()), Answer(), Answer()
     first, second = await pool.connect(2.0), await pool.connect(2.0)
     # No transport takes a text for bytes.
     outbox.request(first, "text", b"", deaf, head_request=False)  # type: ignore[arg-type]

@@ -5,18 +5,18 @@ from math import inf
 import pytest
 
 from gateway.limits.limit_error import limit_error, told
-from policies.config.settings.auth import Limit
-from policies.config.units import Rate
-from policies.limits import Demand, Level, Refused, Rule, rules_of
+from policies.config.settings.auth import LimitSettings
+from policies.config.units import RateValue
+from policies.limits import Demand, LimitLevel, LimitRefused, LimitRule, rules_of
 
 REQUESTS, SLOTS, QUOTA, TOKENS, NOTHING = rules_of(
     "free",
     (
-        Limit(requests=Rate(60, 60), burst=20),
-        Limit(concurrency=1),
-        Limit(tokens=Rate(5_000_000, 86400), per="tenant", strategy="fixed_window"),
-        Limit(output_tokens=Rate(1, 2592000), per="tenant+model"),
-        Limit(requests=Rate(0, 3600), per="all"),
+        LimitSettings(requests=RateValue(60, 60), burst=20),
+        LimitSettings(concurrency=1),
+        LimitSettings(tokens=RateValue(5_000_000, 86400), per="tenant", strategy="fixed_window"),
+        LimitSettings(output_tokens=RateValue(1, 2592000), per="tenant+model"),
+        LimitSettings(requests=RateValue(0, 3600), per="all"),
     ),
     "local",
 )
@@ -55,15 +55,15 @@ REQUESTS, SLOTS, QUOTA, TOKENS, NOTHING = rules_of(
     ],
 )  # fmt: skip
 def test_each_kind_of_limit_has_its_code_and_its_words(
-    rule: Rule, wait: float, status: int, code: str, retry_after: int | None, message: str
+    rule: LimitRule, wait: float, status: int, code: str, retry_after: int | None, message: str
 ) -> None:
-    error = limit_error(Refused(rule, wait), (Demand(QUOTA, "b", 6_000_000),))
+    error = limit_error(LimitRefused(rule, wait), (Demand(QUOTA, "b", 6_000_000),))
     assert (error.status, error.code, error.type) == (status, code, "rate_limit_error")
     assert (error.retry_after, error.message) == (retry_after, message)
 
 
 def test_it_says_where_the_client_stands() -> None:
-    error = limit_error(Refused(REQUESTS, 0.2, (Level(REQUESTS, 20, 0, 20.0),)))
+    error = limit_error(LimitRefused(REQUESTS, 0.2, (LimitLevel(REQUESTS, 20, 0, 20.0),)))
     assert dict(error.headers) == {
         b"x-ratelimit-limit-requests": b"20",
         b"x-ratelimit-remaining-requests": b"0",
@@ -73,12 +73,12 @@ def test_it_says_where_the_client_stands() -> None:
 
 @pytest.mark.parametrize(("wait", "tells"), [(60.0, False), (60.5, True), (inf, True)])
 def test_an_sdk_that_would_come_back_too_early_is_told_not_to(wait: float, tells: bool) -> None:
-    error = limit_error(Refused(TOKENS, wait))
+    error = limit_error(LimitRefused(TOKENS, wait))
     assert ((b"x-should-retry", b"false") in error.headers) is tells
 
 
 def test_a_rule_that_lets_nothing_through_unchecked_is_503() -> None:
-    error = limit_error(Refused(QUOTA, 0.0, mode="closed"))
+    error = limit_error(LimitRefused(QUOTA, 0.0, mode="closed"))
     assert (error.status, error.code, error.type) == (503, "store_unavailable", "api_error")
     assert error.retry_after == 1 and "free.2" in error.message
 

@@ -8,30 +8,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.limits.ratelimit_headers import duration, limit_headers, whole_seconds
-from policies.config.settings.auth import Limit
-from policies.config.units import Rate
-from policies.limits import Level, Rule, rules_of
+from policies.config.settings.auth import LimitSettings
+from policies.config.units import RateValue
+from policies.limits import LimitLevel, LimitRule, rules_of
 
-MINUTE = Rate(60, 60)
+MINUTE = RateValue(60, 60)
 REQUESTS, HOURLY, TOKENS, OUTPUT, SLOTS = rules_of(
     "free",
     (
-        Limit(requests=MINUTE),
-        Limit(requests=Rate(1000, 3600)),
-        Limit(tokens=Rate(100_000, 60)),
-        Limit(output_tokens=Rate(20_000, 60)),
-        Limit(concurrency=4),
+        LimitSettings(requests=MINUTE),
+        LimitSettings(requests=RateValue(1000, 3600)),
+        LimitSettings(tokens=RateValue(100_000, 60)),
+        LimitSettings(output_tokens=RateValue(20_000, 60)),
+        LimitSettings(concurrency=4),
     ),
     "local",
 )
 
 
-def shown(*levels: Level) -> dict[str, str]:
+def shown(*levels: LimitLevel) -> dict[str, str]:
     return {name.decode().removeprefix("x-ratelimit-"): value.decode() for name, value in limit_headers(levels)}
 
 
-def level(rule: Rule, remaining: int, reset: float = 1.0) -> Level:
-    return Level(rule, rule.burst, remaining, reset)
+def level(rule: LimitRule, remaining: int, reset: float = 1.0) -> LimitLevel:
+    return LimitLevel(rule, rule.burst, remaining, reset)
 
 
 def test_the_rule_with_the_least_share_left_speaks_for_its_kind() -> None:
@@ -52,7 +52,7 @@ def test_of_equal_shares_the_one_that_is_full_again_later_speaks() -> None:
 
 
 def test_a_limit_of_nothing_has_the_least_share_of_all() -> None:
-    (nothing,) = rules_of("p", (Limit(requests=Rate(0, 60)),), "local")
+    (nothing,) = rules_of("p", (LimitSettings(requests=RateValue(0, 60)),), "local")
     assert shown(level(REQUESTS, 1), level(nothing, 0, 0.0))["limit-requests"] == "0"
 
 

@@ -9,23 +9,23 @@ from typing import Any
 import pytest
 
 from backends.store.memory import MemoryStore
-from gateway.limits.usage import Usage, UsageDesk
-from policies.config.settings import Plan
-from policies.config.settings.auth import Limit
-from policies.config.units import Rate
+from gateway.limits.usage import PrincipalUsage, UsageReporter
+from policies.config.settings import PlanSettings
+from policies.config.settings.auth import LimitSettings
+from policies.config.units import RateValue
 from policies.identity.principal import Principal
-from policies.limits import Demand, Granted, Level, Subject, demands, rules_of
+from policies.limits import Demand, Granted, LimitLevel, LimitSubject, demands, rules_of
 from policies.limits.plans import plan_limits
-from policies.request.routing import Routes
+from policies.request.routing import RouteTable
 from tests.fakes.backend import Backend
 from tests.flow.harness import gateway_with
 
-PLAN = Plan(
+PLAN = PlanSettings(
     limits=(
-        Limit(requests=Rate(60, 60), burst=20),
-        Limit(tokens=Rate(100, 60), per="tenant+model"),
-        Limit(concurrency=4),
-        Limit(requests=Rate(10, 60), per="ip"),
+        LimitSettings(requests=RateValue(60, 60), burst=20),
+        LimitSettings(tokens=RateValue(100, 60), per="tenant+model"),
+        LimitSettings(concurrency=4),
+        LimitSettings(requests=RateValue(10, 60), per="ip"),
     ),
     max_input_tokens=4096,
 )
@@ -33,17 +33,19 @@ RULES = rules_of("free", PLAN.limits, "local")
 ANN = Principal("k1", "acme", "free", frozenset({"chat"}))
 
 
-def view(plans: Mapping[str, Plan]) -> Any:
-    return SimpleNamespace(table=SimpleNamespace(plans=plans), routes=Routes(()), limits=plan_limits(plans, "local"))
+def view(plans: Mapping[str, PlanSettings]) -> Any:
+    return SimpleNamespace(
+        table=SimpleNamespace(plans=plans), routes=RouteTable(()), limits=plan_limits(plans, "local")
+    )
 
 
-async def asked(store: Any, model: str | None = None, address: str = "10.0.0.1") -> Usage:
-    return await UsageDesk(lambda: store).of(view({"free": PLAN}), ANN, address, model)
+async def asked(store: Any, model: str | None = None, address: str = "10.0.0.1") -> PrincipalUsage:
+    return await UsageReporter(lambda: store).of(view({"free": PLAN}), ANN, address, model)
 
 
 async def test_it_tells_of_every_rule_what_is_left() -> None:
     store = MemoryStore(lambda: 1000.0)
-    subject = Subject("k1", "acme", "k1", "10.0.0.1", "m")
+    subject = LimitSubject("k1", "acme", "k1", "10.0.0.1", "m")
     taken = store.take(demands(RULES, subject, tokens=30), "lease")
     assert isinstance(taken, Granted)
     found = await asked(store, "m")
@@ -75,7 +77,7 @@ async def test_without_a_model_nothing_is_known_of_limits_per_model() -> None:
 class Away:
     """A store that is away."""
 
-    async def seen(self, wanted: Sequence[Demand]) -> tuple[Level, ...]:
+    async def seen(self, wanted: Sequence[Demand]) -> tuple[LimitLevel, ...]:
         raise OSError("gone")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gateway.observe.access_log import MAX_VALUE, AccessLog, Entry, LineEncoder
+from gateway.observe.access_log import MAX_VALUE, AccessLog, AccessLogEntry, LineEncoder
 from gateway.observe.line_writer import LineWriter
 
 Said = list[tuple[str, dict[str, object]]]
@@ -32,8 +32,8 @@ def log_to(path: Path | str, said: Said, **settings: Any) -> AccessLog:
     return AccessLog(str(path), complain=complain, chance=random.Random(1).random, **settings)
 
 
-def entry(number: int = 0, **values: Any) -> Entry:
-    return Entry(time=1_763_650_057.123, request_id=f"{number:032x}", **values)
+def entry(number: int = 0, **values: Any) -> AccessLogEntry:
+    return AccessLogEntry(time=1_763_650_057.123, request_id=f"{number:032x}", **values)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -53,7 +53,7 @@ def test_a_line_is_one_json_object_with_every_field_in_order(tmp_path: Path, sai
     log.write(entry(7, status=200, ms=12.34567, first_byte_ms=1.00049, stream=True, tenant="acme"))
     log.close()
     (line,) = lines(tmp_path / "access.log")
-    assert list(line) == list(Entry.__struct_fields__)
+    assert list(line) == list(AccessLogEntry.__struct_fields__)
     assert line["time"] == "2025-11-20T14:47:37.123Z"
     assert line["request_id"] == f"{7:032x}"
     assert (line["ms"], line["first_byte_ms"], line["overhead_ms"]) == (12.345, 1.0, None)

@@ -13,7 +13,7 @@ import pytest
 
 from backends.control.events import EndpointEvent, Kind
 from gateway.observe.events import LINES, tell
-from gateway.observe.log import Log, fields
+from gateway.observe.log import GatewayLog, fields
 
 
 def event(kind: Kind = "failed", endpoint: str = "pool-0", **figures: float) -> EndpointEvent:
@@ -38,7 +38,7 @@ def test_every_kind_of_event_has_a_line() -> None:
 
 @pytest.mark.parametrize("kind", get_args(Kind))
 def test_a_line_has_pool_endpoint_reason_and_figures(tmp_path: Path, kind: Kind) -> None:
-    log = Log(str(tmp_path / "log"), form="json")
+    log = GatewayLog(str(tmp_path / "log"), form="json")
     tell(
         EndpointEvent("pool", "" if kind == "panic" else "pool-0", kind, "consecutive", {"failures": 5, "seconds": 1.5})
     )
@@ -53,7 +53,7 @@ def test_a_line_has_pool_endpoint_reason_and_figures(tmp_path: Path, kind: Kind)
 
 
 def test_a_figure_cannot_take_the_place_of_who_it_was(tmp_path: Path) -> None:
-    log = Log(str(tmp_path / "log"), form="json")
+    log = GatewayLog(str(tmp_path / "log"), form="json")
     tell(EndpointEvent("pool", "pool-0", "failed", "x", {"endpoint": "other", "reason": "y"}))
     log.close()
     (line,) = lines(tmp_path / "log", "endpoint_failed")
@@ -62,7 +62,7 @@ def test_a_figure_cannot_take_the_place_of_who_it_was(tmp_path: Path) -> None:
 
 def test_a_storm_of_10000_events_is_a_bounded_number_of_lines_that_say_how_many_were_held_back(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    log = Log(str(path), form="json")
+    log = GatewayLog(str(path), form="json")
     started = time.perf_counter()
     for number in range(10_000):
         tell(event(endpoint=f"pool-{number % 4}"))
@@ -75,7 +75,7 @@ def test_a_storm_of_10000_events_is_a_bounded_number_of_lines_that_say_how_many_
 
 def test_a_storm_at_many_endpoints_is_bounded_too(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    log = Log(str(path), form="json")
+    log = GatewayLog(str(path), form="json")
     for number in range(10_000):
         tell(event(endpoint=f"pool-{number}"))
     log.close()
@@ -85,7 +85,7 @@ def test_a_storm_at_many_endpoints_is_bounded_too(tmp_path: Path) -> None:
 
 def test_a_storm_of_one_event_or_at_one_endpoint_hides_nobody_elses(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    log = Log(str(path), form="json")
+    log = GatewayLog(str(path), form="json")
     for _ in range(5_000):
         tell(event())
     tell(event("ejected"))
@@ -98,7 +98,7 @@ def test_a_storm_of_one_event_or_at_one_endpoint_hides_nobody_elses(tmp_path: Pa
 
 async def test_its_end_is_asked_for_once_from_whatever_thread(tmp_path: Path) -> None:
     asked: list[float] = []
-    log = Log(str(tmp_path / "log"), form="json", later=lambda seconds, call: asked.append(seconds))
+    log = GatewayLog(str(tmp_path / "log"), form="json", later=lambda seconds, call: asked.append(seconds))
     for _ in range(100):
         await asyncio.to_thread(tell, event())
     log.close()
@@ -110,7 +110,7 @@ async def test_its_end_is_asked_for_once_from_whatever_thread(tmp_path: Path) ->
 
 def test_who_changed_what_is_never_held_back_nor_hidden_by_the_level(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    log = Log(str(path), form="json", level="error")
+    log = GatewayLog(str(path), form="json", level="error")
     for _ in range(200):
         logging.getLogger("sluice.audit").info("admin", extra=fields(who="127.0.0.1", what="drain", endpoint="pool-0"))
     log.close()

@@ -7,12 +7,12 @@ import logging
 import re
 from pathlib import Path
 
-from gateway.observe.log import Log, fields
+from gateway.observe.log import GatewayLog, fields
 
 
-def written(tmp_path: Path, *, form: str = "text", level: str = "info") -> tuple[Log, Path]:
+def written(tmp_path: Path, *, form: str = "text", level: str = "info") -> tuple[GatewayLog, Path]:
     path = tmp_path / "sluice.log"
-    return Log(str(path), level=level, form=form), path
+    return GatewayLog(str(path), level=level, form=form), path
 
 
 def test_a_line_is_time_level_event_and_fields(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from gateway.observe.log import fields
-from gateway.observe.log_suppression import Repeats
+from gateway.observe.log_suppression import RepeatSuppressor
 
 
 def record(at: float, event: str = "again", **named: object) -> logging.LogRecord:
@@ -16,14 +16,14 @@ def record(at: float, event: str = "again", **named: object) -> logging.LogRecor
     return made
 
 
-def said(repeats: Repeats, at: float, event: str = "again", **named: object) -> dict[str, Any] | None:
+def said(repeats: RepeatSuppressor, at: float, event: str = "again", **named: object) -> dict[str, Any] | None:
     """The fields of the line, or None if it was held back."""
     one = record(at, event, **named)
     return one.__dict__["sluice_fields"] if repeats.filter(one) else None
 
 
 def test_a_repeated_event_is_held_back_and_then_counted() -> None:
-    repeats = Repeats(limit=3, window=10.0)
+    repeats = RepeatSuppressor(limit=3, window=10.0)
     assert [said(repeats, second) is not None for second in range(8)] == [True] * 3 + [False] * 5
     assert said(repeats, 20.0) == {"held_back": 5}
     assert said(repeats, 21.0) == {}
@@ -31,7 +31,7 @@ def test_a_repeated_event_is_held_back_and_then_counted() -> None:
 
 def test_one_that_never_comes_again_is_told_when_its_time_is_over() -> None:
     asked: list[float] = []
-    repeats = Repeats(limit=3, window=10.0, holding=asked.append)
+    repeats = RepeatSuppressor(limit=3, window=10.0, holding=asked.append)
     for second in range(8):
         said(repeats, second, endpoint="a")
     assert asked == [7.0]
@@ -44,7 +44,7 @@ def test_one_that_never_comes_again_is_told_when_its_time_is_over() -> None:
 
 
 def test_one_endpoint_leaves_room_for_another_and_all_of_them_are_bounded() -> None:
-    repeats = Repeats(limit=3, window=10.0, total=10)
+    repeats = RepeatSuppressor(limit=3, window=10.0, total=10)
     assert sum(said(repeats, 0.0, endpoint="a") is not None for _ in range(100)) == 3
     assert said(repeats, 0.0, endpoint="b") is not None
     assert sum(said(repeats, 0.0, endpoint=f"e{number}") is not None for number in range(100)) == 6
@@ -54,7 +54,7 @@ def test_one_endpoint_leaves_room_for_another_and_all_of_them_are_bounded() -> N
 
 
 def test_a_clock_that_was_set_back_silences_nothing() -> None:
-    repeats = Repeats(limit=1, window=10.0)
+    repeats = RepeatSuppressor(limit=1, window=10.0)
     assert said(repeats, 1_000.0) is not None
     assert said(repeats, 1_001.0) is None
     assert said(repeats, 1.0) == {"held_back": 1}
@@ -62,7 +62,7 @@ def test_a_clock_that_was_set_back_silences_nothing() -> None:
 
 
 def test_memory_is_bounded_and_what_was_held_back_is_forgotten_last() -> None:
-    repeats = Repeats(limit=1, window=10.0, most=50)
+    repeats = RepeatSuppressor(limit=1, window=10.0, most=50)
     for _ in range(9):
         said(repeats, 0.0, "storm")
     for number in range(1_000):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.upstream.stream_tap import Tap
+from gateway.upstream.stream_tap import StreamTap
 
 CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"hi \\"usage\\": {} \\"error\\""}}]}\n\n'
 USAGE = (
@@ -13,8 +13,8 @@ ERROR = b'data: {"error":{"message":"engine died","type":"InternalServerError","
 DONE = b"data: [DONE]\n\n"
 
 
-def _fed(body: bytes, cut: int, *, stream: bool = True) -> Tap:
-    tap = Tap(stream=stream)
+def _fed(body: bytes, cut: int, *, stream: bool = True) -> StreamTap:
+    tap = StreamTap(stream=stream)
     for start in range(0, len(body), cut):
         tap.feed([body[start : start + cut]])
     return tap
@@ -52,7 +52,7 @@ def test_usage_that_was_taken_out_is_read_where_it_was_put() -> None:
 
 
 def test_anthropic_usage_stands_at_both_ends() -> None:
-    tap = Tap(stream=True)
+    tap = StreamTap(stream=True)
     tap.begin(
         b'event: message_start\ndata: {"type":"message_start","message":{'
         b'"usage":{"input_tokens":3,"output_tokens":0}}}\n\n'
@@ -76,7 +76,7 @@ def test_an_open_event_is_known_for_open() -> None:
 
 
 def test_a_long_open_event_is_not_kept_whole() -> None:
-    tap = Tap(stream=True)
+    tap = StreamTap(stream=True)
     for _ in range(100):
         tap.feed([b"x" * 60_000])
     assert len(tap._open) <= 64 * 1024

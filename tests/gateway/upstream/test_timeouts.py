@@ -7,14 +7,14 @@ import pytest
 
 from gateway.errors import AttemptTimeout, DeadlineExceeded, FirstByteTimeout, IdleTimeout
 from gateway.upstream.timeouts import overdue
-from policies.config.settings import Timeouts
+from policies.config.settings import TimeoutSettings
 
-TIMES = Timeouts(connect=2.0, first_byte=5.0, idle=3.0, attempt=20.0, total=60.0)
+TIMES = TimeoutSettings(connect=2.0, first_byte=5.0, idle=3.0, attempt=20.0, total=60.0)
 STREAM = {"stream": True, "held_up": False, "quiet_since": 0.0}
 
 
 def exchange(
-    phase: str, *, timeouts: Timeouts = TIMES, stream: bool = True, relay: Any = None, **facts: Any
+    phase: str, *, timeouts: TimeoutSettings = TIMES, stream: bool = True, relay: Any = None, **facts: Any
 ) -> Any:  # fmt: skip
     """An exchange that began at 100.0, with its one attempt."""
     known = {
@@ -45,7 +45,7 @@ def test_a_plain_answer_runs_under_attempt_alone() -> None:
 
 
 def test_a_route_may_time_a_plain_answers_first_byte_too() -> None:
-    waits = exchange("first_byte", stream=False, timeouts=Timeouts(first_byte_plain=1.0))
+    waits = exchange("first_byte", stream=False, timeouts=TimeoutSettings(first_byte_plain=1.0))
     assert type(overdue(waits, 101.0)) is FirstByteTimeout
 
 
@@ -77,7 +77,7 @@ def test_between_two_attempts_only_the_total_deadline_counts() -> None:
 
 @pytest.mark.parametrize("phase", ["connect", "first_byte", "stream", "retry"])
 def test_without_timeouts_nothing_is_ever_over(phase: str) -> None:
-    unlimited = Timeouts(first_byte=None, idle=None, attempt=None, total=None)
+    unlimited = TimeoutSettings(first_byte=None, idle=None, attempt=None, total=None)
     assert overdue(exchange(phase, timeouts=unlimited, relay=relay()), 1e9) is None
 
 

@@ -2,7 +2,7 @@
 
 from math import inf
 
-from policies.capacity.admission import PATIENCE, AdmissionQueue, Refused, Ticket, Waiting
+from policies.capacity.admission import PATIENCE, AdmissionQueue, AdmissionRefused, Ticket, WaitingTicket
 
 
 def ticket(
@@ -33,7 +33,7 @@ def turn(queue: AdmissionQueue, now: float = 0.0, held: float = 1.0) -> Ticket:
 def test_free_slot_is_taken_at_once_and_never_past_who_waits() -> None:
     queue = AdmissionQueue(size=1, slots=1)
     assert queue.enter() and not queue.enter()
-    assert queue.offer(ticket(), 0.0) == Waiting()
+    assert queue.offer(ticket(), 0.0) == WaitingTicket()
     queue.give_back(1.0)
     assert not queue.enter()
     assert [one.admitted for one in queue.admit(0.0)] == [True]
@@ -61,9 +61,9 @@ def test_lower_priorities_get_one_turn_in_ten_in_turn() -> None:
 def test_full_refuses_with_the_time_that_the_queue_takes() -> None:
     queue = busy(slots=2, size=10, held=4.0)
     for _ in range(10):
-        assert queue.offer(ticket(wait=100), 0.0) == Waiting()
+        assert queue.offer(ticket(wait=100), 0.0) == WaitingTicket()
     # 10 are before it and each of 2 slots is held for 4 s: 11 * 4 / 2.
-    assert queue.offer(ticket(wait=100), 0.0) == Refused("full", 22)
+    assert queue.offer(ticket(wait=100), 0.0) == AdmissionRefused("full", 22)
     assert queue.waiting == 10
 
 
@@ -75,7 +75,7 @@ def test_full_of_one_tenant_another_has_a_place_by_its_weight() -> None:
     pushed = []
     for _ in range(20):
         answer = queue.offer(ticket(tenant="quiet", weight=2.0), 0.0)
-        if isinstance(answer, Waiting):
+        if isinstance(answer, WaitingTicket):
             pushed.append(answer.pushed_out)
     assert pushed == first[:3:-1]
     assert all(one.refused == "pushed_out" for one in first[4:])
@@ -87,10 +87,10 @@ def test_higher_priority_pushes_the_newest_of_the_lowest_out() -> None:
     low = [ticket(priority=priority) for priority in (1, 0, 0)]
     for one in low:
         queue.offer(one, 0.0)
-    assert queue.offer(ticket(priority=-1), 0.0) == Refused("full", 1)
+    assert queue.offer(ticket(priority=-1), 0.0) == AdmissionRefused("full", 1)
     answers = [queue.offer(ticket(priority=5), 0.0) for _ in range(3)]
-    assert answers == [Waiting(low[2]), Waiting(low[1]), Waiting(low[0])]
-    assert queue.offer(ticket(priority=5), 0.0) == Refused("full", 1)
+    assert answers == [WaitingTicket(low[2]), WaitingTicket(low[1]), WaitingTicket(low[0])]
+    assert queue.offer(ticket(priority=5), 0.0) == AdmissionRefused("full", 1)
     assert queue.waiting == 3
 
 
@@ -100,7 +100,7 @@ def test_full_of_one_priority_every_other_one_has_a_tenth_of_the_places() -> Non
         queue.offer(ticket(priority=5), 0.0)
     for priority in (0, 9):
         answers = [queue.offer(ticket(priority=priority), 0.0) for _ in range(6)]
-        taken = [one.pushed_out.priority for one in answers if isinstance(one, Waiting) and one.pushed_out]
+        taken = [one.pushed_out.priority for one in answers if isinstance(one, WaitingTicket) and one.pushed_out]
         assert taken == [5] * (4 if priority == 0 else 6)
     assert [(one.priority, one.waiting) for one in queue.levels(0.0)] == [(9, 6), (5, 30), (0, 4)]
     for _ in range(40):
@@ -111,17 +111,17 @@ def test_full_of_one_priority_every_other_one_has_a_tenth_of_the_places() -> Non
 def test_what_cannot_be_served_in_time_is_refused_at_once() -> None:
     queue = busy(slots=1, held=2.0)
     for _ in range(4):
-        assert isinstance(queue.offer(ticket(), 0.0), Waiting)
+        assert isinstance(queue.offer(ticket(), 0.0), WaitingTicket)
     # It would wait for 10 s, and its answer takes 2 more.
-    assert queue.offer(ticket(left=11.5), 0.0) == Refused("late", 10)
-    assert queue.offer(ticket(wait=9.5), 0.0) == Refused("late", 10)
-    assert queue.offer(ticket(priority=1, left=11.5), 0.0) == Waiting()
-    assert queue.offer(ticket(left=14.5), 0.0) == Waiting()
+    assert queue.offer(ticket(left=11.5), 0.0) == AdmissionRefused("late", 10)
+    assert queue.offer(ticket(wait=9.5), 0.0) == AdmissionRefused("late", 10)
+    assert queue.offer(ticket(priority=1, left=11.5), 0.0) == WaitingTicket()
+    assert queue.offer(ticket(left=14.5), 0.0) == WaitingTicket()
 
 
 def test_nothing_is_too_late_while_nobody_knows_how_long_it_takes() -> None:
     queue = busy(slots=1)
-    assert queue.offer(ticket(left=0.1), 0.0) == Waiting()
+    assert queue.offer(ticket(left=0.1), 0.0) == WaitingTicket()
 
 
 def test_whose_time_is_over_gets_no_slot() -> None:
@@ -143,7 +143,7 @@ def test_different_lengths_are_no_reason_to_give_a_short_one_up() -> None:
     one = ticket(left=1.0)
     one.deadline = 1.0
     queue._held.mean = 0.0
-    assert queue.offer(one, 0.0) == Waiting()
+    assert queue.offer(one, 0.0) == WaitingTicket()
     queue._held.mean = 6.0
     queue.give_back(0.1)
     assert queue.admit(0.5) == [one] and one.admitted
@@ -161,14 +161,14 @@ def test_priority_that_is_overtaken_is_told_of_its_own_pace() -> None:
     # It moves once a second.
     assert queue.levels(now)[0].waiting == 30
     answer = queue.offer(ticket(now, wait=25.0), now)
-    assert isinstance(answer, Refused) and 29 <= answer.retry_after <= 33
+    assert isinstance(answer, AdmissionRefused) and 29 <= answer.retry_after <= 33
     assert (queue.expected(ticket(now, priority=1, tenant="u"), now) or 9.0) < 1.0
 
 
 def test_place_after_a_stall_is_no_promise() -> None:
     queue = busy(slots=4, held=0.1)
     queue.offer(ticket(0.0), 0.0)
-    assert isinstance(queue.offer(ticket(20.0, wait=5), 20.0), Refused)
+    assert isinstance(queue.offer(ticket(20.0, wait=5), 20.0), AdmissionRefused)
 
 
 def test_leaving_twice_or_after_a_turn_is_nothing() -> None:
@@ -186,7 +186,7 @@ def test_leaving_twice_or_after_a_turn_is_nothing() -> None:
 
 def test_nothing_has_no_place_where_there_are_none() -> None:
     queue = busy(slots=1, size=0)
-    assert queue.offer(ticket(priority=9), 0.0) == Refused("full", 1)
+    assert queue.offer(ticket(priority=9), 0.0) == AdmissionRefused("full", 1)
 
 
 def test_drain_rate_is_told() -> None:

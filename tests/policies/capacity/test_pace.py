@@ -4,16 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.capacity.pace import Held, Pace
+from policies.capacity.pace import QueuePace, SlotTimes
 
 
 def test_nobody_knows_before_the_first() -> None:
-    held = Held()
+    held = SlotTimes()
     assert (held.mean, held.least) == (None, 0.0)
 
 
 def test_alike_ones_need_what_they_need_and_mixed_ones_nothing_for_sure() -> None:
-    alike, mixed = Held(), Held()
+    alike, mixed = SlotTimes(), SlotTimes()
     for number in range(500):
         alike.learn(2.0)
         mixed.learn(60.0 if number % 10 == 0 else 0.1)
@@ -23,7 +23,7 @@ def test_alike_ones_need_what_they_need_and_mixed_ones_nothing_for_sure() -> Non
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=100))
 def test_the_least_is_never_over_the_mean_nor_the_mean_over_the_most(seconds: list[float]) -> None:
-    held = Held()
+    held = SlotTimes()
     for one in seconds:
         held.learn(one)
         assert held.mean is not None and 0 <= held.least <= held.mean
@@ -31,7 +31,7 @@ def test_the_least_is_never_over_the_mean_nor_the_mean_over_the_most(seconds: li
 
 
 def test_a_pace_is_that_of_the_last_turns() -> None:
-    pace = Pace(0.0)
+    pace = QueuePace(0.0)
     assert pace.wait(10, 3.0) == 3.0
     for number in range(100):
         pace.moved(float(number))

@@ -7,7 +7,7 @@ import pytest
 from policies.config.available import NOT_BUILT
 from policies.config.document import PolicyError, load
 from policies.config.settings import Policy
-from policies.config.settings.routes import Retry, Timeouts
+from policies.config.settings.routes import RetrySettings, TimeoutSettings
 from policies.config.shapes import Either, ListOf, NamesOf, OrOff, Section, Shape, keys
 from tests.policies.policy_files import DATA, POOLS, ROUTES, loaded, mistakes
 
@@ -110,14 +110,14 @@ routes:
 - {model: n, pool: p, retry: off, timeouts: {first_byte: off, idle: off, attempt: off, total: off}}
 """
     first, second = loaded(tmp_path, POOLS + routes).routes
-    assert first.retry == Retry(
+    assert first.retry == RetrySettings(
         retries=1, backoff=0.05, factor=3.0, max=1.0, jitter="none", budget=0.5, floor=0, when=("no_answer", 500)
     )
-    assert first.timeouts == Timeouts(
+    assert first.timeouts == TimeoutSettings(
         connect=1.0, first_byte=2.0, first_byte_plain=3.0, idle=4.0, attempt=5.0, total=6.0
     )
     assert second.retry is None
-    assert second.timeouts == Timeouts(first_byte=None, idle=None, attempt=None, total=None)
+    assert second.timeouts == TimeoutSettings(first_byte=None, idle=None, attempt=None, total=None)
 
 
 @pytest.mark.parametrize(

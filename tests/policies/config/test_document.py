@@ -11,7 +11,7 @@ import pytest
 
 from policies.config.addresses import Address
 from policies.config.document import PolicyError, load
-from policies.config.settings import Policy, Scale, Secret
+from policies.config.settings import Policy, ScaleSettings, Secret
 from tests.policies.policy_files import EXAMPLES, POOLS, ROUTES, SMALL, loaded, mistakes, write
 
 NOT_AVAILABLE = "not available in this version"
@@ -315,7 +315,7 @@ def test_shapes_of_count_and_gpus(tmp_path: Path) -> None:
         f"policy.yaml:1:40 pools.p.workers.count: {NOT_AVAILABLE} (available: a number)",
         f"policy.yaml:1:56 pools.p.workers.gpus: {NOT_AVAILABLE} (available: auto, none)",
     ]
-    assert Scale(max=4).min == 1
+    assert ScaleSettings(max=4).min == 1
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

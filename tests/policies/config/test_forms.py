@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from policies.config import addresses, forms
 from policies.config.addresses import Address
-from policies.config.forms import Bound, Step
-from policies.config.kind import Kind
+from policies.config.forms import Bound, TextStep
+from policies.config.kind import ScalarKind
 
 
 @pytest.mark.parametrize(
@@ -127,8 +127,8 @@ def test_network() -> None:
         (forms.HEADER_VALUE, " ml ", "ml"),
         (forms.BOUND, "<=2048", Bound("<=", 2048)),
         (forms.BOUND, "> 2k", Bound(">", 2000)),
-        (forms.STEP, "50%", Step(50, True)),
-        (forms.STEP, "2", Step(2, False)),
+        (forms.STEP, "50%", TextStep(50, True)),
+        (forms.STEP, "2", TextStep(2, False)),
         (forms.OUTCOME, "not_sent", "not_sent"),
         (forms.OUTCOME, "503", 503),
         (forms.HASH_ON, "header:X-Session-Id", "header:X-Session-Id"),
@@ -137,7 +137,7 @@ def test_network() -> None:
         (forms.VERSION, "1", 1),
     ],
 )
-def test_form(kind: Kind, text: str, value: Any) -> None:
+def test_form(kind: ScalarKind, text: str, value: Any) -> None:
     assert kind.read(text) == value
 
 
@@ -171,14 +171,14 @@ def test_form(kind: Kind, text: str, value: Any) -> None:
         (forms.TEXT, "\0", "holds a NUL character"),
     ],
 )
-def test_form_that_is_none(kind: Kind, text: str, message: str) -> None:
+def test_form_that_is_none(kind: ScalarKind, text: str, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         kind.read(text)
     assert message in str(caught.value)
 
 
 KINDS = [
-    value for module in (forms, addresses) for value in vars(module).values() if isinstance(value, Kind)
+    value for module in (forms, addresses) for value in vars(module).values() if isinstance(value, ScalarKind)
 ]  # fmt: skip
 
 

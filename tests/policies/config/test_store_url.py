@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from policies.config.store_url import Target, read_target
+from policies.config.store_url import StoreTarget, read_target
 
 HOST = [("h", 6379)]
 
@@ -12,20 +12,20 @@ HOST = [("h", 6379)]
 @pytest.mark.parametrize(
     ("url", "target"),
     [
-        ("redis://h", Target("single", HOST)),
-        ("redis://h:1/", Target("single", [("h", 1)])),
-        ("redis://h/5", Target("single", HOST, database=5)),
-        ("redis://[::1]:7000/0", Target("single", [("::1", 7000)])),
-        ("rediss://h:1/2", Target("single", [("h", 1)], tls=True, database=2)),
-        ("redis+unix:///run/redis.sock", Target("unix", [("/run/redis.sock", 0)])),
-        ("redis+unix:///run/a%20b.sock?db=3", Target("unix", [("/run/a b.sock", 0)], database=3)),
-        ("redis+sentinel://a,b:1/main", Target("sentinel", [("a", 26379), ("b", 1)], service="main")),
-        ("redis+sentinel://a/main/4", Target("sentinel", [("a", 26379)], service="main", database=4)),
-        ("redis+cluster://a,b:7001,[::1]:7002", Target("cluster", [("a", 6379), ("b", 7001), ("::1", 7002)])),
-        ("redis+cluster://a/0", Target("cluster", [("a", 6379)])),
+        ("redis://h", StoreTarget("single", HOST)),
+        ("redis://h:1/", StoreTarget("single", [("h", 1)])),
+        ("redis://h/5", StoreTarget("single", HOST, database=5)),
+        ("redis://[::1]:7000/0", StoreTarget("single", [("::1", 7000)])),
+        ("rediss://h:1/2", StoreTarget("single", [("h", 1)], tls=True, database=2)),
+        ("redis+unix:///run/redis.sock", StoreTarget("unix", [("/run/redis.sock", 0)])),
+        ("redis+unix:///run/a%20b.sock?db=3", StoreTarget("unix", [("/run/a b.sock", 0)], database=3)),
+        ("redis+sentinel://a,b:1/main", StoreTarget("sentinel", [("a", 26379), ("b", 1)], service="main")),
+        ("redis+sentinel://a/main/4", StoreTarget("sentinel", [("a", 26379)], service="main", database=4)),
+        ("redis+cluster://a,b:7001,[::1]:7002", StoreTarget("cluster", [("a", 6379), ("b", 7001), ("::1", 7002)])),
+        ("redis+cluster://a/0", StoreTarget("cluster", [("a", 6379)])),
     ],
 )
-def test_every_form(url: str, target: Target) -> None:
+def test_every_form(url: str, target: StoreTarget) -> None:
     assert read_target(url) == target
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.config import units
-from policies.config.units import Rate
+from policies.config.units import RateValue
 
 
 @pytest.mark.parametrize(
@@ -43,15 +43,15 @@ def test_count(text: str, count: int) -> None:
 @pytest.mark.parametrize(
     ("text", "rate"),
     [
-        ("60/second", Rate(60, 1)),
-        ("60/minute", Rate(60, 60)),
-        ("1000/hour", Rate(1000, 3600)),
-        ("5M/day", Rate(5_000_000, 86400)),
-        ("100M/month", Rate(100_000_000, 2_592_000)),
-        ("0/day", Rate(0, 86400)),
+        ("60/second", RateValue(60, 1)),
+        ("60/minute", RateValue(60, 60)),
+        ("1000/hour", RateValue(1000, 3600)),
+        ("5M/day", RateValue(5_000_000, 86400)),
+        ("100M/month", RateValue(100_000_000, 2_592_000)),
+        ("0/day", RateValue(0, 86400)),
     ],
 )
-def test_rate(text: str, rate: Rate) -> None:
+def test_rate(text: str, rate: RateValue) -> None:
     assert units.read_rate(text) == rate
 
 
@@ -126,7 +126,7 @@ def test_ranges_are_said() -> None:
 def test_what_is_written_reads_the_same(milliseconds: int) -> None:
     assert units.read_seconds(units.write_seconds(milliseconds / 1000)) == milliseconds / 1000
     assert units.read_size(units.write_size(milliseconds)) == milliseconds
-    assert units.read_rate(units.write_rate(Rate(milliseconds, 60))) == Rate(milliseconds, 60)
+    assert units.read_rate(units.write_rate(RateValue(milliseconds, 60))) == RateValue(milliseconds, 60)
 
 
 @given(st.text())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 
-from policies.identity.guessing import Guessing
+from policies.identity.guessing import GuessingLimiter
 
 
 class Clock:
@@ -15,7 +15,7 @@ class Clock:
 
 
 def test_twenty_failures_are_within_the_limit_and_the_next_is_not() -> None:
-    guessing = Guessing(Clock())
+    guessing = GuessingLimiter(Clock())
     assert [guessing.failed("10.0.0.1") for _ in range(20)] == [None] * 20
     assert guessing.failed("10.0.0.1") == 3.0
     assert guessing.failed("10.0.0.2") is None
@@ -23,7 +23,7 @@ def test_twenty_failures_are_within_the_limit_and_the_next_is_not() -> None:
 
 def test_one_more_every_three_seconds() -> None:
     clock = Clock()
-    guessing = Guessing(clock)
+    guessing = GuessingLimiter(clock)
     within = 0
     for _ in range(6000):
         within += guessing.failed("a") is None
@@ -33,7 +33,7 @@ def test_one_more_every_three_seconds() -> None:
 
 def test_whoever_goes_on_waits_no_longer_for_it() -> None:
     clock = Clock()
-    guessing = Guessing(clock)
+    guessing = GuessingLimiter(clock)
     for _ in range(1000):
         guessing.failed("a")
     wait = guessing.failed("a")
@@ -44,7 +44,7 @@ def test_whoever_goes_on_waits_no_longer_for_it() -> None:
 
 def test_a_minute_later_nothing_is_left_of_it() -> None:
     clock = Clock()
-    guessing = Guessing(clock)
+    guessing = GuessingLimiter(clock)
     for _ in range(30):
         guessing.failed("a")
     clock.now += 60
@@ -52,14 +52,14 @@ def test_a_minute_later_nothing_is_left_of_it() -> None:
 
 
 def test_who_has_a_network_of_ipv6_has_one_address() -> None:
-    guessing = Guessing(Clock())
+    guessing = GuessingLimiter(Clock())
     assert [guessing.failed(f"2001:db8::{n}") for n in range(20)] == [None] * 20
     assert guessing.failed("2001:db8::99") is not None
     assert guessing.failed("2001:db8:0:1::1") is None
 
 
 def test_memory_is_bounded_and_who_fails_now_is_not_forgotten() -> None:
-    guessing = Guessing(Clock(), most=100)
+    guessing = GuessingLimiter(Clock(), most=100)
     for _ in range(20):
         guessing.failed("busy")
     for number in range(10_000):
@@ -70,7 +70,7 @@ def test_memory_is_bounded_and_who_fails_now_is_not_forgotten() -> None:
 
 def test_ten_thousand_addresses_take_two_megabytes_at_most() -> None:
     tracemalloc.start()
-    guessing = Guessing(Clock())
+    guessing = GuessingLimiter(Clock())
     for number in range(20_000):
         guessing.failed(f"2001:db8:{number:x}::1")
     size, _ = tracemalloc.get_traced_memory()

@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 from jwt.algorithms import RSAAlgorithm
 
-from policies.config.settings import Claims, Jwks, Jwt
+from policies.config.settings import ClaimsSettings, JwksSettings, JwtSettings
 from policies.identity.issuers import may_be_new
 from policies.identity.jwks import MAX_BYTES, MAX_KEYS, JwksError, read_jwks
 from tests.fakes.tokens import AUDIENCE, ISSUER, Signer, b64, jwk_set, shared_jwk
 
 RSA, EC, EDWARDS = Signer(), Signer("e1", "ES256"), Signer("d1", "EdDSA")
-CORP = Jwt(
-    name="corp", issuer=ISSUER, audience=AUDIENCE, jwks=Jwks(url="https://sso.example.com/certs"),
-    claims=Claims(plan="tier"),
+CORP = JwtSettings(
+    name="corp", issuer=ISSUER, audience=AUDIENCE, jwks=JwksSettings(url="https://sso.example.com/certs"),
+    claims=ClaimsSettings(plan="tier"),
 )  # fmt: skip
 
 
-def kids(*keys: dict[str, Any], settings: Jwt = CORP) -> list[str | None]:
+def kids(*keys: dict[str, Any], settings: JwtSettings = CORP) -> list[str | None]:
     return [key.kid for key in read_jwks(jwk_set(*keys), settings).keys]
 
 
@@ -108,7 +108,7 @@ def test_of_a_private_key_only_the_public_members_are_kept() -> None:
 def test_a_shared_key_counts_only_where_the_policy_says_so_and_is_as_long_as_the_hash() -> None:
     with pytest.raises(JwksError):
         read_jwks(jwk_set(shared_jwk(b"s" * 64)), CORP)
-    shared = replace(CORP, algorithms=("HS256", "HS512"), jwks=Jwks(file="f"))
+    shared = replace(CORP, algorithms=("HS256", "HS512"), jwks=JwksSettings(file="f"))
     (key,) = read_jwks(jwk_set(shared_jwk(b"s" * 32)), shared).keys
     assert key.algorithms == ("HS256",)
     with pytest.raises(JwksError, match="shorter than the hash"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from policies.config.settings import Plan
+from policies.config.settings import PlanSettings
 from policies.identity.principal import SCOPES, Principal, principal_for, read_scopes
 
 
@@ -18,8 +18,8 @@ def test_each_set_of_globs_must_allow_one_of_the_names_of_a_model() -> None:
 
 
 def test_engine_fields_is_never_a_default_scope() -> None:
-    assert "engine_fields" not in principal_for(Plan(), plan_name="full").scopes
-    assert "engine_fields" in principal_for(Plan(scopes=("chat", "engine_fields")), plan_name="x").scopes
+    assert "engine_fields" not in principal_for(PlanSettings(), plan_name="full").scopes
+    assert "engine_fields" in principal_for(PlanSettings(scopes=("chat", "engine_fields")), plan_name="x").scopes
 
 
 def test_scopes_are_read_by_name() -> None:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.config.settings import ClaimDefaults, Claims, Jwks, Jwt, Plan
+from policies.config.settings import ClaimDefaultsSettings, ClaimsSettings, JwksSettings, JwtSettings, PlanSettings
 from policies.identity.api_keys import digest
 from policies.identity.authenticator import Authenticator
 from policies.identity.issuers import Issuer
@@ -26,20 +26,20 @@ from tests.fakes.sealed import sealed
 from tests.fakes.tokens import AUDIENCE, ISSUER, NOW, Signer, b64, claims, hmac_token, jwk_set, shared_jwk
 
 EDWARDS = Signer("d1", "EdDSA")
-PLANS = {"free": Plan(models=("qwen2-*",), scopes=("chat", "embeddings")), "full": Plan()}
-CORP = Jwt(
-    name="corp", issuer=ISSUER, audience=AUDIENCE, jwks=Jwks(url="https://sso.example.com/certs"),
-    claims=Claims(tenant="org_id", plan="tier"),
+PLANS = {"free": PlanSettings(models=("qwen2-*",), scopes=("chat", "embeddings")), "full": PlanSettings()}
+CORP = JwtSettings(
+    name="corp", issuer=ISSUER, audience=AUDIENCE, jwks=JwksSettings(url="https://sso.example.com/certs"),
+    claims=ClaimsSettings(tenant="org_id", plan="tier"),
 )  # fmt: skip
 
 
-def issuer(settings: Jwt = CORP, *signers: Signer, keys: tuple[Mapping[str, Any], ...] = ()) -> Issuer:
+def issuer(settings: JwtSettings = CORP, *signers: Signer, keys: tuple[Mapping[str, Any], ...] = ()) -> Issuer:
     listed = keys or tuple(signer.jwk() for signer in signers or (RSA, EC, EDWARDS))
     return Issuer(settings, read_jwks(jwk_set(*listed), settings).keys)
 
 
 def door(
-    *issuers: Issuer, now: float = NOW, anonymous: Principal | None = None, plans: Mapping[str, Plan] = PLANS
+    *issuers: Issuer, now: float = NOW, anonymous: Principal | None = None, plans: Mapping[str, PlanSettings] = PLANS
 ) -> Authenticator:
     clock = lambda: now  # noqa: E731
     return Authenticator({}, anonymous, clock, TokenVerifier(issuers or (issuer(),), plans, clock))
@@ -87,7 +87,7 @@ def test_every_algorithm_with_public_keys(alg: Any) -> None:
 @pytest.mark.parametrize("alg", ["HS256", "HS384", "HS512"])
 def test_a_shared_key_out_of_a_file(alg: Any) -> None:
     secret = b"s" * 64
-    shared = replace(CORP, algorithms=(alg,), jwks=Jwks(file="shared.json"))
+    shared = replace(CORP, algorithms=(alg,), jwks=JwksSettings(file="shared.json"))
     gate = door(issuer(shared, keys=(shared_jwk(secret),)))
     assert known(gate, hmac_token(secret, alg)).key == "corp/alice"
     assert refusal(gate, hmac_token(b"t" * 64, alg)).reason == "token_invalid"
@@ -136,7 +136,9 @@ def test_a_token_without_kid_is_tried_with_the_keys_that_there_are() -> None:
 
 
 def test_of_two_entries_of_one_issuer_the_audience_chooses() -> None:
-    batch = replace(CORP, name="batch", audience="batch", default=ClaimDefaults(plan="full"), claims=Claims())
+    batch = replace(
+        CORP, name="batch", audience="batch", default=ClaimDefaultsSettings(plan="full"), claims=ClaimsSettings()
+    )
     gate = door(issuer(), issuer(batch))
     assert known(gate, RSA.token({"aud": "batch"})).plan == "full"
     assert known(gate, RSA.token({"aud": ["batch", AUDIENCE]})).plan == "free"
@@ -165,7 +167,7 @@ def test_a_named_claim_that_is_missing_or_of_the_wrong_type_is_refused_unless_de
     token = RSA.token({claim: value})
     assert refusal(door(), token).reason == "claim_missing"
     assert f'"{claim}"' in str(refusal(door(), token))
-    defaulted = replace(CORP, default=ClaimDefaults(tenant="nobody", plan="full"))
+    defaulted = replace(CORP, default=ClaimDefaultsSettings(tenant="nobody", plan="full"))
     principal = known(door(issuer(defaulted)), token)
     assert (principal.tenant, principal.plan) == (
         ("corp/nobody", "free") if claim == "org_id" else ("corp/acme", "full")
@@ -173,21 +175,21 @@ def test_a_named_claim_that_is_missing_or_of_the_wrong_type_is_refused_unless_de
 
 
 def test_a_plan_that_does_not_exist_is_refused_also_where_there_is_a_default() -> None:
-    gate = door(issuer(replace(CORP, default=ClaimDefaults(plan="full"))))
+    gate = door(issuer(replace(CORP, default=ClaimDefaultsSettings(plan="full"))))
     error = refusal(gate, RSA.token({"tier": "gold"}))
     assert error.reason == "claim_missing"
     assert "free" not in str(error) and "gold" not in str(error)
-    gone = replace(CORP, claims=Claims(), default=ClaimDefaults(plan="gone"))
+    gone = replace(CORP, claims=ClaimsSettings(), default=ClaimDefaultsSettings(plan="gone"))
     assert refusal(door(issuer(gone)), RSA.token()).reason == "claim_missing"
 
 
 def test_a_token_that_names_no_tenant_and_no_user() -> None:
-    gate = door(issuer(replace(CORP, claims=Claims(plan="tier"))))
+    gate = door(issuer(replace(CORP, claims=ClaimsSettings(plan="tier"))))
     principal = known(gate, RSA.token({"sub": ...}))
     assert (principal.tenant, principal.key, principal.user) == ("corp/default", "corp/", "corp/")
 
 
-MODELS = replace(CORP, claims=Claims(plan="tier", models="models", scopes="scope"))
+MODELS = replace(CORP, claims=ClaimsSettings(plan="tier", models="models", scopes="scope"))
 
 
 @pytest.mark.parametrize(
@@ -218,7 +220,7 @@ def test_models_of_a_token_only_narrow_the_plans() -> None:
 def test_scopes_and_models_of_the_wrong_type_are_refused_unless_defaulted(claim: str, value: Any) -> None:
     token = RSA.token({"scope": "chat", "models": "*", claim: value})
     assert refusal(door(issuer(MODELS)), token).reason == "claim_missing"
-    given = ClaimDefaults(scopes=("embeddings",), models=("qwen2-1*",))
+    given = ClaimDefaultsSettings(scopes=("embeddings",), models=("qwen2-1*",))
     principal = known(door(issuer(replace(MODELS, default=given))), token)
     assert principal.scopes == {"embeddings" if claim == "scope" else "chat"}
     assert principal.may_use("qwen2-7b") is (claim == "scope")
@@ -226,12 +228,17 @@ def test_scopes_and_models_of_the_wrong_type_are_refused_unless_defaulted(claim:
 
 def test_a_default_holds_also_where_no_claim_is_named() -> None:
     plain = replace(
-        CORP, claims=Claims(), default=ClaimDefaults(plan="full", tenant="t", scopes=("chat",), models=("a",))
+        CORP,
+        claims=ClaimsSettings(),
+        default=ClaimDefaultsSettings(plan="full", tenant="t", scopes=("chat",), models=("a",)),
     )
     principal = known(door(issuer(plain)), RSA.token())
     assert (principal.plan, principal.tenant) == ("full", "corp/t")
     assert principal.scopes == {"chat"} and principal.models == (("a",),)
-    assert known(door(issuer(replace(plain, default=ClaimDefaults(plan="full")))), RSA.token()).scopes == DEFAULT_SCOPES
+    assert (
+        known(door(issuer(replace(plain, default=ClaimDefaultsSettings(plan="full")))), RSA.token()).scopes
+        == DEFAULT_SCOPES
+    )
 
 
 # -- hostile tokens ------------------------------------------------------------------------------------------------
@@ -374,7 +381,7 @@ def test_what_is_no_jwt_is_not_a_tokens_business() -> None:
 
 def test_neither_token_nor_key_shows_up_in_text() -> None:
     gate, one = door(), issuer()
-    secret = issuer(replace(CORP, algorithms=("HS256",), jwks=Jwks(file="f")), keys=(shared_jwk(b"s" * 32),))
+    secret = issuer(replace(CORP, algorithms=("HS256",), jwks=JwksSettings(file="f")), keys=(shared_jwk(b"s" * 32),))
     texts = [repr(gate), repr(one), repr(secret), repr(known(gate, GOOD))]
     assert SIGNATURE not in "".join(texts) and b64(b"s" * 32) not in "".join(texts)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.config.settings.auth import MOST, Limit
-from policies.config.units import Rate
-from policies.limits import Rule, fixed_window, rules_of, token_bucket
+from policies.config.settings.auth import MOST, LimitSettings
+from policies.config.units import RateValue
+from policies.limits import LimitRule, fixed_window, rules_of, token_bucket
 from policies.limits.token_bucket import MICRO, State
 
 SECOND = 1_000_000
@@ -15,19 +15,21 @@ HOUR = 3600 * SECOND
 NOW = 1_700_000_000 * SECOND
 
 
-def bucket(count: int, seconds: int, burst: int) -> Rule:
-    return rules_of("p", [Limit(requests=Rate(count, seconds), burst=burst if count else None)], "local")[0]
+def bucket(count: int, seconds: int, burst: int) -> LimitRule:
+    return rules_of("p", [LimitSettings(requests=RateValue(count, seconds), burst=burst if count else None)], "local")[
+        0
+    ]
 
 
-def window(count: int, seconds: int) -> Rule:
-    return rules_of("p", [Limit(requests=Rate(count, seconds), strategy="fixed_window")], "local")[0]
+def window(count: int, seconds: int) -> LimitRule:
+    return rules_of("p", [LimitSettings(requests=RateValue(count, seconds), strategy="fixed_window")], "local")[0]
 
 
 RATES = st.builds(bucket, st.integers(1, MOST), st.sampled_from([1, 60, 3600, 86400, 30 * 86400]), st.integers(1, MOST))
 
 
 @given(RATES, st.integers(0, MOST), st.lists(st.integers(0, HOUR), min_size=1, max_size=20))
-def test_looking_often_and_looking_once_find_the_same(rule: Rule, start: int, waits: list[int]) -> None:
+def test_looking_often_and_looking_once_find_the_same(rule: LimitRule, start: int, waits: list[int]) -> None:
     state: State = (min(start, rule.burst) * MICRO, 0, NOW)
     often = state
     now = NOW
@@ -38,7 +40,9 @@ def test_looking_often_and_looking_once_find_the_same(rule: Rule, start: int, wa
 
 
 @given(RATES, st.integers(1, MOST), st.integers(-MOST, MOST), st.data())
-def test_a_wait_is_as_long_as_needed_and_no_longer(rule: Rule, amount: int, level: int, data: st.DataObject) -> None:
+def test_a_wait_is_as_long_as_needed_and_no_longer(
+    rule: LimitRule, amount: int, level: int, data: st.DataObject
+) -> None:
     amount = min(amount, rule.burst)
     rest = data.draw(st.integers(0, rule.seconds - 1))
     state = (min(level, rule.burst - 1) * MICRO, rest, NOW)
@@ -50,7 +54,7 @@ def test_a_wait_is_as_long_as_needed_and_no_longer(rule: Rule, amount: int, leve
 
 
 @given(RATES, st.integers(-3 * MOST, 3 * MOST))
-def test_a_level_stays_between_minus_burst_and_burst(rule: Rule, amount: int) -> None:
+def test_a_level_stays_between_minus_burst_and_burst(rule: LimitRule, amount: int) -> None:
     level, rest, _ = token_bucket.changed(rule, (0, rule.seconds - 1, NOW), amount)
     assert abs(level) <= rule.burst * MICRO
     assert level < rule.burst * MICRO or rest == 0

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from policies.request.describe import (
     ENGINE_FIELDS,
     MAX_NAME,
-    Call,
+    DescribedRequest,
     ModelIn,
-    Refused,
+    RefusedBody,
     describe,
     refuse_engine_fields,
     rewrite_model,
@@ -25,21 +25,21 @@ def body_of(**fields: Any) -> bytes:
     return json.dumps({"model": "m", **fields}).encode()
 
 
-def refusal(body: bytes) -> Refused:
-    with pytest.raises(Refused) as caught:
+def refusal(body: bytes) -> RefusedBody:
+    with pytest.raises(RefusedBody) as caught:
         describe(body)
     return caught.value
 
 
 def test_a_plain_request_names_its_model_and_nothing_more() -> None:
-    assert describe(b'{"model":"qwen2","messages":[]}') == Call("qwen2", False, False, frozenset(), None)
+    assert describe(b'{"model":"qwen2","messages":[]}') == DescribedRequest("qwen2", False, False, frozenset(), None)
 
 
 def test_all_that_is_read_is_read() -> None:
     body = body_of(
         stream=True, stream_options={"include_usage": True, "continuous_usage_stats": True}, user="u1", priority=1
     )
-    assert describe(body) == Call("m", True, True, frozenset({"priority"}), "u1")
+    assert describe(body) == DescribedRequest("m", True, True, frozenset({"priority"}), "u1")
 
 
 @pytest.mark.parametrize("spelling", [b'{"mod\\u0065l":"m"}', b'{"model":"\\u006d"}', b' {\n"model"\t:\r"m" } '])
@@ -59,7 +59,7 @@ def test_spelling_changes_nothing(spelling: bytes) -> None:
 )
 def test_two_fields_of_one_name_are_refused_in_any_spelling(body: bytes) -> None:
     assert refusal(body).code == "invalid_request"
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedBody):
         rewrite_model(body, "c")
 
 
@@ -130,7 +130,7 @@ def test_a_user_too_long_to_keep_is_refused(length: int) -> None:
 @pytest.mark.parametrize("name", sorted(ENGINE_FIELDS))
 def test_a_field_that_tenants_share_needs_its_scope(name: str) -> None:
     call = describe(body_of(**{name: None}))
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RefusedBody) as caught:
         refuse_engine_fields(call, frozenset({"chat"}))
     assert (caught.value.code, caught.value.param) == ("field_not_allowed", name)
     refuse_engine_fields(call, frozenset({"chat", "engine_fields"}))
@@ -155,11 +155,11 @@ def test_what_is_no_json_object_is_refused(body: bytes) -> None:
 
 
 def test_a_body_of_another_kind_is_not_read() -> None:
-    assert describe(b"\xff\0\xff", "path", model="resnet") == Call("resnet")
-    assert describe(b"", "none") == Call(None)
+    assert describe(b"\xff\0\xff", "path", model="resnet") == DescribedRequest("resnet")
+    assert describe(b"", "none") == DescribedRequest(None)
     assert describe(b"", "path", model="m", streams=True).stream
     assert describe(b"{}", "body_optional", streams=True).stream
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedBody):
         describe(b"", "path", model="a\nb")
 
 
@@ -172,7 +172,7 @@ def test_another_model_is_written_over_the_first_ones_bytes_alone() -> None:
 def test_whatever_comes_is_described_or_refused(body: bytes) -> None:
     try:
         describe(body)
-    except Refused as refused:
+    except RefusedBody as refused:
         assert refused.message.endswith(".")
 
 

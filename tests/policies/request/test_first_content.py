@@ -2,7 +2,7 @@
 
 import pytest
 
-from policies.request.first_content import Event, FirstContent, error_status, is_content
+from policies.request.first_content import ContentEvent, FirstContent, error_status, is_content
 
 ROLE = (
     b'data: {"id":"x","object":"chat.completion.chunk","choices":['
@@ -44,13 +44,13 @@ CONTENT = [
 
 @pytest.mark.parametrize("block", NOT_CONTENT)
 def test_what_only_opens_a_stream_is_not_content(block: bytes) -> None:
-    assert not is_content(Event.parse(block))
+    assert not is_content(ContentEvent.parse(block))
     assert not FirstContent().feed(block + b"\n\n")
 
 
 @pytest.mark.parametrize("block", CONTENT)
 def test_anything_else_with_data_is_content(block: bytes) -> None:
-    assert is_content(Event.parse(block))
+    assert is_content(ContentEvent.parse(block))
     first = FirstContent()
     assert first.feed(block + b"\r\n\r\n")
     assert first.error is None
@@ -68,7 +68,7 @@ def test_anything_else_with_data_is_content(block: bytes) -> None:
     ],
 )
 def test_an_error_event_stands_for_a_status(block: bytes, status: int) -> None:
-    assert error_status(Event.parse(block)) == status
+    assert error_status(ContentEvent.parse(block)) == status
     first = FirstContent()
     assert first.feed(b": ping\n\n" + block + b"\n\n")
     assert first.error == status
@@ -78,7 +78,7 @@ def test_an_error_event_stands_for_a_status(block: bytes, status: int) -> None:
     "block", [b'data: {"error":null,"choices":[]}', TOKEN, b'data: {"choices":[{"delta":{"content":"\\"error\\""}}]}']
 )
 def test_a_null_error_or_a_quoted_one_is_none(block: bytes) -> None:
-    assert error_status(Event.parse(block)) is None
+    assert error_status(ContentEvent.parse(block)) is None
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])

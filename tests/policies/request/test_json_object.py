@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from policies.request.json_object import MAX_MEMBERS, Refused, members, replace
+from policies.request.json_object import MAX_MEMBERS, RefusedBody, members, replace
 from tests.pace import cpu, slowdown
 
 # Few names, so that two are often the same, some of them prefixes of others or longer in bytes than in characters.
@@ -76,7 +76,7 @@ def pairs_of(body: bytes) -> list[tuple[str, Any]]:
 def test_a_name_used_twice_is_refused_and_nothing_else_is(body: bytes) -> None:
     names = [name for name, _ in pairs_of(body)]
     if len(set(names)) < len(names):
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(RefusedBody) as caught:
             members(body)
         assert caught.value.code == "invalid_request"
         assert names.count(str(caught.value.param)) > 1
@@ -132,14 +132,14 @@ def test_replacing_a_value_changes_its_bytes_and_no_others(body: bytes, new: str
     ],
 )
 def test_what_is_no_json_is_refused_with_its_cause(body: bytes, says: str) -> None:
-    with pytest.raises(Refused, match=says) as caught:
+    with pytest.raises(RefusedBody, match=says) as caught:
         members(body)
     assert caught.value.code == "invalid_json"
 
 
 @pytest.mark.parametrize("body", [b"[]", b"1", b'"model"', b"null", b"[{}]"])
 def test_what_is_no_object_is_refused(body: bytes) -> None:
-    with pytest.raises(Refused, match="must be a JSON object") as caught:
+    with pytest.raises(RefusedBody, match="must be a JSON object") as caught:
         members(body)
     assert caught.value.code == "invalid_request"
 
@@ -154,7 +154,7 @@ def test_a_body_has_at_most_1024_members(space: bytes) -> None:
         return b"{" + b",".join(b'"%d":%b1' % (i, space) for i in range(count)) + b"}"
 
     assert len(members(body(MAX_MEMBERS))) == MAX_MEMBERS
-    with pytest.raises(Refused, match="1024"):
+    with pytest.raises(RefusedBody, match="1024"):
         members(body(MAX_MEMBERS + 1))
 
 
@@ -164,9 +164,9 @@ def test_crowds_are_counted_alike_in_short_and_in_long_bodies(pad: bytes) -> Non
     rest = b",".join(b'"%d":%d' % (i, i) for i in range(MAX_MEMBERS - 2))
     body = b'{"pad":"' + pad + b'", ' + nested + b" , " + rest + b"}"
     assert len(members(body)) == MAX_MEMBERS
-    with pytest.raises(Refused, match="1024"):
+    with pytest.raises(RefusedBody, match="1024"):
         members(body[:-1] + b',"one":1}')
-    with pytest.raises(Refused, match="twice"):
+    with pytest.raises(RefusedBody, match="twice"):
         members(body.replace(b'"1000":', b'"10\\u00300":').replace(b'"999":', b'"1000":'))
 
 
@@ -202,7 +202,7 @@ def test_a_hostile_body_of_1_mib_takes_at_most_15_ms(name: str) -> None:
     def read() -> None:
         try:
             members(body)
-        except Refused as refused:
+        except RefusedBody as refused:
             assert len(refused.message) < 300 and len(refused.param or "") < 100
 
     assert cpu(read, 10) <= 0.015 * slowdown()

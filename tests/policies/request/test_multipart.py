@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.request.describe import Call, describe, rewrite_model
-from policies.request.json_object import Refused
+from policies.request.describe import DescribedRequest, describe, rewrite_model
+from policies.request.json_object import RefusedBody
 from policies.request.multipart import MAX_PARTS, boundary_of, fields_of, replace_field
 
 TYPE = b"multipart/form-data; boundary=B"
@@ -26,16 +26,16 @@ FILE = part('form-data; name="file"; filename="a;b.wav"', b"RIFF\r\n--\r\n\0\xff
 END = b"--B--\r\n"
 
 
-def refusal(body: bytes, content_type: bytes | None = TYPE) -> Refused:
-    with pytest.raises(Refused) as caught:
+def refusal(body: bytes, content_type: bytes | None = TYPE) -> RefusedBody:
+    with pytest.raises(RefusedBody) as caught:
         describe(body, "form", content_type=content_type)
     return caught.value
 
 
 @pytest.mark.parametrize("end", [b"--B--", b"--B--\r\n", b"--B--\r\n\r\n"])
 def test_a_form_names_its_model_wherever_it_stands(end: bytes) -> None:
-    assert describe(FILE + text("model", "whisper-1") + end, "form", content_type=TYPE) == Call("whisper-1")
-    assert describe(text("model", "whisper-1") + FILE + end, "form", content_type=TYPE) == Call("whisper-1")
+    assert describe(FILE + text("model", "whisper-1") + end, "form", content_type=TYPE) == DescribedRequest("whisper-1")
+    assert describe(text("model", "whisper-1") + FILE + end, "form", content_type=TYPE) == DescribedRequest("whisper-1")
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_another_model_is_written_over_the_first_ones_bytes_alone() -> None:
     assert rewrite_model(head + b"old" + tail, "new", "form", TYPE) == head + b"new" + tail
     with pytest.raises(KeyError):
         replace_field(M + END, TYPE, "x", "y")
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedBody):
         replace_field(M + END, TYPE, "model", "x\r\n--B--")
 
 
@@ -171,7 +171,7 @@ def test_another_model_is_written_over_the_first_ones_bytes_alone() -> None:
 def test_a_forms_values_are_found_where_they_stand(pairs: list[tuple[str, bytes]]) -> None:
     body = b"".join(part(f'form-data; name="{name}"', value) for name, value in pairs) + END
     if sum(name == "model" for name, _ in pairs) > 1:
-        with pytest.raises(Refused):
+        with pytest.raises(RefusedBody):
             fields_of(body, TYPE)
     else:
         assert {name: bytes(value) for name, value in fields_of(body, TYPE).items()} == dict(pairs)

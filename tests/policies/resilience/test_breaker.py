@@ -6,29 +6,29 @@ import sys
 
 import pytest
 
-from policies.config.settings import Breaker as Settings
-from policies.resilience.breaker import Breaker
+from policies.config.settings import BreakerSettings
+from policies.resilience.breaker import CircuitBreaker
 
-SETTINGS = Settings(failures=3, open_for=10.0, max_open_for=60.0, probes=2)
+SETTINGS = BreakerSettings(failures=3, open_for=10.0, max_open_for=60.0, probes=2)
 
 
-def opened(settings: Settings = SETTINGS, now: float = 0.0, *, last_closed: bool = False) -> Breaker:
-    breaker = Breaker(settings)
+def opened(settings: BreakerSettings = SETTINGS, now: float = 0.0, *, last_closed: bool = False) -> CircuitBreaker:
+    breaker = CircuitBreaker(settings)
     trip(breaker, settings, now, last_closed=last_closed)
     return breaker
 
 
-def trip(breaker: Breaker, settings: Settings, now: float, *, last_closed: bool = False) -> None:
+def trip(breaker: CircuitBreaker, settings: BreakerSettings, now: float, *, last_closed: bool = False) -> None:
     told = [breaker.settle(breaker.permit(now), True, now, last_closed=last_closed) for _ in range(settings.failures)]
     assert told == [None] * (settings.failures - 1) + ["open"]
 
 
-def closed_by_probes(breaker: Breaker, now: float) -> None:
+def closed_by_probes(breaker: CircuitBreaker, now: float) -> None:
     told = [breaker.settle(breaker.permit(now), False, now) for _ in range(SETTINGS.probes)]
     assert told == [None] * (SETTINGS.probes - 1) + ["closed"]
 
 
-def fail_probe(breaker: Breaker, now: float, *, last_closed: bool = False) -> float:
+def fail_probe(breaker: CircuitBreaker, now: float, *, last_closed: bool = False) -> float:
     """One failed probe as soon as one is let through; for how long the breaker is open then."""
     permit = breaker.permit(now + breaker.retry_in(now))
     assert permit is not None
@@ -46,7 +46,7 @@ def test_so_many_failures_in_a_row_open_it() -> None:
 
 
 def test_a_success_ends_the_row() -> None:
-    breaker = Breaker(SETTINGS)
+    breaker = CircuitBreaker(SETTINGS)
     for _ in range(10):
         breaker.settle(breaker.permit(0), True, 0)
         breaker.settle(breaker.permit(0), True, 0)
@@ -55,14 +55,14 @@ def test_a_success_ends_the_row() -> None:
 
 
 def test_what_is_nobodys_fault_neither_opens_nor_ends_the_row() -> None:
-    breaker = Breaker(SETTINGS)
+    breaker = CircuitBreaker(SETTINGS)
     for failed in (True, None, True, None, None):
         assert breaker.settle(breaker.permit(0), failed, 0) is None
     assert breaker.settle(breaker.permit(0), True, 0) == "open"
 
 
 def test_an_attempt_from_before_the_breaker_was_made_counts_until_it_opens() -> None:
-    breaker = Breaker(SETTINGS)
+    breaker = CircuitBreaker(SETTINGS)
     assert [breaker.settle(None, True, 0) for _ in range(3)] == [None, None, "open"]
     assert breaker.settle(None, False, 10.0) is None
     assert breaker.state(10.0) == "half_open"
@@ -120,7 +120,7 @@ def test_a_lease_counts_once() -> None:
 @pytest.mark.parametrize("failed", [True, False, None])
 def test_late_outcomes_change_nothing(failed: bool | None) -> None:
     """Of attempts that began while it was closed, of probes of an earlier opening, of an earlier closing."""
-    breaker = Breaker(SETTINGS)
+    breaker = CircuitBreaker(SETTINGS)
     before = [breaker.permit(0) for _ in range(10)]
     trip(breaker, SETTINGS, 0)
     probe, other = breaker.permit(10.0), breaker.permit(10.0)
@@ -181,12 +181,12 @@ def test_when_all_are_open_none_waits_longer_than_open_for() -> None:
 
 @pytest.mark.parametrize(("open_for", "last_closed"), [(0.2, True), (0.2, False)])
 def test_an_open_for_below_a_second_is_kept(open_for: float, last_closed: bool) -> None:
-    settings = Settings(failures=3, open_for=open_for)
+    settings = BreakerSettings(failures=3, open_for=open_for)
     assert opened(settings, last_closed=last_closed).retry_in(0.0) == open_for
 
 
 def test_max_open_for_below_open_for_is_the_maximum_all_the_same() -> None:
-    assert opened(Settings(failures=3, open_for=10.0, max_open_for=5.0)).retry_in(0.0) == 5.0
+    assert opened(BreakerSettings(failures=3, open_for=10.0, max_open_for=5.0)).retry_in(0.0) == 5.0
 
 
 def test_good_health_probes_let_the_breakers_own_probes_through_early() -> None:
@@ -197,7 +197,7 @@ def test_good_health_probes_let_the_breakers_own_probes_through_early() -> None:
 
 
 def test_good_health_probes_change_nothing_that_is_not_open() -> None:
-    breaker = Breaker(SETTINGS)
+    breaker = CircuitBreaker(SETTINGS)
     breaker.half_open(0.0)
     assert breaker.state(0.0) == "closed"
     trip(breaker, SETTINGS, 0.0)
@@ -208,7 +208,7 @@ def test_good_health_probes_change_nothing_that_is_not_open() -> None:
 
 
 def test_it_may_be_forgotten_when_nothing_of_it_would_be_missed() -> None:
-    breaker = Breaker(SETTINGS)
+    breaker = CircuitBreaker(SETTINGS)
     assert breaker.idle()
     breaker.settle(breaker.permit(0), True, 0)
     assert not breaker.idle()
@@ -229,7 +229,7 @@ def test_permits_of_a_breaker_that_was_forgotten_are_as_good_as_none() -> None:
     old.settle(old.permit(10.0), False, 10.0)
     old.settle(old.permit(10.0), False, 10.0)
     begun = [old.permit(11.0) for _ in range(4)]
-    breaker = Breaker(SETTINGS)
+    breaker = CircuitBreaker(SETTINGS)
     assert breaker.settle(late, True, 12.0) is None
     assert [breaker.settle(permit, True, 12.0) for permit in begun] == [None, None, "open", None]
     probe = breaker.permit(22.0)
@@ -240,12 +240,12 @@ def test_permits_of_a_breaker_that_was_forgotten_are_as_good_as_none() -> None:
 
 
 def test_a_permit_of_a_closed_breaker_is_made_once() -> None:
-    breaker = Breaker(SETTINGS)
+    breaker = CircuitBreaker(SETTINGS)
     assert breaker.permit(0) is breaker.permit(1)
 
 
 def test_failures_leave_no_garbage() -> None:
-    breaker = Breaker(Settings(failures=10**9))
+    breaker = CircuitBreaker(BreakerSettings(failures=10**9))
     breaker.settle(breaker.permit(0), True, 0)
     gc.collect()
     gc.disable()

@@ -6,8 +6,8 @@ from hypothesis import settings as run_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from policies.config.settings import Breaker as Settings
-from policies.resilience.breaker import Breaker, Permit
+from policies.config.settings import BreakerSettings
+from policies.resilience.breaker import BreakerPermit, CircuitBreaker
 
 # Eighths, so that no sum is rounded.
 SECONDS = st.sampled_from([0.0, 0.125, 0.5, 1.0, 3.0, 10.0, 60.0])
@@ -15,7 +15,7 @@ SECONDS = st.sampled_from([0.0, 0.125, 0.5, 1.0, 3.0, 10.0, 60.0])
 
 @dataclass(frozen=True)
 class Attempt:
-    permit: Permit | None
+    permit: BreakerPermit | None
     period: int
 
 
@@ -39,8 +39,10 @@ class BreakerMachine(RuleBasedStateMachine):
         times=st.sampled_from([1, 2, 12]),
     )
     def start(self, failures: int, probes: int, open_for: float, times: int) -> None:
-        self.settings = Settings(failures=failures, probes=probes, open_for=open_for, max_open_for=open_for * times)
-        self.breaker = Breaker(self.settings)
+        self.settings = BreakerSettings(
+            failures=failures, probes=probes, open_for=open_for, max_open_for=open_for * times
+        )
+        self.breaker = CircuitBreaker(self.settings)
         # Attempts of before the breaker was made have no permit.
         self.under_way = [Attempt(None, 0) for _ in range(2)]
 

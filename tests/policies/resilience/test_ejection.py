@@ -2,13 +2,13 @@
 
 import pytest
 
-from policies.config.settings import Ejection
-from policies.resilience.ejection import FailureRecord, Reason, may_eject
+from policies.config.settings import EjectionSettings
+from policies.resilience.ejection import EjectionReason, FailureRecord, may_eject
 
-SETTINGS = Ejection(consecutive=5, error_rate=0.5, min_requests=20, window=30.0, for_=10.0, max_for=60.0)
+SETTINGS = EjectionSettings(consecutive=5, error_rate=0.5, min_requests=20, window=30.0, for_=10.0, max_for=60.0)
 
 
-def failures(record: FailureRecord, count: int, now: float = 100.0) -> list[Reason | None]:
+def failures(record: FailureRecord, count: int, now: float = 100.0) -> list[EjectionReason | None]:
     return [record.failed(now, consecutive=True) for _ in range(count)]
 
 
@@ -16,7 +16,7 @@ def test_so_many_failures_in_a_row_are_a_reason() -> None:
     record = FailureRecord(SETTINGS)
     told = failures(record, 6)
     assert told[:4] == [None] * 4
-    assert told[4:] == [Reason("consecutive", 5, 5, 30.0), Reason("consecutive", 6, 6, 30.0)]
+    assert told[4:] == [EjectionReason("consecutive", 5, 5, 30.0), EjectionReason("consecutive", 6, 6, 30.0)]
 
 
 def test_a_success_ends_the_row() -> None:
@@ -29,7 +29,7 @@ def test_a_success_ends_the_row() -> None:
 def test_a_row_may_take_its_time() -> None:
     record = FailureRecord(SETTINGS)
     told = [record.failed(1000.0 * turn, consecutive=True) for turn in range(1, 6)]
-    assert told == [*[None] * 4, Reason("consecutive", 5, 1, 30.0)]
+    assert told == [*[None] * 4, EjectionReason("consecutive", 5, 1, 30.0)]
 
 
 def test_a_share_of_failures_is_a_reason_from_min_requests_on() -> None:
@@ -38,7 +38,7 @@ def test_a_share_of_failures_is_a_reason_from_min_requests_on() -> None:
     for _ in range(10):
         record.succeeded(100.0)
         told.append(record.failed(100.0, consecutive=True))
-    assert told == [*[None] * 9, Reason("error_rate", 10, 20, 30.0)]
+    assert told == [*[None] * 9, EjectionReason("error_rate", 10, 20, 30.0)]
 
 
 def test_one_failure_below_the_share_is_none() -> None:
@@ -50,7 +50,7 @@ def test_one_failure_below_the_share_is_none() -> None:
     for _ in range(6):
         record.succeeded(100.0)
     # They are 10 of the last 20, and 10 of the 27 of the window.
-    assert record.failed(100.0, consecutive=False) == Reason("error_rate", 10, 20, 30.0)
+    assert record.failed(100.0, consecutive=False) == EjectionReason("error_rate", 10, 20, 30.0)
 
 
 def test_an_endpoint_that_was_well_for_long_has_no_credit_of_it() -> None:
@@ -61,7 +61,7 @@ def test_an_endpoint_that_was_well_for_long_has_no_credit_of_it() -> None:
     for _ in range(10):
         record.succeeded(130.0)
         told.append(record.failed(130.0, consecutive=True))
-    assert told == [*[None] * 9, Reason("error_rate", 10, 20, 30.0)]
+    assert told == [*[None] * 9, EjectionReason("error_rate", 10, 20, 30.0)]
 
 
 def test_failures_that_are_rare_among_the_last_requests_are_no_reason() -> None:
@@ -90,12 +90,12 @@ def test_what_left_the_window_counts_no_more() -> None:
 def test_what_is_in_the_window_counts() -> None:
     record = FailureRecord(SETTINGS)
     told = [record.failed(100.0 + 1.3 * turn, consecutive=False) for turn in range(20)]
-    assert told == [*[None] * 19, Reason("error_rate", 20, 20, 30.0)]
+    assert told == [*[None] * 19, EjectionReason("error_rate", 20, 20, 30.0)]
 
 
 @pytest.mark.parametrize("gap", [0.07, 0.5, 2.9, 3.0, 3.1, 8.0])
 def test_the_window_is_between_nine_tenths_and_the_whole_of_its_length(gap: float) -> None:
-    record = FailureRecord(Ejection(min_requests=1, error_rate=1.0, consecutive=10**6))
+    record = FailureRecord(EjectionSettings(min_requests=1, error_rate=1.0, consecutive=10**6))
     for turn in range(1000):
         reason = record.failed(100.0 + turn * gap, consecutive=False)
         assert reason is not None
@@ -106,20 +106,20 @@ def test_the_window_is_between_nine_tenths_and_the_whole_of_its_length(gap: floa
 def test_too_many_requests_count_in_the_rate_only() -> None:
     record = FailureRecord(SETTINGS)
     told = [record.failed(100.0, consecutive=False) for _ in range(20)]
-    assert told == [*[None] * 19, Reason("error_rate", 20, 20, 30.0)]
+    assert told == [*[None] * 19, EjectionReason("error_rate", 20, 20, 30.0)]
 
 
 def test_too_many_requests_do_not_end_a_row() -> None:
     record = FailureRecord(SETTINGS)
     failures(record, 4)
     record.failed(100.0, consecutive=False)
-    assert failures(record, 1) == [Reason("consecutive", 5, 6, 30.0)]
+    assert failures(record, 1) == [EjectionReason("consecutive", 5, 6, 30.0)]
 
 
 def test_five_503_in_a_row_are_a_reason() -> None:
-    record = FailureRecord(Ejection(consecutive=1000))
+    record = FailureRecord(EjectionSettings(consecutive=1000))
     told = [record.saturated(100.0) for _ in range(5)]
-    assert told == [*[None] * 4, Reason("saturated", 5, 5, 30.0)]
+    assert told == [*[None] * 4, EjectionReason("saturated", 5, 5, 30.0)]
 
 
 @pytest.mark.parametrize("between", ["success", "failure", "429"])
@@ -139,7 +139,7 @@ def test_503_among_failures_do_not_end_their_row() -> None:
     for _ in range(5):
         record.saturated(100.0)
         told += failures(record, 1)
-    assert told == [*[None] * 4, Reason("consecutive", 5, 10, 30.0)]
+    assert told == [*[None] * 4, EjectionReason("consecutive", 5, 10, 30.0)]
 
 
 def test_a_503_counts_in_the_rate() -> None:
@@ -148,7 +148,7 @@ def test_a_503_counts_in_the_rate() -> None:
     for _ in range(10):
         record.succeeded(100.0)
         told.append(record.saturated(100.0))
-    assert told == [*[None] * 9, Reason("error_rate", 10, 20, 30.0)]
+    assert told == [*[None] * 9, EjectionReason("error_rate", 10, 20, 30.0)]
 
 
 def test_it_is_ejected_for_twice_as_long_every_time_up_to_a_maximum() -> None:
@@ -207,7 +207,7 @@ def test_after_its_return_it_is_counted_from_nothing() -> None:
     failures(record, 5)
     record.eject(100.0)
     assert failures(record, 4, 110.0) == [None] * 4
-    assert failures(record, 1, 110.0) == [Reason("consecutive", 5, 5, 30.0)]
+    assert failures(record, 1, 110.0) == [EjectionReason("consecutive", 5, 5, 30.0)]
 
 
 def test_a_reason_that_the_pool_cannot_bear_comes_again_with_the_next_failure() -> None:
@@ -234,7 +234,7 @@ def test_a_reason_that_the_pool_cannot_bear_comes_again_with_the_next_failure() 
 def test_at_most_so_much_of_a_pool_is_left_out_rounded_down_and_never_its_last(
     share: float, members: int, most: int
 ) -> None:
-    settings = Ejection(max_ejected=share)
+    settings = EjectionSettings(max_ejected=share)
     assert [may_eject(settings, members, ejected) for ejected in range(members + 1)] == [
         ejected < most for ejected in range(members + 1)
     ]

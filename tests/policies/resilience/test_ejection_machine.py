@@ -4,8 +4,8 @@ from hypothesis import settings as run_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from policies.config.settings import Ejection
-from policies.resilience.ejection import SATURATED_IN_ROW, FailureRecord, Reason, may_eject
+from policies.config.settings import EjectionSettings
+from policies.resilience.ejection import SATURATED_IN_ROW, EjectionReason, FailureRecord, may_eject
 
 WINDOW = 10.0
 # Eighths, so that no sum is rounded.
@@ -45,7 +45,7 @@ class EjectionMachine(RuleBasedStateMachine):
         share=st.sampled_from([0.0, 0.25, 0.5, 1.0]),
     )
     def start(self, size: int, consecutive: int, rate: float, requests: int, share: float) -> None:
-        self.settings = Ejection(
+        self.settings = EjectionSettings(
             consecutive=consecutive, error_rate=rate, min_requests=requests, window=WINDOW,
             for_=2.0, max_for=16.0, max_ejected=share,
         )  # fmt: skip
@@ -84,7 +84,7 @@ class EjectionMachine(RuleBasedStateMachine):
             if reason is not None and may_eject(self.settings, len(self.records), self.ejected):
                 self.eject(record, model)
 
-    def judge(self, model: Model, kind: str, reason: Reason | None) -> None:
+    def judge(self, model: Model, kind: str, reason: EjectionReason | None) -> None:
         model.saturated = model.saturated + 1 if kind == "503" and self.now >= model.until else 0
         if self.now < model.until:
             assert reason is None

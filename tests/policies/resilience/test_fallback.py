@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.config.settings import Fallback, Retry
+from policies.config.settings import FallbackSettings, RetrySettings
 from policies.resilience.fallback import (
     FALLS,
-    Failure,
+    FailureKind,
     Incidents,
     failure_of,
     falls,
@@ -22,31 +22,31 @@ from policies.resilience.fallback import (
     says_too_long,
 )
 
-POOL = Fallback(pool="small")
-STALE = Fallback(cache="stale")
-MESSAGE = Fallback(message="busy")
+POOL = FallbackSettings(pool="small")
+STALE = FallbackSettings(cache="stale")
+MESSAGE = FallbackSettings(message="busy")
 CHAIN = (POOL, STALE, MESSAGE)
 
 
-def yes(_: Fallback) -> bool:
+def yes(_: FallbackSettings) -> bool:
     return True
 
 
 def test_members_are_tried_in_their_order() -> None:
-    places = [next_member(CHAIN, at, Failure("503"), yes) for at in range(-1, 3)]
+    places = [next_member(CHAIN, at, FailureKind("503"), yes) for at in range(-1, 3)]
     assert places == [0, 1, 2, None]
 
 
 def test_a_pool_that_takes_none_is_passed_by() -> None:
-    assert next_member(CHAIN, -1, Failure("503"), lambda _: False) == 1
+    assert next_member(CHAIN, -1, FailureKind("503"), lambda _: False) == 1
 
 
 def test_what_may_not_be_sent_again_goes_to_no_pool() -> None:
-    assert next_member(CHAIN, -1, Failure("no_answer", again=False), yes) == 1
+    assert next_member(CHAIN, -1, FailureKind("no_answer", again=False), yes) == 1
 
 
 def test_what_is_too_long_goes_to_pools_alone() -> None:
-    failure = Failure("context_length_exceeded", too_long=True)
+    failure = FailureKind("context_length_exceeded", too_long=True)
     assert next_member((MESSAGE, POOL), -1, failure, yes) == 1
     assert next_member((STALE, MESSAGE), -1, failure, yes) is None
 
@@ -54,49 +54,49 @@ def test_what_is_too_long_goes_to_pools_alone() -> None:
 @pytest.mark.parametrize(
     ("code", "outcome", "rule", "expected"),
     [
-        ("no_endpoint_available", None, Retry(), Failure("no_endpoint_available")),
-        ("queue_full", None, None, Failure("queue_full")),
-        ("upstream_unreachable", "not_sent", Retry(when=()), Failure("upstream_unreachable")),
-        ("upstream_error", "no_answer", Retry(), Failure("upstream_error")),
-        ("upstream_error", "no_answer", Retry(when=(503,)), Failure("upstream_error", again=False)),
-        ("upstream_error", "no_answer", None, Failure("upstream_error")),
-        ("first_byte_timeout", "too_slow", Retry(when=(503,)), Failure("first_byte_timeout", again=False)),
-        ("invalid_request", None, Retry(), None),
-        ("rate_limit_exceeded", None, Retry(), None),
-        ("deadline_exceeded", "too_slow", Retry(), None),
-        ("context_length_exceeded", None, Retry(), None),
-        ("shutting_down", None, Retry(), None),
-        ("internal_error", None, Retry(), None),
+        ("no_endpoint_available", None, RetrySettings(), FailureKind("no_endpoint_available")),
+        ("queue_full", None, None, FailureKind("queue_full")),
+        ("upstream_unreachable", "not_sent", RetrySettings(when=()), FailureKind("upstream_unreachable")),
+        ("upstream_error", "no_answer", RetrySettings(), FailureKind("upstream_error")),
+        ("upstream_error", "no_answer", RetrySettings(when=(503,)), FailureKind("upstream_error", again=False)),
+        ("upstream_error", "no_answer", None, FailureKind("upstream_error")),
+        ("first_byte_timeout", "too_slow", RetrySettings(when=(503,)), FailureKind("first_byte_timeout", again=False)),
+        ("invalid_request", None, RetrySettings(), None),
+        ("rate_limit_exceeded", None, RetrySettings(), None),
+        ("deadline_exceeded", "too_slow", RetrySettings(), None),
+        ("context_length_exceeded", None, RetrySettings(), None),
+        ("shutting_down", None, RetrySettings(), None),
+        ("internal_error", None, RetrySettings(), None),
     ],
 )
 def test_which_errors_lead_into_the_chain(
-    code: str, outcome: str | None, rule: Retry | None, expected: Failure | None
+    code: str, outcome: str | None, rule: RetrySettings | None, expected: FailureKind | None
 ) -> None:
     assert failure_of(code, outcome, rule) == expected
 
 
 def test_what_an_engine_said_is_why() -> None:
-    assert failure_of("upstream_error", "502", Retry(), "502") == Failure("502")
-    found = failure_of("context_length_exceeded", "400", Retry(), "context_length_exceeded")
-    assert found == Failure("context_length_exceeded", too_long=True)
+    assert failure_of("upstream_error", "502", RetrySettings(), "502") == FailureKind("502")
+    found = failure_of("context_length_exceeded", "400", RetrySettings(), "context_length_exceeded")
+    assert found == FailureKind("context_length_exceeded", too_long=True)
 
 
 @pytest.mark.parametrize(("label", "true"), [("503", True), ("429", True), ("500", False), ("400", False)])
 def test_an_engines_status_falls_where_it_is_retried(label: str, true: bool) -> None:
-    assert falls(label, Retry()) is true
+    assert falls(label, RetrySettings()) is true
     assert falls(label, None) is true
-    assert falls("500", Retry(when=(500,)))
+    assert falls("500", RetrySettings(when=(500,)))
 
 
 def test_every_pool_after_it_has_an_attempt_kept_back() -> None:
-    chain = (POOL, STALE, Fallback(pool="other"), MESSAGE)
+    chain = (POOL, STALE, FallbackSettings(pool="other"), MESSAGE)
     assert [kept_back(chain, at) for at in range(-1, 4)] == [2, 1, 1, 0, 0]
 
 
 def test_labels_and_kinds() -> None:
     assert [kind_of(one) for one in CHAIN] == ["pool", "cache", "message"]
     assert [label_of(one) for one in CHAIN] == ["simplified", "cache", "message"]
-    assert label_of(Fallback(pool="p", label="tiny")) == "tiny"
+    assert label_of(FallbackSettings(pool="p", label="tiny")) == "tiny"
 
 
 def test_what_is_not_known_is_tried() -> None:
@@ -134,7 +134,7 @@ def test_an_incident_is_told_once_and_over_when_the_pool_was_well_and_a_while_ha
     assert incidents.degraded("r", 2, 100_260.0)
 
 
-MEMBERS = st.sampled_from([POOL, Fallback(pool="b"), STALE, MESSAGE])
+MEMBERS = st.sampled_from([POOL, FallbackSettings(pool="b"), STALE, MESSAGE])
 
 
 @given(
@@ -143,12 +143,12 @@ MEMBERS = st.sampled_from([POOL, Fallback(pool="b"), STALE, MESSAGE])
     failures=st.lists(st.tuples(st.sampled_from(sorted(FALLS)), st.booleans(), st.booleans()), min_size=1),
 )
 def test_a_chain_always_ends_and_never_goes_back(
-    chain: list[Fallback], refused: set[int], failures: list[tuple[str, bool, bool]]
+    chain: list[FallbackSettings], refused: set[int], failures: list[tuple[str, bool, bool]]
 ) -> None:
     place, seen = -1, list[int]()
     for step in range(len(chain) + 1):
         why, again, too_long = failures[step % len(failures)]
-        failure = Failure(why, again, too_long)
+        failure = FailureKind(why, again, too_long)
         found = next_member(chain, place, failure, lambda one: chain.index(one) not in refused)
         if found is None:
             break

@@ -9,32 +9,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.config.settings.pools import Health
-from policies.resilience.health import ASK_EVERY, IN_VAIN, MOST_DEMANDED, Change, Finding, HealthRecord, Kind
+from policies.config.settings.pools import HealthSettings
+from policies.resilience.health import ASK_EVERY, IN_VAIN, MOST_DEMANDED, HealthChange, HealthRecord, Kind, ProbeFinding
 
-SETTINGS = Health(every=5.0, suspect_every=0.25, unhealthy_after=3, healthy_after=2)
-WELL = Finding("good")
+SETTINGS = HealthSettings(every=5.0, suspect_every=0.25, unhealthy_after=3, healthy_after=2)
+WELL = ProbeFinding("good")
 
 
 class Probed:
     """A record, and its probes one after another, a second apart."""
 
-    def __init__(self, settings: Health = SETTINGS) -> None:
+    def __init__(self, settings: HealthSettings = SETTINGS) -> None:
         self.record = HealthRecord(settings)
         self.now = 0.0
 
-    def health(self, kind: Kind = "good", *, yielding: bool = False) -> Change | None:
+    def health(self, kind: Kind = "good", *, yielding: bool = False) -> HealthChange | None:
         self.now += 1.0
-        return self.record.health(Finding(kind, kind), yielding=yielding, now=self.now)
+        return self.record.health(ProbeFinding(kind, kind), yielding=yielding, now=self.now)
 
-    def token(self, kind: Kind = "good", *, yielding: bool = False) -> Change | None:
+    def token(self, kind: Kind = "good", *, yielding: bool = False) -> HealthChange | None:
         self.now += 1.0
-        return self.record.token(Finding(kind, kind), yielding=yielding, now=self.now)
+        return self.record.token(ProbeFinding(kind, kind), yielding=yielding, now=self.now)
 
     def asks(self, *, idle: bool = True, while_well: bool = True) -> bool:
         return self.record.wants_token(idle=idle, while_well=while_well)
 
-    def round(self) -> Change | None:
+    def round(self) -> HealthChange | None:
         """Good health and, where it is asked for one, a token."""
         change = self.health()
         return (self.token() if self.asks() else None) or change
@@ -43,14 +43,14 @@ class Probed:
 @pytest.fixture
 def well() -> Probed:
     probed = Probed()
-    assert probed.health() == Change("up", "answers")
+    assert probed.health() == HealthChange("up", "answers")
     return probed
 
 
 @pytest.fixture
 def down() -> Probed:
     probed = Probed()
-    assert [probed.health("refused") for _ in range(3)][-1] == Change("down", "refused")
+    assert [probed.health("refused") for _ in range(3)][-1] == HealthChange("down", "refused")
     return probed
 
 
@@ -60,29 +60,29 @@ def down() -> Probed:
 def test_the_first_good_probe_is_believed() -> None:
     probed = Probed()
     assert (probed.record.state, probed.record.probed) == ("unknown", False)
-    assert probed.health() == Change("up", "answers")
+    assert probed.health() == HealthChange("up", "answers")
     assert (probed.record.state, probed.record.probed) == ("up", True)
     assert probed.health() is None
 
 
 def test_so_many_failed_probes_in_a_row_take_it_down_and_each_change_is_told_once(well: Probed) -> None:
     changes = [well.health("unwell") for _ in range(5)]
-    assert changes == [Change("suspect", "unwell"), None, Change("down", "unwell"), None, None]
+    assert changes == [HealthChange("suspect", "unwell"), None, HealthChange("down", "unwell"), None, None]
 
 
 def test_a_good_probe_between_them_begins_the_row_anew(well: Probed) -> None:
     kinds: list[Kind] = ["unwell", "unwell", "good", "unwell", "unwell"]
     assert [change.state for kind in kinds if (change := well.health(kind))] == ["suspect"]
-    assert well.health("unwell") == Change("down", "unwell")
+    assert well.health("unwell") == HealthChange("down", "unwell")
 
 
 def test_so_many_good_probes_in_a_row_bring_it_back(down: Probed) -> None:
     assert [down.health(), down.health("silent"), down.health()] == [None] * 3
-    assert down.health() == Change("up", "answers again")
+    assert down.health() == HealthChange("up", "answers again")
 
 
 def test_an_endpoint_that_never_was_up_goes_down_too_and_comes_back(down: Probed) -> None:
-    assert [down.health(), down.health()] == [None, Change("up", "answers again")]
+    assert [down.health(), down.health()] == [None, HealthChange("up", "answers again")]
 
 
 def test_one_is_looked_at_slowly_while_well_and_fast_while_in_doubt_and_until_it_is_well(well: Probed) -> None:
@@ -91,7 +91,7 @@ def test_one_is_looked_at_slowly_while_well_and_fast_while_in_doubt_and_until_it
     assert well.record.pause == 0.25
     well.health()
     assert well.record.pause == 0.25
-    assert well.health() == Change("up", "answers again")
+    assert well.health() == HealthChange("up", "answers again")
     assert well.record.pause == 5.0
 
 
@@ -105,7 +105,7 @@ def test_a_probe_that_fails_while_the_endpoint_yields_counts_for_nothing(well: P
 
 
 def test_a_refused_connection_counts_even_then_for_no_new_request_gets_in(well: Probed) -> None:
-    assert [well.health("refused", yielding=True) for _ in range(3)][-1] == Change("down", "refused")
+    assert [well.health("refused", yielding=True) for _ in range(3)][-1] == HealthChange("down", "refused")
 
 
 def test_no_token_while_it_yields_counts_for_nothing(well: Probed) -> None:
@@ -153,7 +153,7 @@ def test_a_failed_connection_is_followed_by_health_probes_alone(well: Probed) ->
     assert not well.record.doubted(), "known already"
     assert well.record.pause == 0.25
     assert not well.asks()
-    assert [well.health(), well.health()] == [None, Change("up", "answers again")]
+    assert [well.health(), well.health()] == [None, HealthChange("up", "answers again")]
     assert well.record.pause == 5.0
 
 
@@ -161,7 +161,7 @@ def test_one_that_was_too_slow_is_well_only_once_it_gave_a_token(well: Probed) -
     well.record.doubted(slow=True)
     assert [well.health() for _ in range(5)] == [None] * 5
     assert well.record.pause == 0.25
-    assert well.token() == Change("up", "answers again")
+    assert well.token() == HealthChange("up", "answers again")
     assert well.record.pause == 5.0
     assert not well.asks()
 
@@ -176,7 +176,7 @@ def mute(well: Probed) -> Probed:
         assert well.health() is None
         changes.append(well.token("silent"))
     told = "accepts, but gives no token: silent"
-    assert changes == [Change("suspect", told), None, Change("down", told)]
+    assert changes == [HealthChange("suspect", told), None, HealthChange("down", told)]
     return well
 
 
@@ -188,13 +188,13 @@ def test_no_token_so_many_times_in_a_row_is_down_whatever_health_says(mute: Prob
 
 def test_good_tokens_in_a_row_bring_it_back(mute: Probed) -> None:
     assert [mute.round(), mute.token("silent"), mute.round()] == [None] * 3
-    assert mute.round() == Change("up", "gives tokens again")
+    assert mute.round() == HealthChange("up", "gives tokens again")
     assert mute.record.pause == 5.0
 
 
 @pytest.mark.parametrize("kind", ["failed", "full", "unaskable"])
 def test_any_answer_at_all_says_that_it_hangs_no_more(mute: Probed, kind: Kind) -> None:
-    assert mute.token(kind) == Change("up", "answers again")
+    assert mute.token(kind) == HealthChange("up", "answers again")
 
 
 @pytest.mark.parametrize("kind", ["failed", "full", "unaskable"])
@@ -316,7 +316,7 @@ def test_an_endpoint_that_is_down_and_ejected_comes_back_from_both(down: Probed)
     down.record.shut("ejected", down.now)
     assert down.round() is None
     change = down.round()
-    assert change == Change("up", "answers again", readmit=True)
+    assert change == HealthChange("up", "answers again", readmit=True)
 
 
 # -- for any order of findings

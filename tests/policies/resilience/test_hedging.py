@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.config.settings.routes import Hedge, Retry
+from policies.config.settings.routes import HedgeSettings, RetrySettings
 from policies.resilience.hedging import HedgeBudget, applies, judge, wins
 from policies.resilience.outcome import BROKEN_OFF, NO_ANSWER, OK, TOO_SLOW, of_status
 from policies.resilience.retry_budget import RetryBudget
 
-DEFAULT = Hedge()
-RETRY = Retry()
+DEFAULT = HedgeSettings()
+RETRY = RetrySettings()
 
 
 def budgets() -> tuple[RetryBudget, HedgeBudget]:
@@ -21,7 +21,7 @@ def budgets() -> tuple[RetryBudget, HedgeBudget]:
     return requests, HedgeBudget(requests)
 
 
-def granted(budget: HedgeBudget, now: float, settings: Hedge = DEFAULT, asked: int = 1000) -> int:
+def granted(budget: HedgeBudget, now: float, settings: HedgeSettings = DEFAULT, asked: int = 1000) -> int:
     return sum(budget.take(now, settings) for _ in range(asked))
 
 
@@ -110,7 +110,7 @@ def test_the_share_is_never_exceeded(steps: list[tuple[float, int, int]], share:
                 assert sum(moment > now - 10 for moment in hedges) <= most + 1e-6
 
 
-def asked(*, attempts: int = 1, fresh: bool = True, retry: Retry | None = RETRY, paid: int = 20) -> str:
+def asked(*, attempts: int = 1, fresh: bool = True, retry: RetrySettings | None = RETRY, paid: int = 20) -> str:
     counted, budget = budgets()
     for _ in range(paid):
         counted.request(0.0)

@@ -9,18 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.config.settings.routes import Retry
+from policies.config.settings.routes import RetrySettings
 from policies.resilience import outcome
 from policies.resilience.outcome import Outcome, of_status
-from policies.resilience.retry import LONGEST_RETRY_AFTER, RetryBudget, Verdict, judge
+from policies.resilience.retry import LONGEST_RETRY_AFTER, RetryBudget, RetryVerdict, judge
 
 NOW = 1000.0
-DEFAULT = Retry()
+DEFAULT = RetrySettings()
 # What a strategy may say at most: chance is below 1.
 NEARLY_ONE = math.nextafter(1.0, 0.0)
 
 
-def verdict(ended: Outcome = outcome.NO_ANSWER, **changed: Any) -> Verdict:
+def verdict(ended: Outcome = outcome.NO_ANSWER, **changed: Any) -> RetryVerdict:
     usual: dict[str, Any] = {
         "settings": DEFAULT,
         "attempts": 1,
@@ -56,7 +56,7 @@ def verdict(ended: Outcome = outcome.NO_ANSWER, **changed: Any) -> Verdict:
     ids=lambda value: value.label if isinstance(value, Outcome) else "",
 )
 def test_what_is_retried_by_default(ended: Outcome, again: bool) -> None:
-    assert verdict(ended) == (Verdict(True, 0.0, "again") if again else Verdict(False, 0.0, "not_listed"))
+    assert verdict(ended) == (RetryVerdict(True, 0.0, "again") if again else RetryVerdict(False, 0.0, "not_listed"))
 
 
 def test_a_route_lists_what_it_retries() -> None:
@@ -71,11 +71,11 @@ def test_a_broken_answer_and_a_client_that_left_are_never_retried() -> None:
     # `broken_off` is a word of `when` lists, for breakers.
     everything = replace(DEFAULT, when=("not_sent", "no_answer", "too_slow", "broken_off", "client_gone", 200))
     for ended in (outcome.BROKEN_OFF, outcome.CLIENT_GONE, outcome.OK):
-        assert verdict(ended, settings=everything) == Verdict(False, 0.0, "not_listed")
+        assert verdict(ended, settings=everything) == RetryVerdict(False, 0.0, "not_listed")
 
 
 def test_retry_off_retries_nothing() -> None:
-    assert verdict(settings=None) == Verdict(False, 0.0, "not_listed")
+    assert verdict(settings=None) == RetryVerdict(False, 0.0, "not_listed")
 
 
 @pytest.mark.parametrize("retries", [0, 1, 3])
@@ -87,7 +87,7 @@ def test_retries_are_the_attempts_after_the_first(retries: int) -> None:
 
 def test_an_endpoint_not_tried_yet_is_tried_at_once() -> None:
     # Whatever the answer asked for: it asked for itself.
-    assert verdict(of_status(503), fresh=True, retry_after=3600.0) == Verdict(True, 0.0, "again")
+    assert verdict(of_status(503), fresh=True, retry_after=3600.0) == RetryVerdict(True, 0.0, "again")
 
 
 def test_the_ceiling_of_the_wait_doubles_up_to_max() -> None:
@@ -99,15 +99,15 @@ def test_the_ceiling_of_the_wait_doubles_up_to_max() -> None:
 @pytest.mark.parametrize(
     ("settings", "attempts", "wait"),
     [
-        (Retry(backoff=0.0, jitter="none"), 2, 0.0),
-        (Retry(max=0.0, jitter="none"), 2, 0.0),
-        (Retry(backoff=9.0, jitter="none"), 1, 4.0),
-        (Retry(factor=1.0, jitter="none"), 3, 1.0),
-        (Retry(factor=1e15, retries=100, jitter="none"), 99, 4.0),
-        (Retry(backoff=0.1, factor=3.0, max=60.0, jitter="none"), 3, 0.9),
+        (RetrySettings(backoff=0.0, jitter="none"), 2, 0.0),
+        (RetrySettings(max=0.0, jitter="none"), 2, 0.0),
+        (RetrySettings(backoff=9.0, jitter="none"), 1, 4.0),
+        (RetrySettings(factor=1.0, jitter="none"), 3, 1.0),
+        (RetrySettings(factor=1e15, retries=100, jitter="none"), 99, 4.0),
+        (RetrySettings(backoff=0.1, factor=3.0, max=60.0, jitter="none"), 3, 0.9),
     ],
 )
-def test_every_setting_of_the_wait_holds(settings: Retry, attempts: int, wait: float) -> None:
+def test_every_setting_of_the_wait_holds(settings: RetrySettings, attempts: int, wait: float) -> None:
     assert verdict(settings=settings, attempts=attempts, fresh=False).wait == pytest.approx(wait)
 
 
@@ -122,17 +122,17 @@ def test_full_jitter_draws_once_from_0_to_the_ceiling() -> None:
 def test_chance_is_not_asked_where_nothing_is_drawn() -> None:
     nobody = iter(())
     assert verdict(chance=lambda: next(nobody)).wait == 0.0
-    assert verdict(settings=Retry(jitter="none"), fresh=False, chance=lambda: next(nobody)).wait == 1.0
+    assert verdict(settings=RetrySettings(jitter="none"), fresh=False, chance=lambda: next(nobody)).wait == 1.0
 
 
 @pytest.mark.parametrize(("retry_after", "wait"), [(None, 0.5), (0.0, 0.5), (0.2, 0.5), (0.7, 0.7), (30.0, 30.0)])
 def test_retry_after_is_waited_for_at_least(retry_after: float | None, wait: float) -> None:
-    assert verdict(of_status(503), fresh=False, retry_after=retry_after) == Verdict(True, wait, "again")
+    assert verdict(of_status(503), fresh=False, retry_after=retry_after) == RetryVerdict(True, wait, "again")
 
 
 def test_a_retry_after_longer_than_anybody_waits_is_an_answer() -> None:
     for seconds in (math.nextafter(LONGEST_RETRY_AFTER, 99), 1e9):
-        assert verdict(of_status(503), fresh=False, retry_after=seconds) == Verdict(False, 0.0, "deadline")
+        assert verdict(of_status(503), fresh=False, retry_after=seconds) == RetryVerdict(False, 0.0, "deadline")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_nobody_waits_up_to_the_deadline(fresh: bool, left: float, retry_after: 
 
 
 def test_a_spent_budget_is_told() -> None:
-    assert verdict(settings=replace(DEFAULT, floor=0)) == Verdict(False, 0.0, "budget")
+    assert verdict(settings=replace(DEFAULT, floor=0)) == RetryVerdict(False, 0.0, "budget")
 
 
 def test_the_budget_is_asked_last_and_pays_only_for_a_retry() -> None:
@@ -174,7 +174,7 @@ def test_the_budget_is_asked_last_and_pays_only_for_a_retry() -> None:
 
 LENGTHS = st.floats(0, 1000)
 SETTINGS = st.builds(
-    Retry,
+    RetrySettings,
     retries=st.integers(0, 6),
     backoff=LENGTHS,
     factor=st.floats(1, 100),
@@ -194,7 +194,7 @@ ASKED = st.none() | st.floats(0, 100) | st.just(1e9)
     chance=st.floats(0, NEARLY_ONE),
 )
 def test_every_wait_is_within_its_bounds(
-    settings: Retry, attempts: int, fresh: bool, asked: float | None, left: float | None, chance: float
+    settings: RetrySettings, attempts: int, fresh: bool, asked: float | None, left: float | None, chance: float
 ) -> None:
     said = verdict(
         settings=settings, attempts=attempts, fresh=fresh, retry_after=asked, left=left, chance=lambda: chance
@@ -215,7 +215,7 @@ def test_every_wait_is_within_its_bounds(
 
 @given(settings=SETTINGS, plan=st.lists(st.tuples(st.booleans(), ASKED), min_size=9, max_size=9), seed=st.integers())
 def test_no_request_is_attempted_more_often_than_its_cap(
-    settings: Retry, plan: list[tuple[bool, float | None]], seed: int
+    settings: RetrySettings, plan: list[tuple[bool, float | None]], seed: int
 ) -> None:
     generous = replace(settings, floor=100)
     budget, chance, attempts = RetryBudget(), Random(seed).random, 1

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.config.settings.routes import Retry
+from policies.config.settings.routes import RetrySettings
 from policies.resilience.retry import RetryBudget
 
-DEFAULT = Retry()
+DEFAULT = RetrySettings()
 
 
-def granted(budget: RetryBudget, now: float, settings: Retry = DEFAULT, asked: int = 1000) -> int:
+def granted(budget: RetryBudget, now: float, settings: RetrySettings = DEFAULT, asked: int = 1000) -> int:
     return sum(budget.take(now, settings) for _ in range(asked))
 
 

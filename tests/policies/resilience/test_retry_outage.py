@@ -10,13 +10,13 @@ from random import Random
 
 import pytest
 
-from policies.config.settings.routes import Retry
+from policies.config.settings.routes import RetrySettings
 from policies.resilience.outcome import NO_ANSWER, NOT_SENT, TOO_SLOW, Outcome, of_status
 from policies.resilience.retry import RetryBudget, judge
 
 MINUTE = 60.0
 ENDPOINTS = 4
-DEFAULT = Retry()
+DEFAULT = RetrySettings()
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Outage:
     retry_after: what every answer asks for
     """
 
-    settings: Retry = DEFAULT
+    settings: RetrySettings = DEFAULT
     outcome: Outcome = NO_ANSWER
     length: float = 0.001
     retry_after: float | None = None
@@ -121,7 +121,7 @@ def test_it_is_not_whatever_the_outage_looks_like(outcome: Outcome, length: floa
 
 @pytest.mark.parametrize("retry_after", [0.0, 1.0, 30.0, 1e9])
 def test_nor_if_the_engines_ask_for_more(retry_after: float) -> None:
-    patient = Retry(retries=20)
+    patient = RetrySettings(retries=20)
     outage = Outage(settings=patient, outcome=of_status(503), retry_after=retry_after).run(by_chance(30))
 
     assert len(outage.attempts) <= outage.allowed()
@@ -141,5 +141,5 @@ def test_a_quiet_pool_has_every_retry() -> None:
 
 
 def test_without_a_budget_it_would_be_multiplied() -> None:
-    outage = Outage(settings=Retry(floor=10**6)).run(steady(10))
+    outage = Outage(settings=RetrySettings(floor=10**6)).run(steady(10))
     assert len(outage.attempts) == 4 * len(outage.requests)

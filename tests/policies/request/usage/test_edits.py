@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.request.describe import Refused, describe
+from policies.request.describe import RefusedBody, describe
 from policies.request.usage.dialects import (
     ASKED_OF,
     CHAT,
@@ -18,7 +18,7 @@ from policies.request.usage.dialects import (
     GENERATE,
     MESSAGES,
     RESPONSES,
-    Dialect,
+    TokenDialect,
 )
 from policies.request.usage.edits import ask_usage, cap_output, may_ask
 
@@ -122,7 +122,7 @@ def capped(found: dict[str, Any], names: tuple[str, ...], most: int) -> dict[str
 
 @pytest.mark.parametrize("dialect", [CHAT, COMPLETIONS, RESPONSES, MESSAGES])
 @given(body=bodies())
-def test_an_answer_is_capped_and_nothing_else_changes(dialect: Dialect, body: bytes) -> None:
+def test_an_answer_is_capped_and_nothing_else_changes(dialect: TokenDialect, body: bytes) -> None:
     before = json.loads(body)
     edited = cap_output(body, dialect, 100)
     assert json.loads(edited) == capped(before, dialect.limits, 100)
@@ -172,13 +172,13 @@ def test_what_has_no_answer_is_not_capped() -> None:
 
 
 def test_options_that_say_it_twice_are_refused() -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RefusedBody) as caught:
         ask_usage(b'{"stream_options":{"include_usage":false,"include_us\\u0061ge":true}}')
     assert (caught.value.code, caught.value.param) == ("invalid_request", "stream_options")
 
 
 def test_when_usage_may_be_asked_for() -> None:
-    def may(dialect: Dialect | None = CHAT, engine: str = "vllm", stream: bool = True, answers: int = 1) -> bool:
+    def may(dialect: TokenDialect | None = CHAT, engine: str = "vllm", stream: bool = True, answers: int = 1) -> bool:
         return may_ask(dialect, engine, stream=stream, include_usage=False, answers=answers)
 
     assert all(may(dialect, engine) for dialect in (CHAT, COMPLETIONS) for engine in ASKED_OF)

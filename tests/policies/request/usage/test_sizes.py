@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from policies.request.describe import Call, Refused, describe
-from policies.request.usage.dialects import CHAT, COMPLETIONS, DIALECTS, GENERATE, MESSAGES, RESPONSES, Dialect
+from policies.request.describe import DescribedRequest, RefusedBody, describe
+from policies.request.usage.dialects import CHAT, COMPLETIONS, DIALECTS, GENERATE, MESSAGES, RESPONSES, TokenDialect
 from tests.pace import cpu, slowdown
 
 MESSAGE = [{"role": "user", "content": "hi"}]
 
 
-def asked(dialect: Dialect, **fields: Any) -> Call:
+def asked(dialect: TokenDialect, **fields: Any) -> DescribedRequest:
     return describe(json.dumps({"model": "m", **fields}).encode(), counts=dialect)
 
 
@@ -58,7 +58,7 @@ def test_the_prompt_is_measured_as_it_stands() -> None:
         (DIALECTS["/v1/embeddings"], {"input": "x", "max_tokens": "odd"}, None, 0),
     ],
 )
-def test_bounds_and_answers(dialect: Dialect, fields: dict[str, Any], most: int | None, answers: int) -> None:
+def test_bounds_and_answers(dialect: TokenDialect, fields: dict[str, Any], most: int | None, answers: int) -> None:
     call = asked(dialect, **fields)
     assert (call.max_tokens, call.answers) == (most, answers)
 
@@ -66,14 +66,14 @@ def test_bounds_and_answers(dialect: Dialect, fields: dict[str, Any], most: int 
 @pytest.mark.parametrize("value", ["7", 7.0, -1, 0, True, [7], {}, 10**15])
 def test_a_bound_that_an_engine_might_read_otherwise_is_refused(value: Any) -> None:
     for name in ("max_tokens", "max_completion_tokens", "n", "best_of", "n_predict"):
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(RefusedBody) as caught:
             asked(CHAT, **{name: value})
         assert (caught.value.code, caught.value.param) == ("invalid_request", name)
 
 
 @pytest.mark.parametrize("number", [b"7e0", b"07", b"+7", b"7_0"])
 def test_so_is_an_odd_way_to_write_one(number: bytes) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedBody):
         describe(b'{"model":"m","max_tokens":%b}' % number, counts=CHAT)
 
 
@@ -85,7 +85,7 @@ def test_an_escaped_name_is_read_and_one_twice_is_refused() -> None:
         b'{"model":"m","parameters":[]}',
         b'{"model":"m","sampling_params":[{"max_new_tokens":8}]}',
     ):
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(RefusedBody) as caught:
             describe(body, counts=GENERATE)
         assert caught.value.code == "invalid_request"
 
