@@ -93,7 +93,7 @@ class Exchange:
     degraded_why: str | None = None
     """Why the route's own pool could not."""
     spent = False
-    """Whether our attempts are used up (DESIGN section 2, rule 12)."""
+    """Whether our attempts are used up (DESIGN rule 12)."""
     timeouts: TimeoutSettings
     total: float | None
     """Seconds for the whole of it, from `started` on."""

@@ -1,4 +1,4 @@
-"""THE ORDER: what happens to a request, from the first byte in to the last byte out (DESIGN section 2).
+"""The order of policies: every step of a request, from the first byte in to the last byte out.
 
 `Pipeline.serve` is the table of contents: one line a policy, in order. Whatever is taken is given back by leaving its
 `with` block or in `finally`.

@@ -1,4 +1,4 @@
-"""What may be answered from the cache, under which key, and for how long (POLICY: `routes[].cache`). Pure.
+"""What may be answered from the cache, under which key, and for how long (policy key `routes[].cache`). Pure.
 
 The key is SHA-256 over what decides an answer: the tenant (or none, where answers are shared), the pool with its
 version, the model's name there, the target, and the body in canonical form: names sorted, white space gone, strings by

@@ -1,4 +1,4 @@
-"""Makes the cache that a policy file asks for (POLICY: `store`). Redis is loaded where needed."""
+"""Makes the cache that a policy file asks for (policy key `store`). Redis is loaded where needed."""
 
 from backends.cache.base import AnswerStore
 from backends.cache.memory import MemoryCache

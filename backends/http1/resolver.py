@@ -1,4 +1,4 @@
-"""The addresses of names, when DNS fails, is slow, or changes its mind (FAULTS row 29).
+"""The addresses of names, when DNS fails, is slow, or changes its mind (fault 29).
 
 `socket.getaddrinfo` blocks and can't be given up: a resolver that is away holds it for 5 to 40 s. So each name is
 looked up on a thread of its own, one at a time however many ask. Names that hang take nothing from those that don't, as

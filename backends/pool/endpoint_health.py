@@ -166,7 +166,7 @@ class EndpointHealth:
             self._succeeded(model, permit, now)
         elif outcome.status in (429, 503):
             self._saturated(label, retry_after, now)
-            # It is no failure while the breaker is closed, and no success of a probe (FAULTS row 21).
+            # It is no failure while the breaker is closed, and no success of a probe (fault 21).
             failed = faulty or self.breakers.probing(model, now) or None
             self._tell_breaker(model, permit, failed, now, label)
         else:

@@ -102,7 +102,7 @@ class PoolState:
         return may_eject(settings, len(there), sum(one.ejected for one in self.members))
 
     def last_closed(self, standing: "EndpointHealth", model: str | None, now: float) -> bool:
-        """Whether nobody else's breaker is closed for this model (rule 11)."""
+        """Whether nobody else's breaker is closed for this model (DESIGN rule 11)."""
         others = (one for one in self.members if one is not standing and not one.drained)
         return not any(one.breakers.closed(model, now) for one in others)
 

@@ -9,7 +9,7 @@ STEP: Final = 0.25
 """How often a growing share is looked at, in seconds."""
 FAILING: Final = 0.1
 """For so many seconds after a failure an endpoint gains nothing by having few requests in flight. It answers fast, and
-strategies that go by load would send it more and more (FAULTS row 34). Not longer: many a 500 is the input's fault, and
+strategies that go by load would send it more and more (fault 34). Not longer: many a 500 is the input's fault, and
 one in a thousand must not take the balance away from a busy pool."""
 
 

@@ -1,4 +1,4 @@
-"""Makes the store that a policy file asks for (POLICY: `store`). Redis and `limits` are loaded where needed."""
+"""Makes the store that a policy file asks for (policy key `store`). Redis and `limits` are loaded where needed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

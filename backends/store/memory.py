@@ -1,4 +1,4 @@
-"""The store of one process: exact, at once, and gone with the process (POLICY: `store.url: memory://`).
+"""The store of one process: exact, at once, and gone with the process (policy key `store.url: memory://`).
 
 A lease needs no lifetime here: who holds a slot and who counts it die together.
 """

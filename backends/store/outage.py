@@ -40,7 +40,7 @@ class StoreOutage:
     ) -> None:
         """
         local: keeps this process's shares
-        word: POLICY's `store.on_outage`, for the metric
+        word: policy key `store.on_outage`, for the metric
         say: told of every change, once
         clock: monotonic seconds
         """

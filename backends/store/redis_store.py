@@ -47,7 +47,7 @@ class CommandPacker(Protocol):
 class StoreIdentity:
     """What all of a store's users agree on, and what tells them apart.
 
-    prefix: POLICY's `store.prefix`
+    prefix: policy key `store.prefix`
     timeout: seconds that a call may take
     process: a name that no other process has
     """

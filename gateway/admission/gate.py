@@ -1,4 +1,4 @@
-"""admit: a slot of the pool, at once, after a wait in its queue, or not at all (DESIGN section 2; POLICY:
+"""admit: a slot of the pool, at once, after a wait in its queue, or not at all (policy keys
 `max_in_flight`, `queue`).
 
 A pool that nothing bounds and that has an endpoint is never asked about (`Pool.gated`). A slot is held until the

@@ -1,4 +1,4 @@
-"""Single flight: one answer on its way to all who ask for the same meanwhile (POLICY: `routes[].cache`).
+"""Single flight: one answer on its way to all who ask for the same meanwhile (policy key `routes[].cache`).
 
 Who asked first leads: its own attempts bring the answer, and what goes to its client is handed to the others as it
 comes, the same bytes in the same chunks. Its client's leaving ends nothing while somebody follows

@@ -1,5 +1,5 @@
 """cache: an answer that was given before is given again; of several who ask for the same at a time one asks the engine
-(DESIGN section 2; POLICY: `routes[].cache`). Requests of other routes never come here.
+(policy key `routes[].cache`). Requests of other routes never come here.
 
 A request that is answered here takes of its plan's requests and concurrency, and of its tokens nothing: no engine has
 worked for it.

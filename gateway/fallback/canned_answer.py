@@ -1,4 +1,4 @@
-"""A text of the operator's as a proper answer, in the dialect of the path that was asked (POLICY: `fallback`'s
+"""A text of the operator's as a proper answer, in the dialect of the path that was asked (policy key `fallback`'s
 `message`): a client's SDK reads it as it reads an engine's, also as a stream, to its proper end.
 
     /v1/chat/completions     chat.completion; chunks and [DONE]

@@ -1,4 +1,4 @@
-"""The way of a request whose route has a fallback: its own pool first, then the chain (POLICY: `routes[].fallback`).
+"""The way of a request whose route has a fallback: its own pool first, then the chain (policy key `routes[].fallback`).
 
 What comes next is decided in `policies.resilience.fallback`; here it is done. Nothing is tried any more once a byte
 of an answer may have gone to the client. Requests of other routes never come here.
@@ -192,7 +192,7 @@ class FallbackChain:
     def _edit(
         self, exchange: Exchange, view: TableView, asked: FallbackRequest, member: FallbackSettings, pool: Pool
     ) -> None:
-        """The declared edits (rule 8), made anew for this pool's engine, and the answer's bound of this step."""
+        """The declared edits (DESIGN rule 8), made anew for this pool's engine, and the answer's bound of this step."""
         assert exchange.original is not None, "kept when the chain was entered"
         exchange.body, exchange.strips = exchange.original, False
         limits = view.limits.get(asked.principal.plan)

@@ -6,7 +6,7 @@ from typing import Final
 from gateway.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
 from gateway.exchange import Exchange
 
-# Over this size a body is looked through in a thread (FAULTS row 45).
+# Over this size a body is looked through in a thread (fault 45).
 ON_LOOP: Final = 1 << 20
 
 

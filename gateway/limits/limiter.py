@@ -1,5 +1,5 @@
 """limit: one question to the store for all rules of the principal's plan, before an engine is asked, and its settlement
-once the request is over (DESIGN section 2; POLICY: `plans.*.limits`).
+once the request is over (policy key `plans.*.limits`).
 
 A request whose plan bounds nothing never comes here.
 """
@@ -95,7 +95,8 @@ class RateLimiter:
         return self._estimates.prompt_tokens(call, call.model or "")
 
     def edit(self, exchange: Exchange, limits: PlanLimits, call: DescribedRequest, engine: str) -> None:
-        """The declared edits of the body (rule 8): the answer's bound, and asking for usage that is taken out again."""
+        """The declared edits of the body (DESIGN rule 8): the answer's bound, and asking for usage that is taken out
+        again."""
         most = limits.plan.max_output_tokens
         asks = limits.charges and call.stream
         dialect = DIALECTS.get(exchange.kind.path) if asks or most is not None else None

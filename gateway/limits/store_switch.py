@@ -1,4 +1,4 @@
-"""The store of limits that is asked now, and its change when a reload brings another one (POLICY: `store`).
+"""The store of limits that is asked now, and its change when a reload brings another one (policy key `store`).
 
 The one before is asked no more as soon as the new one is connected, or known to be away. It goes on for as long as a
 slot outlives its holder, so that what is open gives back there what it took there; a request that takes longer keeps

@@ -42,7 +42,7 @@ def fields(**named: object) -> Mapping[str, object]:
 
 
 class GatewayLog:
-    """The log while it is installed. `path` is a file or `stderr`, `level` and `form` are POLICY's `observe.log`.
+    """The log while it is installed. `path` is a file or `stderr`, `level` and `form` are policy key `observe.log`.
 
     `later` calls a function in so many seconds, from whatever thread: so it is told how many lines were held back also
     of an event that never comes again.

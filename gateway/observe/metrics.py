@@ -27,7 +27,7 @@ _OPTIONAL = frozenset({"tenant", "model", "pool"})
 class Metrics:
     """All that one process counts. Every method is synchronous and for the event loop's thread only.
 
-    `labels` and `max_series` are POLICY's `observe.metrics`: of tenant, model and pool, a label that is not listed is
+    `labels` and `max_series` are policy key `observe.metrics`: of tenant, model and pool, a label that is not listed is
     left out, save on what belongs to one endpoint, worker or pool; beyond `max_series` lines that traffic brought into
     being, models and tenants not seen before are counted as `other`. What the policy names is never refused.
     """

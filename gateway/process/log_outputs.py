@@ -1,5 +1,5 @@
-"""What a gateway writes: its own log and the log of requests (POLICY: `observe`). Opened at the start, again on SIGHUP,
-and closed last of all."""
+"""What a gateway writes: its own log and the log of requests (policy key `observe`). Opened at the start, again on
+SIGHUP, and closed last of all."""
 
 import asyncio
 import contextlib

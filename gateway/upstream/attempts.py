@@ -1,4 +1,4 @@
-"""attempt*: one attempt after another until an answer is the client's (DESIGN section 2, rules 1, 3, 4, 7, 11 and 12).
+"""attempt*: one attempt after another until an answer is the client's (DESIGN rules 1, 3, 4, 7, 11 and 12).
 
 The only loop of a request. Each attempt takes a slot of an endpoint, sends, and waits for the first content; what came
 of it is an `Outcome`, and `policies.resilience.retry.judge` alone says whether there is another. Once a byte may
@@ -241,7 +241,7 @@ class Attempts:
             left=exchange.left(now), budget=pool.budget, now=now, chance=self._chance, kept=kept,
         )  # fmt: skip
         meter = self._metrics.pool(pool.name)
-        # A breaker is not waited for: only probes go through, and the answer is at once (rule 11).
+        # A breaker is not waited for: only probes go through, and the answer is at once (DESIGN rule 11).
         if verdict.again and (lacking is None or verdict.wait >= lacking.retry_after):
             meter.retried(outcome.label)
             return verdict.wait

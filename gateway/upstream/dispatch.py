@@ -134,8 +134,8 @@ def give_up(connecting: asyncio.Task[UpstreamConnection]) -> None:
 
 
 def _renamed(exchange: Exchange, model: str) -> tuple[bytes, bytes]:
-    """Body and target with the model's name at the engine: rule 8's declared edit, which leaves every other byte as
-    it came."""
+    """Body and target with the model's name at the engine: DESIGN rule 8's declared edit, which leaves every other
+    byte as it came."""
     if exchange.kind.model_in == "path":
         path, mark, query = exchange.target.partition(b"?")
         return exchange.body, with_model(path, model) + mark + query

@@ -1,6 +1,7 @@
-"""An engine's own answer that is not passed on, because the route's fallback comes first (POLICY: `routes[].fallback`).
+"""An engine's own answer that is not passed on, because the route's fallback comes first (policy key
+`routes[].fallback`).
 
-Nothing of it has gone to the client yet (DESIGN section 2, rule 1), so the chain may still answer in its place.
+Nothing of it has gone to the client yet (DESIGN rule 1), so the chain may still answer in its place.
 """
 
 from typing import Final

@@ -1,4 +1,4 @@
-"""A second attempt beside a slow first one (POLICY: `hedge`): the way of a request on a route that has it.
+"""A second attempt beside a slow first one (policy key `hedge`): the way of a request on a route that has it.
 
 It stands beside `Attempts.make`, which it follows step by step, so that a route without hedges pays nothing for them.
 What is decided is decided in `policies.resilience.hedging`; what runs beside each other runs in

@@ -1,4 +1,4 @@
-"""Attempts of one request that run beside each other, until one of them has the first content (POLICY: `hedge`).
+"""Attempts of one request that run beside each other, until one of them has the first content (policy key `hedge`).
 
 All of it is the request's own coroutine: connections that are being made, relays and the moment at which the second
 attempt is due set one `Signal`, and whatever of it has happened is looked at together. So the client's leaving and a

@@ -1,4 +1,4 @@
-"""The upstream's answer on its way to the client: held until it begins (DESIGN section 2, rules 1 and 2), then passed
+"""The upstream's answer on its way to the client: held until it begins (DESIGN rules 1 and 2), then passed
 through as it came.
 
 Chunks go from the upstream's socket callback straight into the client's transport, without a task switch. Back-pressure

@@ -1,4 +1,4 @@
-"""How many requests a pool takes at a time, where nobody says (POLICY: `max_in_flight: auto`).
+"""How many requests a pool takes at a time, where nobody says (policy key `max_in_flight: auto`).
 
 Additive increase, multiplicative decrease (Chiu and Jain, 1989), begun with a slow start (Jacobson, 1988). What tells
 of too many is the time to the first content, in rounds of as many answers as are let in at a time: an engine that has

@@ -1,5 +1,5 @@
-"""Who gets one of a pool's slots, who waits for one, and who is told at once that waiting is of no use (POLICY:
-`max_in_flight`, `queue`, plans' `priority` and `weight`; DESIGN section 2, `admit`).
+"""Who gets one of a pool's slots, who waits for one, and who is told at once that waiting is of no use (policy keys
+`max_in_flight`, `queue`, plans' `priority` and `weight`).
 
 Priorities are strict, save that one turn in `PATIENCE` + 1 goes to a lower one: to that which has waited for its turn
 the longest. So with L priorities waiting, the lowest is served at least once in (L - 1) * (PATIENCE + 1) turns. Within

@@ -1,4 +1,4 @@
-"""What a store's URL says (POLICY: `store.url`)."""
+"""What a store's URL says (policy key `store.url`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

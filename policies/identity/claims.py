@@ -1,4 +1,5 @@
-"""What a verified token entitles to: its claims and the issuer's settings -> Principal (POLICY: `auth.jwt[].claims`).
+"""What a verified token entitles to: its claims and the issuer's settings -> Principal (policy key
+`auth.jwt[].claims`).
 
 A claim that the policy names and the token lacks, or has in another type, is an error unless `default` gives it. Models
 and scopes only narrow the plan's. Whom a token proves is named after its issuer, `<issuer>/<sub>`, and so is its

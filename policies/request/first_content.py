@@ -1,4 +1,4 @@
-"""When does an answer begin? A 200 head is not an answer, and neither is a ping: DESIGN section 2, rules 1 and 2.
+"""When does an answer begin? A 200 head is not an answer, and neither is a ping: DESIGN rules 1 and 2.
 
 vLLM sends `200 text/event-stream` before prefill, others send pings, role-only chunks or `message_start`. Until the
 first *content event* an

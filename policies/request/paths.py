@@ -4,7 +4,7 @@ The raw path is looked up as it came. Nothing is normalised or decoded on the wa
 are simply not served (404) and can not mean one thing here and another at the engine. Only a KServe model's name may
 be percent-encoded.
 
-**Scopes** (POLICY: `plans.scopes`): what a path does decides, not how it is called.
+**Scopes** (policy key `plans.scopes`): what a path does decides, not how it is called.
 
 | scope | paths |
 |---|---|

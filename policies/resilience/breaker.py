@@ -1,4 +1,4 @@
-"""The breaker of one endpoint and model, and the door to pybreaker (DESIGN section 2, rule 11, and section 4).
+"""The breaker of one endpoint and model, and the door to pybreaker (DESIGN rule 11).
 
 What pybreaker 1.4.1 does for us: it counts failures in a row and opens at `fail_max`, counts successes in a row while
 half open and closes at `success_threshold`, goes back to open at the first failure of a half-open one, and tells its
@@ -58,7 +58,7 @@ _WORDS: Final[dict[str, State]] = {
 }
 _NEVER: Final = 1e9
 _LAST_OPEN_FOR: Final = 1.0
-"""For so many seconds a pool's last closed breaker opens at first (rule 11)."""
+"""For so many seconds a pool's last closed breaker opens at first (DESIGN rule 11)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

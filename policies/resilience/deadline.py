@@ -1,4 +1,4 @@
-"""The client's own deadline: `x-sluice-deadline` says how much time is left to it (DESIGN section 6).
+"""The client's own deadline: `x-sluice-deadline` says how much time is left to it.
 
 It lowers the route's `total` and never raises it: whoever reads it takes the lesser of the two. It is a length and not
 a point in time, so the client's clock and ours need not agree.

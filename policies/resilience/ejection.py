@@ -1,5 +1,5 @@
-"""Ejection: an endpoint that fails more than the others is left out for a while, and longer every time (DESIGN section
-2, rule 7; POLICY: `ejection`).
+"""Ejection: an endpoint that fails more than the others is left out for a while, and longer every time (DESIGN rule
+7; policy key `ejection`).
 
 Values in, verdict out: a `FailureRecord` says when there is a reason, `may_eject` whether the pool can bear it, and the
 caller decides and calls `eject`. What is nobody's fault (a 400, a client that left) is not told to the record at all.
@@ -14,7 +14,7 @@ from typing import Final, Literal
 from policies.config.settings import EjectionSettings
 
 SATURATED_IN_ROW: Final = 5
-"""So many 503 without Retry-After, with nothing else between them, are a reason (rule 7)."""
+"""So many 503 without Retry-After, with nothing else between them, are a reason (DESIGN rule 7)."""
 
 _BUCKETS: Final = 10
 

@@ -1,4 +1,4 @@
-"""What is tried once a route's pool cannot answer: the chain, member by member (POLICY: `routes[].fallback`).
+"""What is tried once a route's pool cannot answer: the chain, member by member (policy key `routes[].fallback`).
 
 Everything here decides and does nothing: `gateway.fallback.chain` acts. A chain is entered for what is ours to
 answer for, never for a client's own mistake, a limit of its plan or a deadline that has passed:

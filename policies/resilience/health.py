@@ -1,5 +1,5 @@
 """What the probes of one endpoint come to: is it up, suspect or down, how soon is it looked at again, when is it asked
-for a token, and when may it come back early? No I/O and no clock in here; POLICY: `pools.*.health`.
+for a token, and when may it come back early? No I/O and no clock in here; policy key `pools.*.health`.
 
 Two kinds of probe. The *health* probe asks the engine's health path. It can't see an engine that hangs, which goes on
 saying 200 (vLLM's habit); so now and then the engine is *asked* for one token. That costs it a little, so it is done

@@ -1,4 +1,4 @@
-"""Whether a slow attempt gets a second one beside it, and which of the two wins (POLICY: `hedge`).
+"""Whether a slow attempt gets a second one beside it, and which of the two wins (policy key `hedge`).
 
 After Dean and Barroso, "The Tail at Scale" (CACM 56(2), 2013): a second copy is sent once the first has been silent for
 longer than nearly all are, the first answer is taken, the other copy is cancelled, and the copies have a bound. The

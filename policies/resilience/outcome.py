@@ -1,5 +1,4 @@
-"""How an attempt ended, as data: retry, breaker, ejection, canary and metrics all read the same value (DESIGN section
-2)."""
+"""How an attempt ended, as data: retry, breaker, ejection, canary and metrics all read the same value."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -28,7 +27,7 @@ BROKEN_OFF: Final = Outcome("broken_off")
 """Ended before its end, after the first byte."""
 CLIENT_GONE: Final = Outcome("client_gone")
 OUTRUN: Final = Outcome("outrun")
-"""Given up unfinished, because another attempt of the same request was first (POLICY: `hedge`). Nobody's fault,
+"""Given up unfinished, because another attempt of the same request was first (policy key `hedge`). Nobody's fault,
 and a reason to look after an endpoint that has not yielded to anybody meanwhile."""
 
 _STATUSES: Final = {code: Outcome("status", code) for code in range(100, 600)}

@@ -1,4 +1,4 @@
-"""The pause of an endpoint that answers 429 or 503: it is saturated and not broken (DESIGN section 2, rule 7).
+"""The pause of an endpoint that answers 429 or 503: it is saturated and not broken (DESIGN rule 7).
 
 A pause is the engine's own Retry-After (RFC 9110, 10.2.3), 30 s at most; without one it is 1 s, doubled every time
 up to 30 s, and 1 s again after a success.

@@ -1,4 +1,4 @@
-"""Whether a request gets another attempt, and when (DESIGN section 2, rules 3, 4 and 12; POLICY: `retry`).
+"""Whether a request gets another attempt, and when (DESIGN rules 3, 4 and 12; policy key `retry`).
 
 `judge` is entered only after an attempt that failed; a request that goes well pays one `RetryBudget.request`.
 

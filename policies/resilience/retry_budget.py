@@ -1,4 +1,5 @@
-"""How many retries a pool may have (POLICY: `retry.budget`, `retry.floor`): what keeps an outage from being multiplied.
+"""How many retries a pool may have (policy key `retry.budget`, `retry.floor`): what keeps an outage from being
+multiplied.
 
 Retries of the last 10 s <= floor + budget x requests of the last 10 s, per pool and process. Ten seconds are remembered
 as 80 slots of an eighth of a second, so nothing is stored per request. A slot that is only partly of the last 10 s

@@ -1,5 +1,5 @@
 """Slow start: an endpoint that came back gets its share bit by bit, for its caches are cold and nobody has tried it yet
-(POLICY: `slow_start`)."""
+(policy key `slow_start`)."""
 
 from __future__ import annotations
 

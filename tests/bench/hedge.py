@@ -126,7 +126,7 @@ async def _asked(gw: Running, count: int, rate: float, first: list[float]) -> No
         async with await gw.connect() as client:
             sent = loop.time()
             await client.send(asking)
-            # The head goes down with the first content (DESIGN section 2, rule 1).
+            # The head goes down with the first content (DESIGN rule 1).
             status, _ = await client.head(timeout=60)
             first.append(loop.time() - sent)
             assert status == 200, status

@@ -162,7 +162,7 @@ def test_a_single_cold_candidate_is_chosen(name: str) -> None:
 
 
 def test_a_candidate_that_fails_fast_has_no_more_than_its_share(name: str) -> None:
-    """FAULTS row 34: it always has the fewest in flight, for it never has any."""
+    """fault 34: it always has the fewest in flight, for it never has any."""
     candidates = fakes(4)
     chooser, counts, under_way = strategy(name, random.Random(22)), Counter[str](), list[Fake]()
     candidates[0].failing = True

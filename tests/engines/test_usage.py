@@ -1,5 +1,5 @@
 """Usage that the gateway asks a real vLLM for leaves the client's bytes as they would have been, once it is taken out
-again (DESIGN section 2, rule 8); and a capped answer is capped."""
+again (DESIGN rule 8); and a capped answer is capped."""
 
 import json
 import random

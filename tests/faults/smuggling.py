@@ -1,4 +1,4 @@
-"""The corpora of FAULTS row 49 as requests: three public ones, as data in `data/smuggling_*.json` with their sources.
+"""The corpora of fault 49 as requests: three public ones, as data in `data/smuggling_*.json` with their sources.
 
 A case is put to our own path, with our own key and a body that an engine would take if the framing were plain. In its
 text `{json}` is that body, `{length}` its size, `{hex}` and `{HEX}` the same as a chunk's size, `{chunks}` it as one

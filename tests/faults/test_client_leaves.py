@@ -1,4 +1,4 @@
-"""FAULTS rows 35, 36, 38, 39 and point 6 of issue 1: the client leaves or stops reading, in every phase."""
+"""fault 35-36, 38, 39 and point 6 of issue 1: the client leaves or stops reading, in every phase."""
 
 from __future__ import annotations
 

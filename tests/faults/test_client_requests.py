@@ -1,4 +1,4 @@
-"""FAULTS rows 40, 42-47, 50-53: what clients send, by mistake or on purpose."""
+"""fault 40-42-47, 50-53: what clients send, by mistake or on purpose."""
 
 from __future__ import annotations
 

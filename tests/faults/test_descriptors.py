@@ -1,4 +1,4 @@
-"""FAULTS row 72: no file descriptor is left. Nobody is accepted for a while and no core is spent on it, no endpoint is
+"""fault 72: no file descriptor is left. Nobody is accepted for a while and no core is spent on it, no endpoint is
 blamed, and once there are some again everything goes on."""
 
 from __future__ import annotations

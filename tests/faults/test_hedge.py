@@ -353,7 +353,7 @@ async def test_a_hedge_that_may_not_be_holds_nothing(backend: Backend, other: Ba
 
 
 async def test_a_kept_connection_that_died_is_replaced_once(backend: Backend, other: Backend) -> None:
-    """FAULTS row 3 holds for a route with hedges."""
+    """fault 3 holds for a route with hedges."""
     backend.streams("a").then.does(dies("rst")).then.streams("b")
     async with gateway_with(backend, policy=in_order(backend), route=hedged()) as gw:
         assert await gw.chat() == "a"

@@ -1,4 +1,4 @@
-"""FAULTS row 59: the gateway's wall clock jumps, and no limit notices."""
+"""fault 59: the gateway's wall clock jumps, and no limit notices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FAULTS rows 58 and 60: several gateways on one Redis, and one of them is killed."""
+"""fault 58-60: several gateways on one Redis, and one of them is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FAULTS rows 54 and 55 and point 3 of issue 4 through the whole gateway: limits while Redis is away."""
+"""fault 54-55 and point 3 of issue 4 through the whole gateway: limits while Redis is away."""
 
 from __future__ import annotations
 

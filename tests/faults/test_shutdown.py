@@ -1,4 +1,4 @@
-"""FAULTS row 70: SIGTERM with open streams. Not ready first, then no new work, then the streams, and nobody is cut
+"""fault 70: SIGTERM with open streams. Not ready first, then no new work, then the streams, and nobody is cut
 without a word."""
 
 from __future__ import annotations

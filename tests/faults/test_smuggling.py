@@ -1,4 +1,4 @@
-"""FAULTS row 49: whatever is said about where a message ends, the engine gets one request for one, in our framing, or
+"""fault 49: whatever is said about where a message ends, the engine gets one request for one, in our framing, or
 the client a refusal and the end of its connection. What came behind it is never read in another way than it was meant.
 """
 

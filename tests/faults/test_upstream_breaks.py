@@ -1,4 +1,4 @@
-"""FAULTS rows 3, 4, 8, 10-12: the engine's connection dies, stalls or talks nonsense half way."""
+"""fault 3-4, 8, 10-12: the engine's connection dies, stalls or talks nonsense half way."""
 
 from __future__ import annotations
 

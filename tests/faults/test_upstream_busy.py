@@ -1,4 +1,4 @@
-"""FAULTS row 84: an endpoint that yields to some is slow for others. Busy is not dead."""
+"""fault 84: an endpoint that yields to some is slow for others. Busy is not dead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FAULTS rows 32-34: some fail, much or little; the others, and other models, are none the worse for it."""
+"""fault 32-34: some fail, much or little; the others, and other models, are none the worse for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FAULTS row 31: an engine that stands still (SIGSTOP, as in a long garbage collection) and goes on after a while."""
+"""fault 31: an engine that stands still (SIGSTOP, as in a long garbage collection) and goes on after a while."""
 
 from __future__ import annotations
 

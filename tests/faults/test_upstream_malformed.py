@@ -1,4 +1,4 @@
-"""FAULTS rows 13-18, 24, 27: what the engine says is not the HTTP that we can stand behind."""
+"""fault 13-18, 24, 27: what the engine says is not the HTTP that we can stand behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FAULTS row 29, seen by a client: a name that DNS does not know is an endpoint that is not there. What happens to a
+"""fault 29, seen by a client: a name that DNS does not know is an endpoint that is not there. What happens to a
 name that was known is in `tests/backends/http1/test_resolver.py`."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""FAULTS rows 19, 22, 23, 25, 26, 83: unusual answers that are none of our business to change."""
+"""fault 19-22, 23, 25, 26, 83: unusual answers that are none of our business to change."""
 
 from __future__ import annotations
 

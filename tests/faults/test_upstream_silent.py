@@ -1,4 +1,4 @@
-"""FAULTS rows 6, 7 and 9: the engine has taken the request, and says nothing, or too little."""
+"""fault 6-7 and 9: the engine has taken the request, and says nothing, or too little."""
 
 from __future__ import annotations
 

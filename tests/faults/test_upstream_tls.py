@@ -1,4 +1,4 @@
-"""FAULTS row 30: an engine behind TLS is whom it says it is, or it is not spoken to."""
+"""fault 30: an engine behind TLS is whom it says it is, or it is not spoken to."""
 
 from __future__ import annotations
 

@@ -130,7 +130,8 @@ def total(series: Series, name: str, **labels: str) -> float:
 
 
 async def assert_quiet(gw: Running) -> None:
-    """FAULTS' invariants: nothing in flight, no upstream connection in use, and the counters equal the log's lines."""
+    """Invariants after every fault: nothing in flight, no upstream connection in use, and the counters equal the
+    log's lines."""
     plane, metrics = gw.gateway.plane, gw.gateway.metrics
     await eventually(lambda: gw.gateway.client_requests == 0, "a request is still being answered")
     await eventually(lambda: plane.in_flight == 0, "an attempt is still in flight")

@@ -162,7 +162,7 @@ async def test_deadline_of_a_client_ends_its_wait_and_what_would_be_late_is_refu
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "plain"])
 @pytest.mark.parametrize("how", ["close", "fin", "rst"])
 async def test_client_that_leaves_while_it_waits_leaves_the_queue(backend: Backend, how: str, stream: bool) -> None:
-    """FAULTS row 37."""
+    """fault 37."""
     held = Held(backend)
     async with gateway_with(backend, policy=pool(1)) as gw:
         async with asyncio.TaskGroup() as group:
@@ -199,7 +199,7 @@ async def test_of_many_clients_that_leave_while_they_wait_nothing_is_left(backen
 async def test_all_paused_and_a_deadline_before_their_end_is_told_at_once(
     backend: Backend, other: Backend, size: int
 ) -> None:
-    """FAULTS row 85."""
+    """fault 85."""
     backend.answers(503, b"busy", [("retry-after", "20")])
     other.answers(429, b"busy", [("retry-after", "12")])
     async with gateway_with(backend, other, policy=pool(8, size=size), route={"retry": {"retries": 1}}) as gw:

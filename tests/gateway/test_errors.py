@@ -1,4 +1,4 @@
-"""Every error class has the shape of its path's family (DESIGN section 6)."""
+"""Every error class has the shape of its path's family."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""FAULTS row 83 in real time: a plain answer that takes five minutes, through a gateway with everything at its
+"""fault 83 in real time: a plain answer that takes five minutes, through a gateway with everything at its
 default."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who may ask, and for how much (POLICY: `auth`, `plans`)."""
+"""Who may ask, and for how much (policy key `auth`, `plans`)."""
 
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal

@@ -1,4 +1,4 @@
-"""What a route does once its pool cannot answer (POLICY: `routes[].fallback`)."""
+"""What a route does once its pool cannot answer (policy key `routes[].fallback`)."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal

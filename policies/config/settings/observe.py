@@ -1,4 +1,4 @@
-"""What the gateway tells about itself (POLICY: `observe`)."""
+"""What the gateway tells about itself (policy key `observe`)."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal

@@ -1,4 +1,4 @@
-"""Who can answer (POLICY: `pools`)."""
+"""Who can answer (policy key `pools`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""How a route tries another pool (POLICY: `routes[].canary`, `routes[].shadow`)."""
+"""How a route tries another pool (policy key `routes[].canary`, `routes[].shadow`)."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal

@@ -1,4 +1,4 @@
-"""What clients may ask for (POLICY: `routes`)."""
+"""What clients may ask for (policy key `routes`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Settings of the gateway itself and of the shared store (POLICY: `server`, `store`)."""
+"""Settings of the gateway itself and of the shared store (policy key `server`, `store`)."""
 
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network

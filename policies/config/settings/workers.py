@@ -1,4 +1,4 @@
-"""Endpoints that we start and watch ourselves (POLICY: `pools.NAME.workers`)."""
+"""Endpoints that we start and watch ourselves (policy key `pools.NAME.workers`)."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The declared edits of a request's body that tokens need (DESIGN section 2, rule 8): asking for usage, and capping the
+"""The declared edits of a request's body that tokens need (DESIGN rule 8): asking for usage, and capping the
 answer. Bytes are inserted or replaced; nothing is written anew, and every other byte stays as it came.
 
 The body must have been described with its dialect before (`describe(..., counts=...)`). `Refused` only for what that

@@ -1,4 +1,4 @@
-"""FAULTS row 29: last good addresses are kept while DNS fails or is slow, changes are followed, the loop is free."""
+"""fault 29: last good addresses are kept while DNS fails or is slow, changes are followed, the loop is free."""
 
 from __future__ import annotations
 

@@ -310,7 +310,7 @@ def test_a_saturated_answer_fails_a_probe_and_is_no_failure_else(status: int) ->
 
 
 def test_one_models_breaker_says_nothing_of_the_others() -> None:
-    """FAULTS row 32."""
+    """fault 32."""
     rig = Rig("a", "b", ejection=None)
     broken(rig, "a", "ill")
     broken(rig, "b", "ill")

@@ -167,7 +167,7 @@ def test_a_panic_is_counted_each_time_and_told_once() -> None:
 
 
 def test_panic_never_looks_past_a_pause_that_the_engine_asked_for() -> None:
-    """FAULTS row 85."""
+    """fault 85."""
     rig = Rig("a", "b")
     rig.ends("a", of_status(429), retry_after=20.0)
     rig.ends("b", of_status(503), retry_after=7.0)
@@ -186,7 +186,7 @@ def test_panic_looks_past_pauses_of_our_own() -> None:
 
 
 def test_nothing_looks_past_an_open_breaker() -> None:
-    """FAULTS row 1: all are down, and the client is told so at once."""
+    """fault 1: all are down, and the client is told so at once."""
     rig = Rig("a", "b", ejection=None)
     broken(rig, "a", "b")
     assert rig.choose() is None
@@ -285,7 +285,7 @@ def shares(rig: Rig, *, requests: int, bad: str, fails: float, rng: random.Rando
 @pytest.mark.parametrize("balance", ["least_requests", "round_robin"])
 @pytest.mark.parametrize("fails", [0.5, 1.0])
 def test_one_that_fails_fast_never_has_more_than_its_share(balance: str, fails: float) -> None:
-    """FAULTS row 34, with nothing else to protect the pool."""
+    """fault 34, with nothing else to protect the pool."""
     rig = Rig("a", "b", "c", "d", balance=balance, ejection=None, breaker=None)
     series = shares(rig, requests=4000, bad="a", fails=fails, rng=random.Random(5))
     assert max(series) <= 0.27

@@ -1,4 +1,4 @@
-"""The control side: files that change, break and vanish (FAULTS row 61), and what a reload leaves alone."""
+"""The control side: files that change, break and vanish (fault 61), and what a reload leaves alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which headers go on, in both directions (DESIGN section 2, rules 8 and 9)."""
+"""Which headers go on, in both directions (DESIGN rules 8 and 9)."""
 
 from gateway.http.headers import downstream_filter, upstream_filter, upstream_head
 

@@ -1,4 +1,4 @@
-"""When an answer begins (DESIGN section 2, rule 2), for every engine's way of beginning."""
+"""When an answer begins (DESIGN rule 2), for every engine's way of beginning."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The breaker by rule 11: what opens it, for how long, who may probe, and what closes it."""
+"""The breaker by DESIGN rule 11: what opens it, for how long, who may probe, and what closes it."""
 
 import gc
 import subprocess

@@ -1,4 +1,5 @@
-"""Any order of attempts, outcomes, waits and health probes: what holds of a breaker at every moment (rule 11)."""
+"""Any order of attempts, outcomes, waits and health probes: what holds of a breaker at every moment (DESIGN rule
+11)."""
 
 from dataclasses import dataclass
 

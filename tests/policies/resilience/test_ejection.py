@@ -1,4 +1,4 @@
-"""Ejection by rule 7: rows, rates, growing time, forgiveness, and never more of a pool than it can bear."""
+"""Ejection by DESIGN rule 7: rows, rates, growing time, forgiveness, and never more of a pool than it can bear."""
 
 import pytest
 

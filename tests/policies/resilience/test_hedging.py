@@ -1,5 +1,5 @@
 """Hedges are never more than their share of the requests, and an answer that only repeats itself is waited for once
-(POLICY: `hedge`)."""
+(policy key `hedge`)."""
 
 from dataclasses import replace
 

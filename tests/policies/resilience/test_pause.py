@@ -1,4 +1,5 @@
-"""The pause by rule 7: the engine's Retry-After, at most 30 s; without one 1 s, doubled up to 30, 1 after a success."""
+"""The pause (DESIGN rule 7): the engine's Retry-After, at most 30 s; without one 1 s, doubled up to 30, 1 s after a
+success."""
 
 import math
 

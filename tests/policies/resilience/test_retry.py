@@ -1,4 +1,4 @@
-"""Who gets another attempt, after how long, and why not (DESIGN section 2, rules 3 and 4)."""
+"""Who gets another attempt, after how long, and why not (DESIGN rules 3 and 4)."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Retries of the last 10 s <= floor + budget x requests of the last 10 s (POLICY: `retry`)."""
+"""Retries of the last 10 s <= floor + budget x requests of the last 10 s (policy key `retry`)."""
 
 import time
 import timeit
