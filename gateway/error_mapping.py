@@ -5,7 +5,7 @@ from typing import Final
 
 from backends.http1.interface import UpstreamError
 from gateway import errors
-from gateway.upstream.relay import Relay
+from gateway.relay.relay import Relay
 from policies.resilience import outcome as outcomes
 from policies.resilience.outcome import Outcome
 

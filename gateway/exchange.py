@@ -8,8 +8,8 @@ from backends.pool.endpoint import Endpoint
 from gateway.errors import GatewayError, StreamBroken, error_body, error_event
 from gateway.http.request import ClientRequest
 from gateway.observe.access_log import AccessLogEntry
-from gateway.upstream.relay import Relay
-from gateway.upstream.timeouts import overdue
+from gateway.relay.relay import Relay
+from gateway.timeouts import overdue
 from policies.config.settings import TimeoutSettings
 from policies.identity.principal import Principal
 from policies.request.paths import PathKind

@@ -14,15 +14,15 @@ from gateway import errors
 from gateway.admission.gate import AdmissionGate
 from gateway.auth.authenticate import Doubt, SlowAuthentication
 from gateway.cache.response_cache import ResponseCache
+from gateway.completion import Completion
 from gateway.error_mapping import REFUSALS, ROUTE_REFUSALS
 from gateway.exchange import Exchange
 from gateway.fallback.chain import FallbackChain, FallbackRequest
 from gateway.http.framing import ON_LOOP, check_framing, refuse_repeats
 from gateway.http.request import ClientGone
 from gateway.limits.limiter import RateLimiter
-from gateway.observe.completion import Completion
+from gateway.timeouts import hurry
 from gateway.upstream.attempts import Attempts
-from gateway.upstream.timeouts import hurry
 from policies.identity.principal import AuthenticationError, KeysWanted, Principal
 from policies.request.describe import DescribedRequest, RefusedBody, describe, refuse_engine_fields
 from policies.request.routing import RouteMatch, RouteRefused

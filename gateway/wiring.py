@@ -18,17 +18,17 @@ from gateway import __version__
 from gateway.admission.gate import AdmissionGate
 from gateway.auth.authenticate import SlowAuthentication
 from gateway.cache.response_cache import ResponseCache
+from gateway.completion import Completion
 from gateway.control.control_plane import ControlPlane
 from gateway.fallback.chain import FallbackChain
 from gateway.fallback.notifier import FallbackNotifier
-from gateway.http.router import ClientRouter
 from gateway.limits.limiter import RateLimiter
 from gateway.limits.store_switch import LimitStoreSwitch, StoreListener
 from gateway.observe.access_log import AccessLog
-from gateway.observe.completion import Completion
 from gateway.observe.log import fields
 from gateway.observe.metrics import Metrics
 from gateway.pipeline import Pipeline
+from gateway.router import ClientRouter
 from gateway.upstream.attempts import Attempts
 from gateway.upstream.dispatch import Dispatch
 from policies.config.settings import StoreSettings
@@ -54,7 +54,7 @@ class WiringInputs:
 
 class Wiring:
     """The parts of one data plane, by name; `edge` is where a request enters. What has something to connect or to end
-    is started and stopped by the gateway (`gateway.app`)."""
+    is started and stopped by the gateway (`gateway.process.app`)."""
 
     def __init__(self, control: ControlPlane, access: AccessLog | None, means: WiringInputs) -> None:
         metrics, wheel, clock, rng = means.metrics, means.wheel, means.clock, means.rng

@@ -16,7 +16,7 @@ from gateway.exchange import Exchange
 from gateway.http.driver import RequestDriver
 from gateway.http.headers import Headers
 from gateway.http.request import ClientGone, ClientRequest
-from gateway.upstream.relay import Relay
+from gateway.relay.relay import Relay
 from policies.caching import shareable
 
 State = Literal["waiting", "live", "landed", "failed"]

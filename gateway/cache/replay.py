@@ -7,7 +7,7 @@ from backends.cache.base import CachedAnswer
 from gateway.cache.subscriber import AnswerHead, ChunkBuffer, Subscriber
 from gateway.errors import GatewayError, StreamBroken, error_event
 from gateway.exchange import Exchange
-from gateway.http.body_sinks import break_off
+from gateway.relay.body_sinks import break_off
 
 
 class Replay:

@@ -1,4 +1,4 @@
-"""`sluice serve POLICY`: the gateway itself. What it does stands in `gateway.app` and `gateway.process.run`."""
+"""`sluice serve POLICY`: the gateway itself. What it does stands in `gateway.process.app` and `gateway.process.run`."""
 
 from pathlib import Path
 

@@ -12,11 +12,11 @@ import signal
 import sys
 from pathlib import Path
 
-from gateway.app import Gateway
 from gateway.control.policy_loader import StartError
 from gateway.http.accept import raise_descriptor_limit
 from gateway.http.listener import run
 from gateway.observe.log import fields
+from gateway.process.app import Gateway
 from gateway.process.banner import banner
 
 log = logging.getLogger("sluice.shutdown")

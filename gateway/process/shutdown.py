@@ -35,7 +35,7 @@ class ClientSide(Protocol):
 
 
 class ListeningSocket(Protocol):
-    """Who takes requests (`gateway.http.router.ClientRouter`): once closed, each gets 503."""
+    """Who takes requests (`gateway.router.ClientRouter`): once closed, each gets 503."""
 
     closed: bool
 

@@ -21,11 +21,11 @@ from gateway.exchange import Exchange
 from gateway.http.driver import Signal
 from gateway.http.request import ClientGone
 from gateway.observe.metrics import Metrics
+from gateway.relay.relay import Relay
 from gateway.upstream.dispatch import Dispatch
 from gateway.upstream.divert import hand_on
 from gateway.upstream.failure import ABSENT, FailedAttempt, had_it_all
 from gateway.upstream.hedging import HedgedAttempts
-from gateway.upstream.relay import Relay
 from policies.request.routing import RouteMatch
 from policies.resilience import outcome as outcomes
 from policies.resilience.breaker import BreakerPermit

@@ -10,7 +10,7 @@ from gateway.exchange import Exchange
 from gateway.http.headers import downstream_filter, reply_headers, upstream_filter, upstream_head
 from gateway.http.write_batch import WriteBatch
 from gateway.observe.metrics import Metrics
-from gateway.upstream.relay import Relay
+from gateway.relay.relay import Relay
 from policies.request.describe import rewrite_model
 from policies.request.paths import with_model
 from policies.request.routing import RouteMatch

@@ -8,7 +8,7 @@ from typing import Final
 
 from gateway import errors
 from gateway.exchange import Exchange
-from gateway.upstream.relay import HOLD_LIMIT, Relay
+from gateway.relay.relay import HOLD_LIMIT, Relay
 from policies.request.routing import RouteMatch
 from policies.resilience.fallback import TOO_LONG, FailureKind, falls, next_member, says_too_long
 from policies.resilience.outcome import Outcome

@@ -6,7 +6,7 @@ from typing import Final
 from backends.pool.endpoint import Endpoint
 from gateway.error_mapping import outcome_of
 from gateway.http.request import ClientGone
-from gateway.upstream.relay import Relay
+from gateway.relay.relay import Relay
 from policies.resilience.breaker import BreakerPermit
 from policies.resilience.outcome import Outcome
 

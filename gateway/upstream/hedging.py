@@ -17,11 +17,11 @@ from gateway.error_mapping import outcome_of, outcome_of_error, timeout_of
 from gateway.exchange import Exchange
 from gateway.http.request import ClientGone
 from gateway.observe.metrics import Metrics
+from gateway.relay.relay import Relay
 from gateway.upstream.dispatch import Dispatch
 from gateway.upstream.divert import hand_on
 from gateway.upstream.failure import ABSENT, FailedAttempt, had_it_all
 from gateway.upstream.race import Race, RaceLeg
-from gateway.upstream.relay import Relay
 from policies.request.routing import RouteMatch
 from policies.resilience import hedging
 from policies.resilience import outcome as outcomes

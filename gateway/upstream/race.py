@@ -19,8 +19,8 @@ from gateway.error_mapping import outcome_of_error
 from gateway.errors import GatewayError
 from gateway.exchange import Exchange
 from gateway.http.driver import Signal
+from gateway.relay.relay import Relay
 from gateway.upstream.dispatch import Dispatch, give_up
-from gateway.upstream.relay import Relay
 from policies.request.routing import RouteMatch
 from policies.resilience import outcome as outcomes
 from policies.resilience.breaker import BreakerPermit

@@ -12,7 +12,7 @@ import pytest
 
 from backends.simulator.server import Simulator
 from backends.simulator.settings import SimulatorSettings
-from gateway.upstream.stream_tap import StreamTap
+from gateway.relay.stream_tap import StreamTap
 from policies.request.describe import describe
 from policies.request.usage.dialects import ASKED_OF, DIALECTS
 from policies.request.usage.edits import ask_usage, cap_output

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.upstream.timeouts import overdue
+from gateway.timeouts import overdue
 from policies.config.settings import TimeoutSettings
 from policies.config.settings.pools import HealthSettings
 from tests.fakes.backend import STREAM_HEAD, Backend, Connection, Request, Said, chunked, plain

@@ -27,7 +27,7 @@ import httpx  # noqa: F401
 from prometheus_client.parser import text_string_to_metric_families
 
 from backends.identity.keyfile import change_keys
-from gateway.app import Gateway
+from gateway.process.app import Gateway
 from policies.identity.api_keys import KeyEntry, digest, new_key
 from tests.fakes.backend import Backend
 from tests.fakes.client import Answer, Client, request

@@ -14,7 +14,7 @@ from gateway.cache.subscriber import Subscriber
 from gateway.exchange import Exchange
 from gateway.http.driver import RequestDriver
 from gateway.http.request import ClientGone, ClientRequest
-from gateway.upstream.relay import Relay
+from gateway.relay.relay import Relay
 
 MOST = 1000
 

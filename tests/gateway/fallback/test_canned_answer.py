@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import error_body
 from gateway.fallback.canned_answer import EVENTS, JSON, CannedMessage, CannedText, answer
-from gateway.upstream.stream_tap import StreamTap
+from gateway.relay.stream_tap import StreamTap
 from policies.request.first_content import EVENT_END, ContentEvent, FirstContent
 
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.upstream.stream_tap import StreamTap
+from gateway.relay.stream_tap import StreamTap
 
 CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"hi \\"usage\\": {} \\"error\\""}}]}\n\n'
 USAGE = (

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from gateway.exchange import Exchange
 from gateway.observe.access_log import AccessLog
 from gateway.observe.metrics import Metrics
-from gateway.upstream.relay import Relay
-from gateway.upstream.stream_tap import StreamTap
+from gateway.relay.relay import Relay
+from gateway.relay.stream_tap import StreamTap
 
 
 class Completion:

@@ -10,12 +10,12 @@ from typing import Final
 
 from backends.http1.connection import UpstreamConnection
 from backends.http1.interface import UpstreamError
-from gateway.http.body_sinks import CopySink, break_off, writer
 from gateway.http.driver import Signal
 from gateway.http.headers import Headers, is_event_stream
 from gateway.http.request import ClientRequest
 from gateway.http.write_batch import WriteBatch
-from gateway.upstream.stream_tap import StreamTap
+from gateway.relay.body_sinks import CopySink, break_off, writer
+from gateway.relay.stream_tap import StreamTap
 from policies.request.first_content import FirstContent
 from policies.request.usage.strip import UsageStrip
 

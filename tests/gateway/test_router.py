@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.http.router import TrustedProxies
+from gateway.router import TrustedProxies
 from tests.fakes.backend import Backend
 from tests.fakes.client import Answer, Client
 from tests.flow.harness import Running, gateway_with

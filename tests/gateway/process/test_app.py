@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from gateway.app import Gateway
 from gateway.control.policy_loader import StartError
+from gateway.process.app import Gateway
 from tests.fakes.backend import Backend
 from tests.flow.harness import Footprint, eventually, gateway_with
 from tests.gateway.served import engine, policy, serving

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import AttemptTimeout, DeadlineExceeded, FirstByteTimeout, IdleTimeout
-from gateway.upstream.timeouts import overdue
+from gateway.timeouts import overdue
 from policies.config.settings import TimeoutSettings
 
 TIMES = TimeoutSettings(connect=2.0, first_byte=5.0, idle=3.0, attempt=20.0, total=60.0)
