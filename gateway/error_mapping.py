@@ -1,5 +1,5 @@
-"""From the words of those below us (a refusal's code, an upstream error's kind) to an outcome and to what the client is
-told."""
+"""Mapping of the codes of lower layers (a refusal's code, the kind of an UpstreamError) to an outcome and to the
+client's error."""
 
 from typing import Final
 
@@ -16,18 +16,18 @@ REFUSALS: Final = {
     "unsupported_media_type": errors.UnsupportedMediaType,
     "context_length_exceeded": errors.ContextTooLong,
 }
-"""Of `policies.request.describe`."""
+"""Codes of `RefusedBody` (`policies.request.describe`)."""
 ROUTE_REFUSALS: Final = {
     "model_not_found": errors.ModelNotFound,
     "model_not_allowed": errors.ModelNotAllowed,
     "path_not_found": errors.PathNotFound,
 }
-"""Of `policies.request.routing`."""
+"""Codes of `RouteRefused` (`policies.request.routing`)."""
 NOT_SENT: Final = frozenset({"refused", "connect_timeout", "tls", "dns", "no_descriptor"})
 
 
 def outcome_of(relay: Relay) -> Outcome:
-    """What the endpoint is told of an answer of which the client got at least the head."""
+    """Return the outcome of an answer of which the client got at least the head."""
     if relay.error is not None:
         return outcomes.BROKEN_OFF
     failed = relay.first_event_error or (relay.tap.error if relay.tap is not None else None)
@@ -35,7 +35,7 @@ def outcome_of(relay: Relay) -> Outcome:
 
 
 def client_error(error: UpstreamError) -> errors.GatewayError:
-    """What the client is told: the kind of failure, never the address."""
+    """Return the client's error: it names the kind of failure, never the address."""
     if error.kind == "connect_timeout":
         return errors.ConnectTimeout("The engine did not accept a connection in time.")
     if error.kind == "no_descriptor":
@@ -48,10 +48,10 @@ def client_error(error: UpstreamError) -> errors.GatewayError:
 
 
 def outcome_of_error(error: UpstreamError) -> Outcome:
-    """What becomes of an attempt that brought no answer."""
+    """Return the outcome of an attempt that brought no answer."""
     return outcomes.NOT_SENT if error.kind in NOT_SENT else outcomes.NO_ANSWER
 
 
 def timeout_of(error: errors.AttemptTimeout) -> str:
-    """What `timeouts_total` calls the time that was up."""
+    """Return the label of `timeouts_total` for the timeout that expired."""
     return error.code.removesuffix("_timeout")

@@ -38,13 +38,12 @@ _ANTHROPIC_TYPES = {413: "request_too_large", 503: "overloaded_error"}
 
 
 class GatewayError(Exception):
-    """An answer of ours that is not the engine's. `message` names the cause and the fix, never an address or a
-    secret."""
+    """Error that the gateway itself answers. `message` names the cause and the fix, never an address or a secret."""
 
     status: int = 500
     code: str = "internal_error"
     why: str | None = None
-    """The outcome of an attempt that it stands for, where an engine's own answer was not passed on."""
+    """Label of the attempt's outcome, where the error replaces an engine's own answer."""
 
     def __init__(
         self, message: str, *, param: str | None = None, retry_after: int | None = None, allow: str | None = None,
@@ -179,7 +178,7 @@ class StoreUnavailable(GatewayError):
 
 
 class IdentityUnavailable(GatewayError):
-    """Nobody can say now whether the credential is good."""
+    """The credential cannot be checked now: the issuer's keys are not known."""
 
     status, code = 503, "identity_unavailable"
 
@@ -188,8 +187,15 @@ class ShuttingDown(GatewayError):
     status, code = 503, "shutting_down"
 
 
+def no_endpoint(pool: str, reason: str, seconds: int) -> NoEndpoint:
+    """Return the error of a pool without a candidate: `reason` is one of `NoCandidate`, `seconds` the Retry-After."""
+    return NoEndpoint(
+        f"No endpoint of pool {pool} is available now ({reason}). Try again in {seconds} s.", retry_after=seconds
+    )
+
+
 def shutting_down() -> ShuttingDown:
-    """What every request is told that the gateway's end leaves without an answer."""
+    """Return the error of every request that the gateway's shutdown leaves without an answer."""
     return ShuttingDown("The gateway is shutting down. Try again.", retry_after=1)
 
 

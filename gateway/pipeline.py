@@ -1,7 +1,30 @@
-"""The order of policies: every step of a request, from the first byte in to the last byte out.
+"""Pipeline: every step of a request in order, from the first byte in to the last byte out. Open this file first.
 
-`Pipeline.serve` is the table of contents: one line a policy, in order. Whatever is taken is given back by leaving its
-`with` block or in `finally`.
+    step            where                                   answers with
+    read            gateway.http, gateway.router            400 404 405 408 414 431
+    authenticate    gateway.auth, policies.identity         401 403 429
+    body            gateway.http.framing                    400 408 413 415
+    describe        policies.request.describe               400 415
+    route           policies.request.routing                403 404
+    deadline        gateway.timeouts                        400 504
+    limit           gateway.limits                          400 429 503
+    cache           gateway.cache                           a kept answer
+    admit           gateway.admission                       429 503 504
+    attempt         gateway.upstream                        502 503 504
+    relay           gateway.relay                           the engine's answer
+    finish          gateway.completion                      one count, one log line
+
+`fallback` (gateway.fallback) runs admit, attempt and relay for each pool of its chain.
+
+Interruptions. Four errors are raised into a waiting request from outside, at whatever `await` it stands; each passes
+through `RequestDriver.throw` (gateway/http/driver.py):
+
+    ClientGone                  the client has closed its connection         gateway.http.active_request
+    DeadlineExceeded,           a timeout has expired (gateway.timeouts)     the connection's timer, or the timer wheel
+      AttemptTimeout ...                                                     of a detached client
+    HeaderTimeout, BodyTimeout  head or body is late, or no HTTP             gateway.http.active_request
+      and other 4xx
+    ShuttingDown                the drain is over (server.drain)             gateway.http.listener
 """
 
 import asyncio
@@ -13,15 +36,16 @@ from backends.pool.pool import Pool
 from gateway import errors
 from gateway.admission.gate import AdmissionGate
 from gateway.auth.authenticate import Doubt, SlowAuthentication
-from gateway.cache.response_cache import ResponseCache
+from gateway.cache.response_cache import CacheLookup, ResponseCache
 from gateway.completion import Completion
 from gateway.error_mapping import REFUSALS, ROUTE_REFUSALS
 from gateway.exchange import Exchange
 from gateway.fallback.chain import FallbackChain, FallbackRequest
 from gateway.http.framing import ON_LOOP, check_framing, refuse_repeats
 from gateway.http.request import ClientGone
-from gateway.limits.limiter import RateLimiter
-from gateway.timeouts import hurry
+from gateway.limits.limiter import HeldLimits, RateLimiter
+from gateway.reply import send_error
+from gateway.timeouts import RequestTimeouts, apply_client_deadline
 from gateway.upstream.attempts import Attempts
 from policies.identity.principal import AuthenticationError, KeysWanted, Principal
 from policies.request.describe import DescribedRequest, RefusedBody, describe, refuse_engine_fields
@@ -32,96 +56,129 @@ log = logging.getLogger("sluice.pipeline")
 
 
 class Pipeline:
-    """The data plane's way of answering one request. One object a process; everything about one request is in its
-    Exchange."""
+    """Answers the inference requests of one process. The state of one request is in its Exchange."""
 
     def __init__(
         self,
         *,
-        identity: SlowAuthentication,
-        limiting: RateLimiter,
-        caching: ResponseCache,
+        authentication: SlowAuthentication,
+        limiter: RateLimiter,
+        cache: ResponseCache,
         admission: AdmissionGate,
         attempts: Attempts,
         fallbacks: FallbackChain,
-        settlement: Completion,
+        completion: Completion,
         timed_out: Callable[[str], None],
         clock: Callable[[], float],
     ) -> None:
         """`timed_out` counts a timeout of a kind; `clock` is monotonic, in seconds, and finer than the loop's, which
         uvloop rounds to milliseconds."""
-        self._identity = identity
-        self._limiting = limiting
-        self._caching = caching
+        self._authentication = authentication
+        self._limiter = limiter
+        self._cache = cache
         self._admission = admission
         self._attempts = attempts
         self._fallbacks = fallbacks
-        self._settlement = settlement
+        self._completion = completion
         self._timed_out = timed_out
         self._clock = clock
 
     async def serve(self, exchange: Exchange, view: TableView) -> None:
         """Answer one request, whatever happens. Never raises."""
+        held: HeldLimits | None = None
+        lookup: CacheLookup | None = None
         try:
+            # authenticate
             try:
                 principal = self._authenticate(exchange, view)
             except (AuthenticationError, KeysWanted) as doubt:
                 principal = await self._authenticate_later(exchange, doubt)
-            await self._body(exchange, view.table.max_body) if exchange.cycle.more_body else self._whole_body(
-                exchange, view
-            )
+            # body
+            if exchange.request.more_body:
+                await self._read_body(exchange, view.table.max_body)
+            else:
+                self._take_body(exchange, view.table.max_body)
+            # describe
             small = len(exchange.body) <= ON_LOOP
             call = self._describe(exchange, view) if small else await self._describe_aside(exchange, view)
-            routed = self._route(exchange, view, principal, call)
-            self._times(exchange, routed)
+            # route, deadline
+            match = self._route(exchange, view, principal, call)
+            self._set_timeouts(exchange, match)
+            # limit
             if view.limits and principal.plan in view.limits:
-                await self._limit(exchange, view, principal, call, routed)
-            if routed.route.cache is not None and await self._caching.answered(exchange, view, principal, routed):
-                return
-            if not routed.route.fallback:
-                await self._attempt(exchange, view.pools[routed.route.pool], routed)
+                held = await self._limit(exchange, view, principal, call, match)
+                await self._edit(exchange, view, principal, call, match)
+            # cache
+            if match.route.cache is not None:
+                lookup = self._cache.lookup(match.route.cache)
+                if await self._cache.answer(exchange, lookup, view, principal, match):
+                    return
+            # admit, attempt, relay: once, or for each pool of the fallback chain
+            if not match.route.fallback:
+                await self._answer_by_pool(exchange, view.pools[match.route.pool], match)
             else:
-                await self._fallbacks.serve(exchange, view, FallbackRequest(principal, call, routed, self._attempt))
+                request = FallbackRequest(principal, call, match, self._answer_by_pool, lookup)
+                await self._fallbacks.serve(exchange, view, request)
         except errors.GatewayError as error:
-            # Its frames hold it: a cycle that only the garbage collector would find.
+            # The error's frames hold it: a cycle that only the garbage collector would find.
             error.__traceback__ = None
             if isinstance(error, errors.DeadlineExceeded):
                 self._timed_out("total")
             self._fail(exchange, error)
         except ClientGone:
-            exchange.gone = True
+            exchange.record.client_gone = True
         except Exception:
             log.exception("fault of ours request_id=%s", exchange.request_id)
             self._fail(
                 exchange, errors.InternalError("The gateway failed. The operator can find the cause by the request id.")
             )
         finally:
-            self._over(exchange)
+            self._finish(exchange, lookup, held)
 
     async def refuse(self, exchange: Exchange, error: errors.GatewayError) -> None:
-        """Answer a request that has no way through the gateway; it is counted and logged like any other."""
+        """Answer a request that has no route through the gateway; it is counted and logged like any other."""
         self._fail(exchange, error)
-        self._settlement.settle(exchange)
+        self._completion.finish(exchange)
+
+    def _finish(self, exchange: Exchange, lookup: CacheLookup | None, held: HeldLimits | None) -> None:
+        """Give back what the request holds, and count and log it. The order matters:
+
+        1. The timer: no timeout may be raised into a request that has ended.
+        2. The cache keeps the answer and releases the subscribers; its result is a field of the log line.
+        3. The completion reads the relay and writes usage and sizes into the record.
+        4. The slot: the queue learns from the outcome and the times of the last attempt (`max_in_flight: auto`).
+        5. The limits refund the difference to the usage that 3 has written.
+        """
+        exchange.request.timekeeper = None
+        if lookup is not None:
+            self._cache.finish(exchange, lookup)
+        self._completion.finish(exchange)
+        if exchange.attempt.slot is not None:
+            exchange.leave_pool()
+        if held is not None:
+            self._limiter.refund(exchange, held)
 
     # -- the steps, in their order
 
     def _authenticate(self, exchange: Exchange, view: TableView) -> Principal:
         fields = exchange.fields
         authorization, x_api_key = fields.get(b"authorization"), fields.get(b"x-api-key")
-        if len(fields) != len(exchange.wire_headers):
+        if len(fields) != len(exchange.headers):
             if exchange.repeats(b"authorization", b"x-api-key"):
                 raise AuthenticationError(
                     "malformed",
                     "Several credentials were sent. Send one, as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.",
                 )
-            refuse_repeats(exchange)
+            refuse_repeats(exchange.request)
         return self._entitle(exchange, view.authenticator.authenticate(authorization, x_api_key))
 
     async def _authenticate_later(self, exchange: Exchange, doubt: Doubt) -> Principal:
-        """The same for what is not known to be good: a token whose issuer's keys have to be fetched first may be."""
+        """Authenticate a credential that is not known to be good: the keys of a token's issuer may have to be
+        fetched."""
         fields = exchange.fields
         authorization, x_api_key = fields.get(b"authorization"), fields.get(b"x-api-key")
-        return self._entitle(exchange, await self._identity.later(doubt, authorization, x_api_key, exchange.client))
+        later = self._authentication.later(doubt, authorization, x_api_key, exchange.client)
+        return self._entitle(exchange, await later)
 
     def _entitle(self, exchange: Exchange, principal: Principal) -> Principal:
         exchange.principal = principal
@@ -132,19 +189,19 @@ class Pipeline:
             )
         return principal
 
-    def _whole_body(self, exchange: Exchange, view: TableView) -> None:
-        """The usual case: the body came with the head, and is here already."""
-        parts = exchange.cycle.parts
+    def _take_body(self, exchange: Exchange, limit: int) -> None:
+        """Take a body that came with the head: the usual case."""
+        parts = exchange.request.parts
         if parts:
             body = exchange.body = parts[0] if len(parts) == 1 else b"".join(parts)
-            check_framing(exchange, view.table.max_body, len(body))
+            check_framing(exchange.request, exchange.fields, limit, len(body))
 
-    async def _body(self, exchange: Exchange, limit: int) -> None:
-        """Read the body: refused by its declared length before a byte of it is asked for, or as soon as it is over
-        the limit."""
-        check_framing(exchange, limit, int(exchange.fields.get(b"content-length", b"0")))
-        exchange.body = await exchange.cycle.read_body(limit)
-        exchange.received = self._clock()
+    async def _read_body(self, exchange: Exchange, limit: int) -> None:
+        """Read the body; refuse one over `limit` by its declared length, or as soon as it is over."""
+        declared = int(exchange.fields.get(b"content-length", b"0"))
+        check_framing(exchange.request, exchange.fields, limit, declared)
+        exchange.body = await exchange.request.read_body(limit)
+        exchange.attempt.ready_at = self._clock()
 
     def _describe(self, exchange: Exchange, view: TableView) -> DescribedRequest:
         kind, principal = exchange.kind, exchange.principal
@@ -168,70 +225,61 @@ class Pipeline:
         return call
 
     async def _describe_aside(self, exchange: Exchange, view: TableView) -> DescribedRequest:
-        """The same for a large body, in a thread: the loop has others to serve meanwhile."""
+        """Describe a large body in a thread: other requests need the loop meanwhile."""
         return await asyncio.to_thread(self._describe, exchange, view)
 
     def _route(self, exchange: Exchange, view: TableView, principal: Principal, call: DescribedRequest) -> RouteMatch:
         try:
-            routed = view.routes.find(exchange.kind, call.model, principal)
+            match = view.routes.find(exchange.kind, call.model, principal)
         except RouteRefused as error:
             raise ROUTE_REFUSALS[error.code](str(error), param="model") from None
-        exchange.route, exchange.pool = routed.label, routed.route.pool
-        return routed
+        exchange.route, exchange.pool = match.label, match.route.pool
+        return match
+
+    def _set_timeouts(self, exchange: Exchange, match: RouteMatch) -> None:
+        timeouts = exchange.timeouts = match.route.timeouts
+        exchange.total = timeouts.total
+        exchange.attempt.first_check = match.first_looks[exchange.stream]
+        exchange.request.timekeeper = RequestTimeouts(exchange)
+        if b"x-sluice-deadline" in exchange.fields:
+            apply_client_deadline(exchange, exchange.fields[b"x-sluice-deadline"], self._clock())
 
     async def _limit(
-        self, exchange: Exchange, view: TableView, principal: Principal, call: DescribedRequest, routed: RouteMatch
-    ) -> None:
-        """Take of the plan's limits; what the body must say for it is written into it."""
-        limits, engine = view.limits[principal.plan], view.pools[routed.route.pool].engine
+        self, exchange: Exchange, view: TableView, principal: Principal, call: DescribedRequest, match: RouteMatch
+    ) -> HeldLimits:
+        """Take the amounts of the plan's limits."""
         try:
-            await self._limiting.take(exchange, limits, principal, call, routed.counted_as)
-            if routed.route.fallback:
-                exchange.original = exchange.body
-            if len(exchange.body) <= ON_LOOP:
-                self._limiting.edit(exchange, limits, call, engine)
-            else:
-                await asyncio.to_thread(self._limiting.edit, exchange, limits, call, engine)
+            return await self._limiter.take(exchange, view.limits[principal.plan], principal, call, match.counted_as)
         except RefusedBody as error:
             raise REFUSALS[error.code](str(error), param=error.param) from None
 
-    async def _attempt(self, exchange: Exchange, pool: Pool, routed: RouteMatch) -> None:
-        """Have a pool answer: the route's own, or one of its fallbacks."""
+    async def _edit(
+        self, exchange: Exchange, view: TableView, principal: Principal, call: DescribedRequest, match: RouteMatch
+    ) -> None:
+        """Make the edits of the body that the limits need; a route with a fallback keeps the body as received."""
+        limits, engine = view.limits[principal.plan], view.pools[match.route.pool].engine
+        if match.route.fallback:
+            exchange.original_body = exchange.body
+        try:
+            if len(exchange.body) <= ON_LOOP:
+                self._limiter.edit(exchange, limits, call, engine)
+            else:
+                await asyncio.to_thread(self._limiter.edit, exchange, limits, call, engine)
+        except RefusedBody as error:
+            raise REFUSALS[error.code](str(error), param=error.param) from None
+
+    async def _answer_by_pool(self, exchange: Exchange, pool: Pool, match: RouteMatch) -> None:
+        """Have a pool answer, the route's own or one of its fallbacks: admit, attempt, relay."""
         if pool.gated:
             pool = await self._admission.enter(exchange, pool)
-        pool.budget.request(exchange.received)
-        wait = await self._attempts.make(exchange, pool, routed)
-        while wait is not None:
-            await self._attempts.rest(exchange, wait)
-            wait = await self._attempts.make(exchange, pool, routed)
-
-    def _times(self, exchange: Exchange, routed: RouteMatch) -> None:
-        """How long it may take."""
-        timeouts = exchange.timeouts = routed.route.timeouts
-        exchange.total = timeouts.total
-        exchange.first_look = routed.first_looks[exchange.stream]
-        exchange.cycle.timekeeper = exchange
-        if b"x-sluice-deadline" in exchange.fields:
-            hurry(exchange, exchange.fields[b"x-sluice-deadline"], self._clock())
-
-    # -- how it ends
-
-    def _over(self, exchange: Exchange) -> None:
-        """Whatever has become of it: others are told, it is counted, and what it holds is given back."""
-        exchange.cycle.timekeeper = None
-        if exchange.lookup is not None:
-            self._caching.landed(exchange)
-        self._settlement.settle(exchange)
-        if exchange.door is not None:
-            self._admission.leave(exchange)
-        if exchange.held is not None:
-            self._limiting.settle(exchange)
+        pool.budget.request(exchange.attempt.ready_at)
+        await self._attempts.run(exchange, pool, match)
 
     def _fail(self, exchange: Exchange, error: errors.GatewayError) -> None:
-        """Tell the client: as a status while nothing was sent, else by breaking the stream off honestly."""
-        cycle, relay = exchange.cycle, exchange.relay
-        if not cycle.begun:
-            exchange.refuse(error)
-        elif relay is not None and not cycle.complete:
-            exchange.error = error.code
+        """Answer with an error: as a status while no byte was sent, else by breaking the stream off (DESIGN rule 5)."""
+        request, relay = exchange.request, exchange.attempt.relay
+        if not request.begun:
+            send_error(exchange, error)
+        elif relay is not None and not request.complete:
+            exchange.record.error = error.code
             relay.interrupt(errors.error_event(error, exchange.kind.family, named=exchange.kind.named_events))

@@ -1,4 +1,5 @@
-"""The door of the client port: inference paths go straight to the pipeline, the rest to Starlette's routes (ASGI)."""
+"""Router of the client port: inference paths go straight to the pipeline, control paths to Starlette's routes
+(ASGI)."""
 
 import ipaddress
 import random
@@ -20,7 +21,7 @@ _PEERS_KEPT: Final = 4096
 
 
 class ClientRouter:
-    """Says who answers: the pipeline, or the control routes."""
+    """Decides for each request of the client port whether the pipeline or a control route answers."""
 
     def __init__(self, *, plane: DataPlane, pipeline: Pipeline, rng: random.Random) -> None:
         self._plane = plane
@@ -29,12 +30,12 @@ class ClientRouter:
         self._trust = TrustedProxies(())
         self._hosts: set[bytes] = set()
         self.closed = False
-        """Whether no more work is taken: set when the gateway drains."""
+        """New requests get 503: set when the gateway drains."""
 
     def open(self, cycle: ClientRequest) -> Coroutine[Any, Any, None] | None:
-        """The coroutine that answers a request, or None where Starlette's routes do."""
+        """Return the coroutine that answers a request, or None where Starlette's routes answer."""
         view = self._plane.view
-        assert view is not None, "the data plane has a table before the door opens"
+        assert view is not None, "the data plane has a table before the port opens"
         raw_path, method = cycle.raw_path, cycle.method
         try:
             kind = classify(raw_path, method) or view.routes.by_path(raw_path, method) or unknown(raw_path)
@@ -58,9 +59,10 @@ class ClientRouter:
         return self._pipeline.serve(exchange, view)
 
     def refuse(self, cycle: ClientRequest, error: errors.GatewayError) -> Coroutine[Any, Any, None]:
-        """What the parser did not take is answered, counted and logged like what the pipeline refuses."""
+        """Return the coroutine that answers a request which the parser refused; it is counted and logged like any
+        other."""
         view = self._plane.view
-        assert view is not None, "the data plane has a table before the door opens"
+        assert view is not None, "the data plane has a table before the port opens"
         raw_path, method = cycle.raw_path, cycle.method
         try:
             kind = classify(raw_path, method) or view.routes.by_path(raw_path, method) or unknown(raw_path)
@@ -69,7 +71,8 @@ class ClientRouter:
         return self._pipeline.refuse(self._exchange(cycle, kind, view), error)
 
     def _plain_host(self, host: bytes) -> bool:
-        """HTTP/1.0 clients may send none; the parser has refused a missing one of HTTP/1.1, and two."""
+        """Return whether a Host is a plain host and port. HTTP/1.0 clients may send none; the parser has refused a
+        missing one of HTTP/1.1, and two."""
         if host and not _HOST.fullmatch(host):
             return False
         if len(self._hosts) < _PEERS_KEPT:
@@ -79,11 +82,11 @@ class ClientRouter:
     def _exchange(self, cycle: ClientRequest, kind: PathKind, view: TableView) -> Exchange:
         exchange = Exchange(cycle, kind, f"{self._rng.getrandbits(128):032x}")
         if b"x-request-id" in exchange.fields or b"x-forwarded-for" in exchange.fields:
-            self._believe(exchange, view.table.trusted_proxies)
+            self._apply_proxy_headers(exchange, view.table.trusted_proxies)
         return exchange
 
-    def _believe(self, exchange: Exchange, proxies: tuple[str, ...]) -> None:
-        """What a proxy in front of us says of the client counts if the policy trusts it, else it is only noted."""
+    def _apply_proxy_headers(self, exchange: Exchange, proxies: tuple[str, ...]) -> None:
+        """Take client address and request id from a trusted proxy's headers; log those of others without using them."""
         if self._trust.networks != proxies:
             self._trust = TrustedProxies(proxies)
         trusted = self._trust.trusts(exchange.client)
@@ -94,12 +97,12 @@ class ClientRouter:
             else:
                 exchange.client_request_id = sent[:64].decode("latin-1")
         if trusted and b"x-forwarded-for" in exchange.fields:
-            hops = b",".join(value for name, value in exchange.wire_headers if name == b"x-forwarded-for")
+            hops = b",".join(value for name, value in exchange.headers if name == b"x-forwarded-for")
             exchange.client = self._trust.client(exchange.client, hops)
 
 
 class TrustedProxies:
-    """Whose `X-Forwarded-For` and `X-Request-Id` are believed."""
+    """Networks of the proxies whose `X-Forwarded-For` and `X-Request-Id` count."""
 
     def __init__(self, networks: tuple[str, ...]) -> None:
         self.networks = networks
@@ -107,7 +110,7 @@ class TrustedProxies:
         self._known: dict[str, bool] = {}
 
     def trusts(self, address: str) -> bool:
-        """Whether a peer is one of ours; a unix socket's always is."""
+        """Return whether a peer is a trusted proxy; a peer on a Unix socket always is."""
         known = self._known.get(address)
         if known is None:
             known = address == "unix" or self._inside(address)
@@ -116,8 +119,8 @@ class TrustedProxies:
         return known
 
     def client(self, peer: str, forwarded: bytes) -> str:
-        """The right-most hop of X-Forwarded-For that is not one of ours; the peer where all are, or where it is
-        nonsense."""
+        """Return the right-most hop of X-Forwarded-For that is no trusted proxy; the peer where all are, or where the
+        header is malformed."""
         for hop in reversed(forwarded.decode("latin-1").split(",")):
             address = hop.strip()
             try:

@@ -1,5 +1,5 @@
-"""The data plane put together: all that a request meets between its client's socket and its engine's, each part made
-once and handed to those that use it. Nothing is fetched from a global, and nothing here waits or decides."""
+"""Wiring: builds every part of the data plane once and passes it to the parts that use it. No global is read;
+nothing here waits or decides."""
 
 import asyncio
 import functools
@@ -37,11 +37,11 @@ from policies.identity.guessing import GuessingLimiter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WiringInputs:
-    """What nearly every part needs, one of each a process.
+    """Common dependencies of the parts, one of each a process.
 
     clock: monotonic seconds, finer than the loop's, which uvloop rounds to milliseconds
-    wall: seconds since the epoch, for what expires on a date, and for `created`
-    epoch: what makes Unix time of the clock, read once
+    wall: seconds since the epoch, for expiry dates and `created` fields
+    epoch: difference between Unix time and the clock, read once
     """
 
     metrics: Metrics
@@ -53,63 +53,63 @@ class WiringInputs:
 
 
 class Wiring:
-    """The parts of one data plane, by name; `edge` is where a request enters. What has something to connect or to end
-    is started and stopped by the gateway (`gateway.process.app`)."""
+    """Parts of one data plane, by name; a request enters at `router`. `gateway.process.app` starts and stops the parts
+    that have connections or background tasks."""
 
-    def __init__(self, control: ControlPlane, access: AccessLog | None, means: WiringInputs) -> None:
-        metrics, wheel, clock, rng = means.metrics, means.wheel, means.clock, means.rng
+    def __init__(self, control: ControlPlane, access: AccessLog | None, inputs: WiringInputs) -> None:
+        metrics, wheel, clock, rng = inputs.metrics, inputs.wheel, inputs.clock, inputs.rng
         self.plane = DataPlane(
-            loop=asyncio.get_running_loop(), wheel=wheel, meters=metrics, rng=rng, now=means.wall, emit=control.heard
+            loop=asyncio.get_running_loop(), wheel=wheel, meters=metrics, rng=rng, now=inputs.wall, emit=control.heard
         )
-        self.identity = SlowAuthentication(self.plane, control.issuers, GuessingLimiter(clock), metrics.auth_failed)
+        self.authentication = SlowAuthentication(
+            self.plane, control.issuers, GuessingLimiter(clock), metrics.auth_failed
+        )
         self.stores = LimitStoreSwitch(
             lambda: control.policy.store,
-            functools.partial(_limit_store, means),
-            lambda: StoreListener(metrics, _store_says),
+            functools.partial(_limit_store, inputs),
+            lambda: StoreListener(metrics, _log_store),
         )
-        self.limiting = RateLimiter(self.stores, metrics.limit_refused, f"{rng.getrandbits(64):x}")
-        around = StoreContext(clock, means.epoch, rng, metrics, _store_says)
-        self.caching = ResponseCache(
-            functools.partial(make_cache, control.policy.store, around), count=metrics.cached, wheel=wheel,
-            clock=clock, epoch=means.epoch,
+        self.limiter = RateLimiter(self.stores, metrics.limit_refused, f"{rng.getrandbits(64):x}")
+        context = StoreContext(clock, inputs.epoch, rng, metrics, _log_store)
+        self.cache = ResponseCache(
+            functools.partial(make_cache, control.policy.store, context), count=metrics.cached, wheel=wheel,
+            clock=clock, epoch=inputs.epoch,
         )  # fmt: skip
         self.admission = AdmissionGate(metrics=metrics, wheel=wheel, clock=clock)
-        self.webhooks = Webhooks(agent=f"sluice/{__version__}", say=_webhook_says)
-        self.edge = ClientRouter(plane=self.plane, pipeline=self._pipeline(access, means), rng=rng)
+        self.webhooks = Webhooks(agent=f"sluice/{__version__}", say=_log_webhook)
+        self.router = ClientRouter(plane=self.plane, pipeline=self._pipeline(access, inputs), rng=rng)
 
-    def _pipeline(self, access: AccessLog | None, means: WiringInputs) -> Pipeline:
-        """Those through whose hands a request goes, in their order."""
-        metrics, wheel, clock, wall = means.metrics, means.wheel, means.clock, means.wall
+    def _pipeline(self, access: AccessLog | None, inputs: WiringInputs) -> Pipeline:
+        """Build the parts that a request passes, in their order."""
+        metrics, wheel, clock, wall = inputs.metrics, inputs.wheel, inputs.clock, inputs.wall
         dispatch = Dispatch(metrics=metrics, loop=asyncio.get_running_loop(), clock=clock)
-        telling = FallbackNotifier(metrics=metrics, webhooks=self.webhooks, clock=clock, wall=wall)
-        self.fallbacks = FallbackChain(
-            limiting=self.limiting, caching=self.caching, admission=self.admission, wall=wall, telling=telling
-        )
-        attempts = Attempts(dispatch=dispatch, metrics=metrics, wheel=wheel, clock=clock, wall=wall, rng=means.rng)
+        notifier = FallbackNotifier(metrics=metrics, webhooks=self.webhooks, clock=clock, wall=wall)
+        self.fallbacks = FallbackChain(editor=self.limiter, notifier=notifier, wall=wall)
+        attempts = Attempts(dispatch=dispatch, metrics=metrics, wheel=wheel, clock=clock, wall=wall, rng=inputs.rng)
         return Pipeline(
-            identity=self.identity, limiting=self.limiting, caching=self.caching, admission=self.admission,
-            attempts=attempts, fallbacks=self.fallbacks, settlement=Completion(metrics, access, clock),
+            authentication=self.authentication, limiter=self.limiter, cache=self.cache, admission=self.admission,
+            attempts=attempts, fallbacks=self.fallbacks, completion=Completion(metrics, access, clock),
             timed_out=metrics.timed_out, clock=clock,
         )  # fmt: skip
 
     def follow(self, view: TableView) -> None:
-        """A new table is in force."""
-        self.limiting.follow(view)
-        self.caching.follow(view)
+        """Adopt a new table in every part that depends on it."""
+        self.limiter.follow(view)
+        self.cache.follow(view)
         self.admission.follow(view)
 
 
-def _limit_store(means: WiringInputs, settings: StoreSettings, voice: StoreListener) -> WindowedStore:
-    return make_store(settings, StoreContext(means.clock, means.epoch, means.rng, voice, voice.say))
+def _limit_store(inputs: WiringInputs, settings: StoreSettings, voice: StoreListener) -> WindowedStore:
+    return make_store(settings, StoreContext(inputs.clock, inputs.epoch, inputs.rng, voice, voice.say))
 
 
-def _store_says(event: str, what: Mapping[str, object]) -> None:
-    """The store of limits, or of cached answers, is lost or back."""
+def _log_store(event: str, what: Mapping[str, object]) -> None:
+    """Log that the store of limits or of cached answers is lost or back."""
     level = logging.WARNING if event in ("store_lost", "cache_lost") else logging.INFO
     logging.getLogger("sluice.store").log(level, event, extra=fields(**what))
 
 
-def _webhook_says(event: str, what: Mapping[str, object]) -> None:
-    """What became of an operator's webhook."""
+def _log_webhook(event: str, what: Mapping[str, object]) -> None:
+    """Log the result of an operator's webhook."""
     level = logging.INFO if event == "webhook_told" else logging.WARNING
     logging.getLogger("sluice.webhook").log(level, event, extra=fields(**what))

@@ -158,7 +158,7 @@ class EndpointHealth:
         faulty = label in self._members.breaker_when
         if excused or outcome.word == "client_gone":
             self._tell_breaker(model, permit, None, now, label)
-        elif outcome.word == "outrun":
+        elif outcome.word == "hedge_lost":
             # No failure; but hedges must not hide one that hangs and says 200 to a health check.
             self._doubt(now, label)
             self._tell_breaker(model, permit, None, now, label)

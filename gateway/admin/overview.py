@@ -134,7 +134,7 @@ class Overview:
         return [self._queue(spec) for spec in self._view.table.pools.values()]
 
     def _queue(self, pool: PoolSpec) -> QueueFacts:
-        door = self._admission.doors.get(pool.name)
+        door = self._admission.queues.get(pool.name)
         size, wait = (pool.queue.size, pool.queue.wait) if pool.queue is not None else (0, 0.0)
         if door is None:
             return QueueFacts(pool.name, pool.max_in_flight, None, 0, 0, size, wait, None, ())

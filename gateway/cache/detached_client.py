@@ -1,7 +1,6 @@
-"""Stands in for a client that has left while others want its answer: takes everything, and keeps the request's time.
+"""Detached client: takes the place of a client that has left while subscribers wait for its answer.
 
-A request's time is kept by its client's connection (`gateway.http.timers`), which is gone: here it is the timer
-wheel's.
+The client's connection kept the request's timeouts (`gateway.http.timers`); it is gone, so the timer wheel keeps them.
 """
 
 import asyncio
@@ -14,10 +13,11 @@ from gateway.exchange import Exchange
 from gateway.http.driver import RequestDriver
 from gateway.http.headers import Headers
 from gateway.http.request import ClientRequest, ClientWire, ReadControl
+from gateway.timeouts import overdue
 
 
 class DetachedClient(ClientRequest):
-    """A reply that goes nowhere."""
+    """Client request whose reply goes nowhere."""
 
     def __init__(self, left: ClientRequest) -> None:
         self.__dict__.update(left.__dict__)
@@ -28,13 +28,13 @@ class DetachedClient(ClientRequest):
         self.begun = True
 
     def fed_by(self, pump: ReadControl) -> None:
-        """It reads as fast as anybody."""
+        """Accept the writer; nothing ever pauses it."""
 
     def writer(self) -> Callable[[bytes], None]:
         return self.write
 
     def write(self, data: bytes) -> None:
-        """Nobody is there."""
+        """Drop the bytes."""
 
     def finish(self, data: bytes = b"") -> None:
         self.complete = True
@@ -44,14 +44,14 @@ class DetachedClient(ClientRequest):
 
 
 class DetachedWire:
-    """The connection of one: nothing but its time."""
+    """Connection of a detached client: the request's timer and nothing else."""
 
     write_paused = False
     transport: Any = None
     conn: Any = None
 
     def __init__(self, exchange: Exchange, drive: RequestDriver, wheel: TimerWheel, clock: Callable[[], float]) -> None:
-        left = exchange.cycle.wire
+        left = exchange.request.wire
         self.loop: asyncio.AbstractEventLoop = left.loop
         self.address = left.address
         self._exchange = exchange
@@ -61,12 +61,12 @@ class DetachedWire:
         self._timer: Timer | None = None
 
     def resume_reading(self) -> None: ...
-    def await_body(self, cycle: ClientRequest) -> None: ...
+    def await_body(self, request: ClientRequest) -> None: ...
     def replied(self) -> None: ...
     def linger(self) -> None: ...
 
     def limit(self, seconds: float | None) -> None:
-        """As `ClientWire.limit`, a tick of the wheel less exactly."""
+        """Set the timer as `ClientWire.limit` does, to a tick of the wheel."""
         if self._timer is not None:
             self._wheel.cancel(self._timer)
             self._timer = None
@@ -75,22 +75,21 @@ class DetachedWire:
 
     def _look(self) -> None:
         self._timer = None
-        if self._exchange.cycle.timekeeper is None:
+        if self._exchange.request.timekeeper is None:
             return
-        verdict = self._exchange.overdue(self._clock())
+        verdict = overdue(self._exchange, self._clock())
         if isinstance(verdict, GatewayError):
             self._drive.throw(verdict)
         else:
             self.limit(verdict)
 
 
-def absent(exchange: Exchange, drive: RequestDriver, wheel: TimerWheel, clock: Callable[[], float]) -> DetachedClient:
-    """Who takes the place of an exchange's client that has left."""
-    cycle = DetachedClient(exchange.cycle)
-    cycle.wire = cast(ClientWire, DetachedWire(exchange, drive, wheel, clock))
+def detach(exchange: Exchange, drive: RequestDriver, wheel: TimerWheel, clock: Callable[[], float]) -> DetachedClient:
+    """Return the detached client that replaces the exchange's client."""
+    request = DetachedClient(exchange.request)
+    request.wire = cast(ClientWire, DetachedWire(exchange, drive, wheel, clock))
     # The connection's own timer has nothing to end any more.
-    exchange.cycle.timekeeper = None
-    cycle.timekeeper = exchange
-    verdict = exchange.overdue(clock())
-    cycle.wire.limit(0.0 if isinstance(verdict, GatewayError) else verdict)
-    return cycle
+    request.timekeeper, exchange.request.timekeeper = exchange.request.timekeeper, None
+    verdict = overdue(exchange, clock())
+    request.wire.limit(0.0 if isinstance(verdict, GatewayError) else verdict)
+    return request

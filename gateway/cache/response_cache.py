@@ -1,8 +1,8 @@
-"""cache: an answer that was given before is given again; of several who ask for the same at a time one asks the engine
-(policy key `routes[].cache`). Requests of other routes never come here.
+"""Response cache: kept answers are replayed, and of equal requests under way only one reaches an engine (policy key
+`routes[].cache`). Requests of other routes never come here.
 
-A request that is answered here takes of its plan's requests and concurrency, and of its tokens nothing: no engine has
-worked for it.
+A request that is answered here counts against its plan's request and concurrency limits, and not against its token
+limits: no engine has worked for it.
 """
 
 import asyncio
@@ -15,9 +15,9 @@ from backends.cache.base import AnswerStore, CachedAnswer, CacheMiss
 from backends.control.data_plane import TableView
 from backends.http1.timer_wheel import TimerWheel
 from gateway.cache.coalescing import Coalescer
-from gateway.cache.detached_client import DetachedClient, absent
+from gateway.cache.detached_client import DetachedClient, detach
 from gateway.cache.replay import Replay
-from gateway.exchange import Exchange
+from gateway.exchange import Exchange, Phase
 from gateway.http.driver import RequestDriver
 from gateway.http.framing import ON_LOOP
 from policies.caching import CacheableRequest, age_of, cache_key, lifetime, says_its_end, wanted, whole
@@ -25,27 +25,43 @@ from policies.config.settings.routes import CacheSettings
 from policies.identity.principal import Principal
 from policies.request.routing import RouteMatch
 
-# So often a request follows another that comes to nothing; then it goes alone.
-_MOST_JOINS: Final = 2
+# After so many shared answers that came to nothing, a request goes to the engine by itself.
+_MOST_SUBSCRIPTIONS: Final = 2
 
 
 class CacheLookup:
-    """What the cache has had to say to one request.
+    """State of one request in the cache.
 
-    key: None where it is none of the cache's business
-    stale: an answer past its time, for a fallback
+    key: None where the cache does not apply
+    stale: expired answer, for a fallback
+    coalescer: the request's own answer, for subscribers
     """
 
-    __slots__ = ("key", "settings", "stale")
+    __slots__ = ("_cache", "coalescer", "key", "settings", "stale")
 
-    def __init__(self, settings: CacheSettings) -> None:
+    def __init__(self, cache: "ResponseCache", settings: CacheSettings) -> None:
+        self._cache = cache
         self.settings = settings
         self.key: bytes | None = None
         self.stale: CachedAnswer | None = None
+        self.coalescer: Coalescer | None = None
+
+    def release_subscribers(self) -> None:
+        """Let the subscribers go on by themselves: a fallback's answer is for its own client alone."""
+        if self.coalescer is not None:
+            self._cache.forget(self.coalescer)
+            self.coalescer.fail()
+
+    async def replay_stale(self, exchange: Exchange) -> bool:
+        """Answer with the expired answer found at the lookup; False where there was none."""
+        if self.stale is None:
+            return False
+        await self._cache.replay.replay_kept(exchange, self.stale, "stale")
+        return True
 
 
 class ResponseCache:
-    """The cache of one process."""
+    """Cache of one process."""
 
     def __init__(
         self, open_cache: Callable[[], AnswerStore], *, count: Callable[[str], None], wheel: TimerWheel,
@@ -53,7 +69,7 @@ class ResponseCache:
     ) -> None:  # fmt: skip
         """
         open_cache: called when the first route has a cache
-        count: told what came of each request, one of CACHE_RESULTS
+        count: called with the result of each request, one of CACHE_RESULTS
         clock: monotonic seconds; `epoch` makes Unix time of them
         """
         self._open = open_cache
@@ -61,62 +77,66 @@ class ResponseCache:
         self._wheel = wheel
         self._clock = clock
         self._epoch = epoch
-        self._replay = Replay(clock, epoch)
-        self._flights: dict[bytes, Coalescer] = {}
+        self.replay = Replay(clock, epoch)
+        self._under_way: dict[bytes, Coalescer] = {}
         self._starting: asyncio.Task[None] | None = None
         self.store: AnswerStore | None = None
 
     @property
-    def flying(self) -> int:
-        """Answers under way that others may still follow."""
-        return len(self._flights)
+    def shareable(self) -> int:
+        """Number of answers under way that others may still subscribe to."""
+        return len(self._under_way)
 
     def follow(self, view: TableView) -> None:
-        """A new table is in force."""
+        """Adopt a new table: open the store when the first route has a cache."""
         if self.store is None and any(route.cache is not None for route in view.table.routes):
             self.store = self._open()
             self._starting = asyncio.get_running_loop().create_task(self.store.start(), name="cache")
 
     async def started(self) -> None:
-        """Return when the store is connected, or is known to be away, after a second at the latest."""
+        """Wait until the store is connected, or is known to be away; a second at most."""
         if self._starting is not None:
             await asyncio.wait({self._starting}, timeout=1.0)
 
     async def stop(self) -> None:
-        """End what goes on in the background."""
+        """Stop the store and its background tasks."""
         await self.started()
         if self.store is not None:
             await self.store.stop()
 
     # -- before the engine is asked
 
-    async def answered(self, exchange: Exchange, view: TableView, principal: Principal, routed: RouteMatch) -> bool:
-        """Answer it, if somebody else's answer is its too; else it asks the engine, and others may follow it. Raises
-        GatewayError and ClientGone like all that waits."""
-        settings = routed.route.cache
-        assert settings is not None, "only of a route with a cache"
-        lookup = exchange.lookup = CacheLookup(settings)
+    def lookup(self, settings: CacheSettings) -> CacheLookup:
+        """Return the cache state of one request of a route with a cache."""
+        return CacheLookup(self, settings)
+
+    async def answer(
+        self, exchange: Exchange, lookup: CacheLookup, view: TableView, principal: Principal, route_match: RouteMatch
+    ) -> bool:
+        """Answer the request from the cache or from an answer under way. Return False where it goes to the engine, as
+        the leader of others. Raises GatewayError, ClientGone."""
+        settings = lookup.settings
         reads, keeps = wanted(exchange.fields.get(b"cache-control", b""))
-        asked = _asked(exchange, view, principal, routed, settings)
-        small = len(asked.body) <= ON_LOOP
-        key = cache_key(asked, settings) if small else await asyncio.to_thread(cache_key, asked, settings)
+        cacheable = _cacheable(exchange, view, principal, route_match, settings)
+        small = len(cacheable.body) <= ON_LOOP
+        key = cache_key(cacheable, settings) if small else await asyncio.to_thread(cache_key, cacheable, settings)
         if key is None or not keeps or self.store is None:
-            exchange.cache = "bypass"
+            exchange.record.cache = "bypass"
             return False
-        lookup.key, exchange.cache = key, "miss"
+        lookup.key, exchange.record.cache = key, "miss"
         if reads and await self._found(exchange, lookup, key):
             return True
         self._lead(exchange, lookup, key)
         return False
 
     async def _found(self, exchange: Exchange, lookup: CacheLookup, key: bytes) -> bool:
-        """Whether there is an answer: one under way, or one that was kept."""
+        """Answer from an answer under way, or from a kept one; return whether there was one."""
         looked, joins = False, 0
         while True:
-            flight = self._flights.get(key)
-            if flight is not None and joins < _MOST_JOINS:
+            coalescer = self._under_way.get(key)
+            if coalescer is not None and joins < _MOST_SUBSCRIPTIONS:
                 joins += 1
-                if await self._share(exchange, flight):
+                if await self._share(exchange, coalescer):
                     return True
             elif looked:
                 return False
@@ -126,96 +146,83 @@ class ResponseCache:
                     return True
 
     async def _look(self, exchange: Exchange, lookup: CacheLookup, key: bytes) -> bool:
-        """Ask the store, once."""
+        """Look the answer up in the store, once, and replay a fresh one."""
         assert self.store is not None, "made before the first request"
         found = self.store.get(key)
         if isinstance(found, asyncio.Future):
             found = await found
-            exchange.received = self._clock()
+            exchange.attempt.ready_at = self._clock()
         if isinstance(found, CacheMiss):
             if found is CacheMiss.DOWN:
-                exchange.cache = "store_error"
+                exchange.record.cache = "store_error"
             return False
         age = age_of(found.stored_at, self._clock() + self._epoch, lookup.settings)
         if age == "stale":
             lookup.stale = found
         if age != "fresh":
             return False
-        await self._replay.kept(exchange, found, "hit")
+        await self.replay.replay_kept(exchange, found, "hit")
         return True
 
     def _lead(self, exchange: Exchange, lookup: CacheLookup, key: bytes) -> None:
-        """It asks the engine. One whose client is in a hurry leads nobody: they may have more time."""
-        flight = exchange.flight = Coalescer(key, exchange, lookup.settings.max_size, self._inherit, self._forget)
-        if key not in self._flights and not exchange.hurried:
-            self._flights[key] = flight
-            exchange.cycle.heirs = flight
+        """Go to the engine and let others subscribe. A request with a deadline of its own leads nobody: the others may
+        have more time."""
+        coalescer = Coalescer(key, exchange, lookup.settings.max_size, self._detach, self.forget)
+        lookup.coalescer = exchange.attempt.subscribers = coalescer
+        if key not in self._under_way and not exchange.client_deadline:
+            self._under_way[key] = coalescer
+            exchange.request.heirs = coalescer
 
-    def _inherit(self, exchange: Exchange, drive: RequestDriver) -> DetachedClient:
-        return absent(exchange, drive, self._wheel, self._clock)
+    def _detach(self, exchange: Exchange, drive: RequestDriver) -> DetachedClient:
+        return detach(exchange, drive, self._wheel, self._clock)
 
-    def _forget(self, flight: Coalescer) -> None:
-        if self._flights.get(flight.key) is flight:
-            del self._flights[flight.key]
+    def forget(self, coalescer: Coalescer) -> None:
+        """Accept no more subscribers for an answer."""
+        if self._under_way.get(coalescer.key) is coalescer:
+            del self._under_way[coalescer.key]
 
-    # -- somebody else's answer
+    # -- shared answers
 
-    async def _share(self, exchange: Exchange, flight: Coalescer) -> bool:
-        """Wait for an answer that is asked for, and give it as it comes. False: there is none for others."""
-        cycle = exchange.cycle
-        follower = flight.join(cycle)
+    async def _share(self, exchange: Exchange, coalescer: Coalescer) -> bool:
+        """Wait for an answer under way and send it as it comes. Return False where it is not for others."""
+        attempt = exchange.attempt
+        subscriber = coalescer.subscribe(exchange.request)
         try:
-            exchange.phase, exchange.wait_until = "queue", math.inf
-            cycle.wire.limit(exchange.left(self._clock()))
-            await follower.begun
-            exchange.phase, exchange.received = "request", self._clock()
-            self._less_time(exchange)
-            if flight.head is None:
+            attempt.enter(Phase.QUEUE)
+            attempt.queue_deadline = math.inf
+            exchange.request.wire.limit(exchange.time_left(self._clock()))
+            await subscriber.begun
+            attempt.enter(Phase.REQUEST)
+            attempt.ready_at = self._clock()
+            # The time of this wait is gone, should the request go to an engine itself.
+            exchange.limit_first_check(attempt.ready_at)
+            if coalescer.head is None:
                 return False
-            exchange.cache = "shared"
-            await self._replay.give(exchange, flight.head, follower)
+            exchange.record.cache = "shared"
+            await self.replay.replay(exchange, coalescer.head, subscriber)
             return True
         finally:
-            flight.part(follower)
+            coalescer.unsubscribe(subscriber)
 
-    def _less_time(self, exchange: Exchange) -> None:
-        """What it has waited is gone, should it ask the engine itself."""
-        left = exchange.left(self._clock())
-        if left is not None and (exchange.first_look is None or left < exchange.first_look):
-            exchange.first_look = max(left, 0.0)
+    # -- at the end of the request
 
-    def fell(self, exchange: Exchange) -> None:
-        """The route's own pool can't answer: what comes now is for its own client alone. Others go on by themselves."""
-        if exchange.flight is not None:
-            self._forget(exchange.flight)
-            exchange.flight.fail()
-
-    def stale_for(self, exchange: Exchange) -> CachedAnswer | None:
-        """An answer past its time, for a route's fallback: found when the request came, and not asked for again."""
-        return None if exchange.lookup is None else exchange.lookup.stale
-
-    async def replay(self, exchange: Exchange, kept: CachedAnswer) -> None:
-        """Give an answer past its time, as a route's fallback wants it; `exchange.extra_headers` may say why."""
-        await self._replay.kept(exchange, kept, "stale")
-
-    # -- once it is over
-
-    def landed(self, exchange: Exchange) -> None:
-        """Keep the answer, if it is one; let go of those who follow; count."""
-        flight, lookup = exchange.flight, exchange.lookup
-        if flight is not None and lookup is not None:
-            self._forget(flight)
-            kept = self._kept(exchange, flight)
+    def finish(self, exchange: Exchange, lookup: CacheLookup) -> None:
+        """Keep the answer if it is whole, release the subscribers, and count the result."""
+        coalescer = lookup.coalescer
+        if coalescer is not None:
+            self.forget(coalescer)
+            kept = self._kept(exchange, coalescer)
             if kept is not None and self.store is not None:
                 self.store.put(kept, lifetime(lookup.settings))
-            flight.over()
-        if exchange.cache is not None:
-            self._count(exchange.cache)
+            coalescer.over()
+            lookup.coalescer = None
+        if exchange.record.cache is not None:
+            self._count(exchange.record.cache)
 
-    def _kept(self, exchange: Exchange, flight: Coalescer) -> CachedAnswer | None:
-        """The answer, where all of it has come and it is one."""
-        relay, head = flight.relay, flight.head
-        if relay is None or head is None or not flight.whole or flight.state == "failed":
+    def _kept(self, exchange: Exchange, coalescer: Coalescer) -> CachedAnswer | None:
+        """Return the answer to keep; None where it is not whole or reports an error."""
+        relay, head = coalescer.relay, coalescer.head
+        if relay is None or head is None or not coalescer.whole or coalescer.state == "failed":
             return None
         said_end = relay.said_end
         # The openai SDK leaves at `[DONE]`, before HTTP's own end.
@@ -224,21 +231,21 @@ class ResponseCache:
             return None
         if head.stream and says_its_end(exchange.kind) and not said_end:
             return None
-        body = b"".join(flight.chunks.parts)
+        body = b"".join(coalescer.chunks.parts)
         if not whole(body, stream=head.stream):
             return None
         now = self._clock() + self._epoch
         return CachedAnswer(
-            flight.key, now, head.headers, head.stream, head.length_known, body, array("I", flight.sizes)
+            coalescer.key, now, head.headers, head.stream, head.length_known, body, array("I", coalescer.sizes)
         )
 
 
-def _asked(
-    exchange: Exchange, view: TableView, principal: Principal, routed: RouteMatch, settings: CacheSettings
+def _cacheable(
+    exchange: Exchange, view: TableView, principal: Principal, route_match: RouteMatch, settings: CacheSettings
 ) -> CacheableRequest:
-    pool = routed.route.pool
+    pool = route_match.route.pool
     return CacheableRequest(
         exchange.kind, exchange.method, exchange.target, exchange.fields.get(b"content-type", b""), exchange.body,
         None if settings.scope == "shared" else principal.tenant, pool, view.table.pools[pool].version,
-        routed.upstream_model or exchange.model, exchange.strips,
+        route_match.upstream_model or exchange.model, exchange.strips_usage,
     )  # fmt: skip

@@ -1,5 +1,5 @@
-"""Who is given a body that somebody else asked for, as far as it is here: that of an answer on its way
-(`gateway.cache.coalescing`), or of one that was kept (`gateway.cache.replay`)."""
+"""Subscriber: one client that receives a body which another request brought: an answer under way
+(`gateway.cache.coalescing`), or a kept one (`gateway.cache.replay`)."""
 
 import logging
 from collections.abc import Callable
@@ -16,7 +16,7 @@ _BATCH: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class AnswerHead:
-    """How a reply begins, without the headers that are ours."""
+    """Head of a shared answer, without the headers that the gateway adds for each client."""
 
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
@@ -25,7 +25,8 @@ class AnswerHead:
 
 
 class ChunkBuffer:
-    """A body as far as it is here. `begin` is the number of the first chunk that still is, `end` that of the next."""
+    """Chunks of a body, as far as it has come. `begin` is the number of the first chunk held, `end` that of the
+    next."""
 
     __slots__ = ("begin", "parts", "size")
 
@@ -43,7 +44,7 @@ class ChunkBuffer:
         self.size += len(data)
 
     def batch(self, at: int) -> list[bytes]:
-        """Chunks from one on, as many as one write should have."""
+        """Return the chunks from number `at` on, as many as one write should carry."""
         found, size = list[bytes](), 0
         for number in range(at - self.begin, len(self.parts)):
             found.append(self.parts[number])
@@ -53,7 +54,7 @@ class ChunkBuffer:
         return found
 
     def drop(self, before: int) -> None:
-        """Forget those before one."""
+        """Forget the chunks before number `before`."""
         gone = before - self.begin
         if gone > 0:
             self.size -= sum(map(len, self.parts[:gone]))
@@ -62,33 +63,33 @@ class ChunkBuffer:
 
 
 class Subscriber:
-    """One client that is given a body as it comes, no faster than it reads: the pump of its reply."""
+    """One client that receives a body as it comes, no faster than it reads: `ReadControl` of its reply."""
 
-    def __init__(self, cycle: ClientRequest, chunks: ChunkBuffer, taken: Callable[[], None]) -> None:
-        """`taken` is called when what others may have been held back for has been given."""
+    def __init__(self, request: ClientRequest, chunks: ChunkBuffer, taken: Callable[[], None]) -> None:
+        """`taken` is called when this subscriber has read on, so that the engine may be read on too."""
         self.begun = Signal()
-        """Set when there is a head, or will be none."""
+        """Set when the answer has a head, or has failed without one."""
         self.done = Signal()
-        """Set when it has all that there will be."""
+        """Set when the subscriber has everything that will come."""
         self.at = chunks.begin
         self.size = 0
         self.whole: bool | None = None
-        """Once no more will come: whether that was all of it."""
-        self._cycle = cycle
+        """True when the whole body has come, False when it broke off; None before its end."""
+        self._cycle = request
         self._chunks = chunks
         self._taken = taken
         self._paused = False
         self._open = False
 
     def open(self) -> None:
-        """The head has gone."""
+        """Start writing: the head has gone out."""
         self._open = True
         self._cycle.fed_by(self)
         self.push()
         self._taken()
 
     def push(self) -> None:
-        """Give what is here. Never raises: somebody else's answer must not end with this one."""
+        """Write the chunks that are here. Never raises: an error of this client must not end the others' answer."""
         if not self._open:
             return
         try:
@@ -106,16 +107,16 @@ class Subscriber:
 
     @property
     def between_events(self) -> bool:
-        """Whether the last bytes of a stream ended an event."""
+        """Whether the last bytes of the stream ended an event."""
         parts = self._chunks.parts
         return not parts or parts[-1].endswith((b"\n\n", b"\r\n\r\n"))
 
     def close(self) -> None:
-        """Its client has left, or has all."""
+        """Stop writing: the client has left, or has everything."""
         self._open = False
         self._cycle.pump = None
 
-    # -- Pump
+    # -- ReadControl
 
     def pause(self) -> None:
         self._paused = True

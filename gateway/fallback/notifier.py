@@ -1,4 +1,4 @@
-"""What is told of a degraded answer: a count, two fields of the access log, and a person, once an incident."""
+"""Notifications of a degraded answer: a count, two fields of the log record, and a webhook, once an incident."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from policies.resilience.fallback import Incidents, label_of
 
 
 class FallbackNotifier:
-    """Of one process. `clock` is monotonic, `wall` since the epoch, both in seconds."""
+    """Notifier of one process. `clock` is monotonic, `wall` since the epoch, both in seconds."""
 
     def __init__(
         self, *, metrics: Metrics, webhooks: Webhooks, clock: Callable[[], float], wall: Callable[[], float]
@@ -23,32 +23,34 @@ class FallbackNotifier:
         self._wall = wall
         self._incidents = Incidents()
 
-    def well(self, route: str) -> None:
-        """The route's own pool has answered."""
+    def recovered(self, route: str) -> None:
+        """End the route's incident: its own pool has answered."""
         self._incidents.well(route)
 
-    def answered(self, exchange: Exchange, routed: RouteMatch, place: int, why: str) -> None:
-        """The step at this place of the route's fallback has; `why` is what kept its own pool from it."""
-        member = routed.route.fallback[place]
-        label = exchange.degraded = label_of(member)
-        exchange.degraded_why = why
-        self._metrics.fallback(routed.label, label).value += 1
+    def degraded(self, exchange: Exchange, route_match: RouteMatch, place: int, why: str) -> None:
+        """Count and report that the fallback step at `place` has answered; `why` is the failure of the own pool."""
+        member = route_match.route.fallback[place]
+        label = exchange.record.degraded = label_of(member)
+        exchange.record.degraded_reason = why
+        self._metrics.fallback(route_match.label, label).value += 1
         hook = member.webhook
-        if hook is None or not self._incidents.degraded(routed.label, place, self._clock()):
+        if hook is None or not self._incidents.degraded(route_match.label, place, self._clock()):
             return
         token = hook.token.value if hook.token is not None else None
-        self._webhooks.tell(hook.url, token, routed.label, self._what(exchange, routed, label, why))
+        self._webhooks.tell(hook.url, token, route_match.label, self._payload(exchange, route_match, label, why))
 
-    def _what(self, exchange: Exchange, routed: RouteMatch, label: str, why: str) -> dict[str, Any]:
-        """What happened, in names."""
+    def _payload(self, exchange: Exchange, route_match: RouteMatch, label: str, why: str) -> dict[str, Any]:
+        """Return the webhook's payload: names, never addresses."""
         return {
             "event": "degraded",
             "time": datetime.fromtimestamp(self._wall(), UTC).isoformat(timespec="seconds"),
-            "route": routed.label,
-            "pool": routed.route.pool,
+            "route": route_match.label,
+            "pool": route_match.route.pool,
             "why": why,
             "degraded": label,
-            "status": exchange.status,
+            "status": exchange.record.status,
             "request_id": exchange.request_id,
-            "attempts": [{"endpoint": name, "outcome": outcome, "ms": took} for name, outcome, took in exchange.trail],
+            "attempts": [
+                {"endpoint": name, "outcome": outcome, "ms": took} for name, outcome, took in exchange.attempt.trail
+            ],
         }

@@ -1,7 +1,7 @@
-"""limit: one question to the store for all rules of the principal's plan, before an engine is asked, and its settlement
-once the request is over (policy key `plans.*.limits`).
+"""Rate limiter: one atomic call to the store for all rules of the principal's plan, before an engine works, and one for
+the difference at the end of the request (policy key `plans.*.limits`).
 
-A request whose plan bounds nothing never comes here.
+A request whose plan has no limits never comes here.
 """
 
 import asyncio
@@ -26,11 +26,12 @@ from policies.request.usage.estimate import TokenEstimates, counted, real
 
 @dataclass(slots=True)
 class HeldLimits:
-    """What a request has taken, until it is settled. Not frozen for the reason that `policies.limits.answers` gives.
+    """Amounts that a request has taken, until they are refunded. Not frozen for the reason in
+    `policies.limits.answers`.
 
-    model: what it is counted under
+    model: name under which the model is counted
     reserved: tokens of the prompt and of the answer
-    store: who has granted it; by now the policy may name another one
+    store: the store that granted it; by now the policy may name another one
     """
 
     call: DescribedRequest
@@ -43,10 +44,10 @@ class HeldLimits:
 
 
 class RateLimiter:
-    """The limits of one process. `refused` counts a refusal of a rule by its name."""
+    """Limits of one process."""
 
     def __init__(self, stores: LimitStoreSwitch, refused: Callable[[str], None], lease: str) -> None:
-        """`lease` names this process."""
+        """`refused` counts a refusal by the name of its rule; `lease` names this process."""
         self._stores = stores
         self._refused = refused
         self._names = (f"{lease}.{number}" for number in itertools.count())
@@ -54,21 +55,21 @@ class RateLimiter:
 
     @property
     def store(self) -> PreparedLimitStore | None:
-        """The one that is asked; None before the first limit."""
+        """Store in use; None before the first limit."""
         return self._stores.current
 
     def follow(self, view: TableView) -> None:
-        """A new table is in force: be ready for its rules."""
+        """Adopt a new table: prepare the store for its rules."""
         self._stores.follow([rule for plan in view.limits.values() for rule in plan.rules])
 
-    # -- before the engine is asked
+    # -- before the first attempt
 
     async def take(
         self, exchange: Exchange, limits: PlanLimits, principal: Principal, call: DescribedRequest, model: str
-    ) -> None:
-        """Take what the request may use of every rule, or raise the error that refuses it;
-        `policies.request.json_object`'s Refused where its prompt is longer than the plan allows. `model` is what the
-        model is counted under."""
+    ) -> HeldLimits:
+        """Take the request's amount of every rule and return what is held, for `refund`. Raises the GatewayError of the
+        rule that refuses, and RefusedBody where the prompt is longer than the plan allows. `model` is the name under
+        which the model is counted."""
         dialect = DIALECTS.get(exchange.kind.path) if limits.counts else None
         reserved = self._estimates.reserve(call, limits.plan, model, limits.room) if dialect is not None else (0, 0)
         subject = LimitSubject(principal.key, principal.tenant, principal.user_of(call.user), exchange.client, model)
@@ -87,16 +88,16 @@ class RateLimiter:
                 self._refused(answer.rule.name)
                 raise limit_error(answer, asked)
             granted = answer
-            exchange.extra_headers = tuple(limit_headers(granted.levels))
-        exchange.held = HeldLimits(call, model, dialect, reserved, store, granted, asked)
+            exchange.attempt.reply_headers = tuple(limit_headers(granted.levels))
+        return HeldLimits(call, model, dialect, reserved, store, granted, asked)
 
     def prompt_tokens(self, call: DescribedRequest) -> int:
-        """Of a call whose prompt was measured: by what this process has learnt of its model."""
+        """Return the estimated prompt tokens of a measured prompt, by what this process has learnt of the model."""
         return self._estimates.prompt_tokens(call, call.model or "")
 
     def edit(self, exchange: Exchange, limits: PlanLimits, call: DescribedRequest, engine: str) -> None:
-        """The declared edits of the body (DESIGN rule 8): the answer's bound, and asking for usage that is taken out
-        again."""
+        """Make the declared edits of the body (DESIGN rule 8): cap the answer, and ask for usage that is removed
+        from the stream again. Raises RefusedBody."""
         most = limits.plan.max_output_tokens
         asks = limits.charges and call.stream
         dialect = DIALECTS.get(exchange.kind.path) if asks or most is not None else None
@@ -110,17 +111,15 @@ class RateLimiter:
         ):
             asked = ask_usage(body)
             if asked is not None:
-                body, exchange.strips = asked, True
+                body, exchange.strips_usage = asked, True
         if body is not exchange.body:
-            exchange.size_in, exchange.body = len(exchange.body), body
+            exchange.record.size_in, exchange.body = len(exchange.body), body
 
-    # -- once it is over
+    # -- at the end of the request
 
-    def settle(self, exchange: Exchange) -> None:
-        """Make good what was really used, and give the lease back."""
-        held, exchange.held = exchange.held, None
-        if held is None:
-            return
+    def refund(self, exchange: Exchange, held: HeldLimits) -> None:
+        """Charge or give back the difference to the real usage, and give the lease back. Reads the usage that
+        `Completion.finish` has written into the exchange's record."""
         prompt, output = self._used(exchange, held)
         if held.granted is None or held.store is None:
             return
@@ -135,15 +134,15 @@ class RateLimiter:
         held.store.settle(held.granted, changes)
 
     def _used(self, exchange: Exchange, held: HeldLimits) -> tuple[int, int]:
-        """Tokens of prompt and answer; nothing where no answer came."""
-        relay = exchange.relay
+        """Return the tokens of prompt and answer; nothing where no answer came."""
+        relay = exchange.attempt.relay
         answered = relay is not None and relay.released and relay.status < 400 and relay.first_event_error is None
         if held.dialect is None or relay is None or relay.tap is None or not answered:
             return real((None, None), None, held.reserved)
         tap = relay.tap
         whole = not relay.stream or relay.said_end
-        usage = exchange.usage
-        # Counted only where the engine's word is not there, or not the last.
+        usage = exchange.record.usage
+        # Events are counted only where the engine reported no usage, or not the last one.
         found = 0
         if usage[1] is None or not whole:
             found = counted(
@@ -155,8 +154,7 @@ class RateLimiter:
 
 
 def _abandon(store: LimitStore, answer: "asyncio.Future[Answer]", asked: tuple[Demand, ...]) -> None:
-    """Who stops waiting leaves it to the store to give back what it takes, or gives it back where the answer had just
-    come."""
+    """Stop waiting for the store: the store gives back what it takes, or this does where the answer had just come."""
     if not answer.cancel() and not answer.cancelled() and answer.exception() is None:
         came = answer.result()
         if isinstance(came, Granted):

@@ -13,7 +13,7 @@ from policies.identity.principal import Reason
 PREFIX = "sluice_"
 
 # What may be said of an attempt, beside a status as a number.
-OUTCOMES = ("ok", "not_sent", "no_answer", "too_slow", "broken_off", "client_gone", "outrun")
+OUTCOMES = ("ok", "not_sent", "no_answer", "too_slow", "broken_off", "client_gone", "hedge_lost")
 # One at a time. `unknown` is an endpoint that no probe has looked at yet.
 ENDPOINT_STATES = ("unknown", "up", "suspect", "down", "paused", "ejected", "draining")
 BREAKER_STATES = ("closed", "half_open", "open")

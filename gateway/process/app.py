@@ -67,8 +67,8 @@ class Gateway:
         self.plane = self.data.plane
         self._prober = self._make_prober()
         self._status = GatewayStatus(
-            self.plane, self.metrics, self.logs.access, wall(), self.control, self.data.identity,
-            UsageReporter(lambda: self.data.limiting.store),
+            self.plane, self.metrics, self.logs.access, wall(), self.control, self.data.authentication,
+            UsageReporter(lambda: self.data.limiter.store),
         )  # fmt: skip
         self._listen(policy.server)
         try:
@@ -86,7 +86,7 @@ class Gateway:
         """End in order: lame duck, drain, then `stop`; whenever `hurry` is set, without more waiting."""
         server = self.control.policy.server
         shutdown = Shutdown(
-            clients=self._clients, door=self.data.edge, lame_duck=server.lame_duck, drain=server.drain, hurry=hurry,
+            clients=self._clients, door=self.data.router, lame_duck=server.lame_duck, drain=server.drain, hurry=hurry,
             streams=lambda: int(self.metrics.open_streams.value), clock=time.monotonic,
         )  # fmt: skip
         self._status.leaving = True
@@ -134,7 +134,7 @@ class Gateway:
             raise StartError(error.strerror or str(error)) from None
         await self._admin.start()
         await self.data.stores.started()
-        await self.data.caching.started()
+        await self.data.cache.started()
         await self._clients.start()
         loop = asyncio.get_running_loop()
         self._lag = loop.create_task(watch_lag(self.metrics.loop_lag, loop), name="loop lag")
@@ -147,7 +147,7 @@ class Gateway:
         await self._end_workers(hurry)
         await self._admin.stop()
         await self.data.webhooks.stop()
-        await self.data.caching.stop()
+        await self.data.cache.stop()
         await self.data.stores.stop()
         self.plane.close()
         done()
@@ -197,7 +197,7 @@ class Gateway:
             body_timeout=server.body_timeout, write_timeout=server.write_timeout,
         )  # fmt: skip
         self._clients = ClientListener(
-            client_routes(self._status), str(server.listen), door=self.data.edge, wheel=self.wheel,
+            client_routes(self._status), str(server.listen), door=self.data.router, wheel=self.wheel,
             settings=replace(wire, timed_out=self.metrics.timed_out), most=most_clients(),
         )  # fmt: skip
         console = AdminActions(Overview(self.plane, self.control, self.data.admission, time.monotonic), self.control)

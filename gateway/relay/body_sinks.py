@@ -1,5 +1,5 @@
-"""What takes the rest of an answer, read by read: the client alone, with others who get a copy, or without the usage
-that we asked for in the client's place. Chosen once an answer, so that a read pays for nothing else."""
+"""Sinks of the rest of an answer, read by read: the client alone, the client with subscribers, or the client without
+the usage that the gateway asked for. The sink is chosen once an answer, so that a read pays for nothing else."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -9,7 +9,7 @@ from policies.request.usage.strip import UsageStrip
 
 
 class CopySink(Protocol):
-    """Who gets what goes to the client too. The pump of the client's reply, in the relay's place."""
+    """Receiver of a copy of what the client gets. It takes the relay's place as `ReadControl` of the client's reply."""
 
     def write(self, data: bytes) -> None: ...
     def finish(self) -> None: ...
@@ -18,16 +18,16 @@ class CopySink(Protocol):
     def resume(self) -> None: ...
 
 
-def writer(cycle: ClientRequest, copy: CopySink | None, strip: UsageStrip | None) -> Callable[[bytes], None]:
-    """What takes the rest of a body."""
-    write = cycle.writer()
+def writer(request: ClientRequest, copy: CopySink | None, strip: UsageStrip | None) -> Callable[[bytes], None]:
+    """Return the function that takes the rest of a body."""
+    write = request.writer()
     if copy is not None:
         write = _copied(write, copy)
     return write if strip is None else _stripped(write, strip)
 
 
 def _copied(write: Callable[[bytes], None], copy: CopySink) -> Callable[[bytes], None]:
-    """What writes the rest of an answer that others get too."""
+    """Return a writer that also writes to `copy`."""
 
     def write_both(data: bytes) -> None:
         write(data)
@@ -37,7 +37,7 @@ def _copied(write: Callable[[bytes], None], copy: CopySink) -> Callable[[bytes],
 
 
 def _stripped(write: Callable[[bytes], None], strip: UsageStrip) -> Callable[[bytes], None]:
-    """What writes the rest of a stream that usage is taken out of."""
+    """Return a writer that removes the usage from the stream."""
 
     def write_left(data: bytes) -> None:
         left = strip.feed(data)
@@ -48,8 +48,9 @@ def _stripped(write: Callable[[bytes], None], strip: UsageStrip) -> Callable[[by
     return write_left
 
 
-def break_off(cycle: ClientRequest, event: bytes, *, between_events: bool) -> None:
-    """Rule 5: an error event where the dialect has one, and never a clean end. An event that is open is ended first."""
+def break_off(request: ClientRequest, event: bytes, *, between_events: bool) -> None:
+    """Cut the answer off (DESIGN rule 5): an error event where the dialect has one, and never a clean end. An open
+    event is ended first."""
     if event:
-        cycle.write(event if between_events else b"\n\n" + event)
-    cycle.cut()
+        request.write(event if between_events else b"\n\n" + event)
+    request.cut()

@@ -1,8 +1,8 @@
-"""The upstream's answer on its way to the client: held until it begins (DESIGN rules 1 and 2), then passed
-through as it came.
+"""Relay of an upstream's answer to the client: held until the first content (DESIGN rules 1 and 2), then passed through
+unchanged.
 
 Chunks go from the upstream's socket callback straight into the client's transport, without a task switch. Back-pressure
-is direct too: a client that reads slowly pauses the upstream's reading.
+is direct too: a client that reads slowly pauses reading from the upstream.
 """
 
 from collections.abc import Callable
@@ -19,37 +19,37 @@ from gateway.relay.stream_tap import StreamTap
 from policies.request.first_content import FirstContent
 from policies.request.usage.strip import UsageStrip
 
-# Rule 1: at most this much is held back while no content has come.
+# At most this much is held back while no content has come (DESIGN rule 1); bytes.
 HOLD_LIMIT: Final = 64 * 1024
-# So many reads, or one so large, and what has passed is looked at: a stream keeps at most 64 KiB for that.
+# After so many reads, or one so large, the passed bytes are parsed: a stream keeps at most 64 KiB for that.
 LOOK_EVERY: Final = 32
 LOOK_AT_ONCE: Final = 2048
 
 
 class Relay:
-    """One answer: the sink of an upstream connection and the pump of the client's reply."""
+    """One answer: `Sink` of the upstream connection and `ReadControl` of the client's reply."""
 
     status = 0
     stream = False
-    """Whether this is a 200 event stream."""
+    """True for a 200 event stream."""
     framed = True
     """Whether the end of the body can be told from a broken connection."""
     tap: StreamTap | None = None
     ended = False
     released = False
-    """Whether a byte of it may have gone to the client."""
+    """Whether a byte of the answer may have gone to the client."""
     error: UpstreamError | None = None
     first_event_error: int | None = None
     began_at: float | None = None
     """Clock time of the first content of a stream, or of the first body byte or the end of any other answer."""
     held_up = False
-    """Whether the client reads too slowly, so that we do not read from the engine."""
+    """Whether reading from the engine is paused because the client reads too slowly."""
     _looked_at = 0.0
     _resumed_at = 0.0
     strip: UsageStrip | None = None
-    """Takes the usage that we asked for out of a stream again."""
+    """Removes the usage that the gateway asked for from the stream."""
     copy: CopySink | None = None
-    """Who gets the same (`gateway.cache.coalescing`)."""
+    """Receiver of a copy (`gateway.cache.coalescing`)."""
     _connection: UpstreamConnection | None = None
     _first: FirstContent | None = None
     _gap: Callable[[float], None] | None = None
@@ -58,8 +58,10 @@ class Relay:
     _passing = False
     _waiter: Signal | None = None
 
-    def __init__(self, cycle: ClientRequest, clock: Callable[[], float], on_break: Callable[["Relay"], bytes]) -> None:
-        self._cycle = cycle
+    def __init__(
+        self, request: ClientRequest, clock: Callable[[], float], on_break: Callable[["Relay"], bytes]
+    ) -> None:
+        self._request = request
         self._clock = clock
         self._on_break = on_break
         self._held: list[bytes] = []
@@ -67,10 +69,10 @@ class Relay:
         self._times: list[float] = []
         self.headers: Headers = []
 
-    # -- the pipeline's side
+    # -- called by the attempt
 
     def attach(self, connection: UpstreamConnection) -> None:
-        """The connection that feeds this relay, from the moment the request is sent."""
+        """Set the connection that feeds this relay, from the moment the request is sent."""
         self._connection = connection
 
     @property
@@ -86,31 +88,32 @@ class Relay:
 
     @property
     def quiet_since(self) -> float:
-        """Since when the engine has had the word and said nothing: a pause that the client made is not the engine's."""
+        """Clock time since which the engine has sent nothing although it could; a pause that the client caused does not
+        count."""
         return max(self.last_at, self._resumed_at)
 
     @property
     def held(self) -> bytes:
-        """What has come and is held back."""
+        """Body bytes that are held back."""
         return b"".join(self._held)
 
     def change(self) -> Signal:
-        """What to wait for: set when the answer begins, ends or fails, whichever comes next."""
+        """Return a signal that is set when the answer begins, ends or fails, whichever comes next."""
         self._waiter = waiter = Signal()
         return waiter
 
-    def tells(self, signal: Signal) -> None:
-        """Set a signal that others set too; the same otherwise."""
+    def report_to(self, signal: Signal) -> None:
+        """Report the next change to a signal that other relays set too; otherwise as `change`."""
         self._waiter = signal
 
     def release(
-        self, headers: Headers, *, length_known: bool, gap: Callable[[float], None] | None, outbox: WriteBatch
+        self, headers: Headers, *, length_known: bool, gap: Callable[[float], None] | None, batch: WriteBatch
     ) -> None:
-        """Let the head and all that was held go to the client; what follows goes straight through."""
+        """Write the head and all held bytes to the client; what follows passes straight through."""
         self.released = True
         tap = self.tap = StreamTap(stream=self.stream)
-        cycle = self._cycle
-        cycle.start(self.status, headers, length_known=length_known)
+        request = self._request
+        request.start(self.status, headers, length_known=length_known)
         held = self._held
         data = held[0] if len(held) == 1 else b"".join(held)
         self._held = []
@@ -125,32 +128,32 @@ class Relay:
         if self.ended:
             if copy is not None:
                 copy.finish()
-            outbox.answer(cycle, data)
+            batch.answer(request, data)
             return
-        cycle.fed_by(self if copy is None else copy)
-        cycle.write(data)
+        request.fed_by(self if copy is None else copy)
+        request.write(data)
         if self.error is not None:
             self._break()
         else:
             self._gap = gap
-            self._write = writer(cycle, self.copy, self.strip)
+            self._write = writer(request, self.copy, self.strip)
             self._passing = True
 
-    def turn_to(self, cycle: ClientRequest) -> None:
-        """Another one takes the client's place."""
-        self._cycle = cycle
+    def replace_client(self, request: ClientRequest) -> None:
+        """Write to another client request from now on: the detached one of a client that left."""
+        self._request = request
         if self._passing:
-            self._write = writer(cycle, self.copy, self.strip)
+            self._write = writer(request, self.copy, self.strip)
 
     def close(self) -> None:
-        """Leave the upstream: a connection still in use is closed at once, which aborts the request in the engine."""
-        self._cycle.pump = None
+        """Leave the upstream: a connection still in use is closed at once, which aborts the request at the engine."""
+        self._request.pump = None
         self._passing = False
         self._look()
-        # It holds the exchange, which holds this: a cycle that only the garbage collector would find.
-        self._on_break = _nothing_to_tell
+        # The callback holds the exchange, which holds this relay: a cycle that only the garbage collector would find.
+        self._on_break = _no_event
         if self.error is not None:
-            # So is this: where it was raised, its traceback holds frames that hold this.
+            # Another cycle: the traceback of a raised error holds frames that hold this relay.
             self.error.__traceback__ = None
         connection, self._connection = self._connection, None
         if connection is not None and not self.ended and self.error is None:
@@ -158,22 +161,22 @@ class Relay:
 
     @property
     def said_end(self) -> bool:
-        """Whether the client has been told, in the stream's own words, that it is over."""
+        """Whether the stream has carried its own end mark (`[DONE]`, `message_stop`, `response.completed`)."""
         self._look()
         return self.tap is not None and self.tap.said_end
 
     @property
-    def may_tell(self) -> bool:
-        """Whether an error event may follow: in a chunked event stream that is not encoded."""
+    def allows_error_event(self) -> bool:
+        """Whether an error event may follow: only in a chunked event stream that is not encoded."""
         return self.stream and not any(name == b"content-length" for name, _ in self.headers)
 
     def interrupt(self, event: bytes) -> None:
-        """Break a released answer off for a reason of ours."""
+        """Break a released answer off for a reason of the gateway's; `event` goes out where the stream allows one."""
         self._passing = False
         self._look()
-        self._cut_after(event if self.may_tell else b"")
+        self._cut_after(event if self.allows_error_event else b"")
 
-    # -- the upstream's side (Sink)
+    # -- called by the upstream connection (Sink)
 
     def on_head(self, status: int, headers: Headers) -> None:
         self.status = status
@@ -196,8 +199,8 @@ class Relay:
             self._begin()
 
     def _look(self) -> None:
-        """Read along what has passed since the last time: times between reads, usage, errors. Many reads at a time,
-        because what is looked at one by one has left the processor's cache each time."""
+        """Parse what has passed since the last time: gaps, usage, errors. Many reads at a time, because the parser and
+        its data leave the processor's cache between single reads."""
         seen, times = self._seen, self._times
         if not seen:
             return
@@ -226,7 +229,7 @@ class Relay:
             self.framed = self._connection.framed
         if self._passing:
             last = self.strip.end() if self.strip is not None else b""
-            self._cycle.finish(last)
+            self._request.finish(last)
             if self.copy is not None:
                 self.copy.write(last)
                 self.copy.finish()
@@ -252,7 +255,8 @@ class Relay:
             waiter.set()
 
     def _break(self) -> None:
-        """Rule 5: the client gets all that came, an error event where the dialect has one, and never a clean end."""
+        """Break off (DESIGN rule 5): the client gets all that came, an error event where the dialect has one, and never
+        a clean end."""
         self._passing = False
         self._look()
         self._cut_after(self._on_break(self))
@@ -260,13 +264,13 @@ class Relay:
     def _cut_after(self, event: bytes) -> None:
         held = self.strip.end() if self.strip is not None else b""
         if held:
-            self._cycle.write(held)
+            self._request.write(held)
         if self.copy is not None:
             self.copy.write(held)
             self.copy.broke()
-        break_off(self._cycle, event, between_events=self.tap is None or self.tap.between_events)
+        break_off(self._request, event, between_events=self.tap is None or self.tap.between_events)
 
-    # -- the client's side (Pump)
+    # -- called by the client's connection (ReadControl)
 
     def pause(self) -> None:
         self.held_up = True
@@ -280,5 +284,5 @@ class Relay:
             self._connection.resume()
 
 
-def _nothing_to_tell(_relay: Relay) -> bytes:
+def _no_event(_relay: Relay) -> bytes:
     return b""

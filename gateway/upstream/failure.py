@@ -1,4 +1,4 @@
-"""What is known of an attempt that failed, and of a client that left one that had not."""
+"""Failed attempt as data, and the outcome of an attempt that its client left."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -10,33 +10,33 @@ from gateway.relay.relay import Relay
 from policies.resilience.breaker import BreakerPermit
 from policies.resilience.outcome import Outcome
 
-ABSENT: Final = frozenset({"refused", "dns"})
-"""The engine did not let us in at all: whoever was refused so by every endpoint of a pool need not wait for a
-backoff."""
+UNREACHABLE: Final = frozenset({"refused", "dns"})
+"""Kinds of UpstreamError in which the engine accepted no connection: where every endpoint of a pool did so, no
+backoff is needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class FailedAttempt:
-    """An attempt that did not bring what was asked for, before any byte of it went to the client.
+    """Attempt that brought no answer for the client, before any byte of it went out.
 
-    told: the seconds that its answer asks us to wait
-    excused: nobody's fault
+    retry_after: seconds that the endpoint's answer asks to wait
+    excused: not the endpoint's fault
     """
 
     endpoint: Endpoint
     permit: BreakerPermit | None
     outcome: Outcome
-    told: float | None = None
+    retry_after: float | None = None
     excused: bool = False
 
 
-def had_it_all(answer: Relay | None, gone: ClientGone) -> Outcome:
-    """The openai SDK closes its socket at `[DONE]`, before HTTP's own end: that client has all that it asked for. Who
-    left before that has `gone`."""
+def outcome_of_leaving(answer: Relay | None, gone: ClientGone) -> Outcome:
+    """Return the outcome of an attempt whose client left after the stream's own end mark: the openai SDK closes its
+    socket at `[DONE]`, before HTTP's end. Raises `gone` where the client left before."""
     if answer is not None and answer.said_end:
         return outcome_of(answer)
     try:
         raise gone
     finally:
-        # Its traceback holds this frame: a cycle that only the garbage collector would find.
+        # The traceback holds this frame: a cycle that only the garbage collector would find.
         del gone

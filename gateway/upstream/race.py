@@ -1,10 +1,10 @@
 """Attempts of one request that run beside each other, until one of them has the first content (policy key `hedge`).
 
-All of it is the request's own coroutine: connections that are being made, relays and the moment at which the second
-attempt is due set one `Signal`, and whatever of it has happened is looked at together. So the client's leaving and a
-timeout come to one place, and two answers of one turn of the loop are no race at all: the earlier one is taken.
+All of it runs in the request's own coroutine: connections that are being made, relays and the timer of the second
+attempt set one `Signal`, and the coroutine looks at all of them together. So a client that leaves and a timeout arrive
+in one place, and of two answers in one turn of the loop the earlier one wins.
 
-The exchange tells of the oldest attempt that is left, whose times run out first.
+The exchange shows the oldest attempt that is left, whose timeouts expire first.
 """
 
 import asyncio
@@ -14,12 +14,11 @@ from backends.http1.connection import UpstreamConnection
 from backends.http1.interface import UpstreamError
 from backends.pool.endpoint import Endpoint
 from backends.pool.pool import Pool
-from gateway.admission.pool_queue import PoolQueue
 from gateway.error_mapping import outcome_of_error
-from gateway.errors import GatewayError
-from gateway.exchange import Exchange
+from gateway.exchange import Exchange, Phase, PoolSlots
 from gateway.http.driver import Signal
 from gateway.relay.relay import Relay
+from gateway.timeouts import arm
 from gateway.upstream.dispatch import Dispatch, give_up
 from policies.request.routing import RouteMatch
 from policies.resilience import outcome as outcomes
@@ -28,7 +27,7 @@ from policies.resilience.outcome import Outcome
 
 
 class RaceLeg:
-    """One of the attempts. It is making a connection, or has sent the request, or `error` says why there is no answer.
+    """One attempt of a race: it makes a connection, or has sent the request, or has failed with `error`.
 
     began, dispatched: clock times
     """
@@ -46,12 +45,12 @@ class RaceLeg:
 
     @property
     def answered(self) -> float | None:
-        """When its answer began."""
+        """Clock time at which its answer began; None before."""
         return self.relay.began_at if self.relay is not None else None
 
     @property
     def outcome(self) -> Outcome | None:
-        """How it stands: None while there is neither an answer nor a failure."""
+        """Outcome so far; None while there is neither an answer nor a failure."""
         if self.error is not None:
             return outcome_of_error(self.error)
         relay = self.relay
@@ -63,41 +62,41 @@ class RaceLeg:
 
 
 class Race:
-    """The legs of one request, the oldest first. Decides nothing: `gateway.upstream.hedging` does."""
+    """Legs of one request, the oldest first. `gateway.upstream.hedging` decides about them."""
 
     def __init__(
-        self, exchange: Exchange, pool: Pool, routed: RouteMatch, *, dispatch: Dispatch, clock: Callable[[], float]
+        self, exchange: Exchange, pool: Pool, route_match: RouteMatch, *, dispatch: Dispatch, clock: Callable[[], float]
     ) -> None:
         self.exchange = exchange
         self.pool = pool
-        self.routed = routed
+        self.route_match = route_match
         self.legs: list[RaceLeg] = []
-        self.door: PoolQueue | None = None
-        """Who gave the second leg a slot of the pool beside the request's own."""
-        self.late = False
-        """Whether a second attempt is due."""
+        self.second_slot: PoolSlots | None = None
+        """Pool that gave the second leg a slot beside the request's own."""
+        self.due = False
+        """A second attempt is due."""
         self._dispatch = dispatch
         self._clock = clock
         self._signal = Signal()
 
     def enter(self, endpoint: Endpoint, began: float) -> RaceLeg:
-        """One attempt more. Its slot is taken until it is left."""
+        """Add a leg. Its slot of the endpoint is held until `leave`."""
         leg = RaceLeg(endpoint, endpoint.permit(self.exchange.model, began), began)
         endpoint.slot.__enter__()
         self.legs.append(leg)
         return leg
 
     def start(self, leg: RaceLeg) -> None:
-        """Send it off, or have a connection made for it."""
+        """Send the request, or start a connection for it."""
         connection = leg.endpoint.take()
         if connection is None:
             self._connect(leg)
         else:
             self._send(leg, connection)
-        self.tell()
+        self.show_lead()
 
-    def go_on(self) -> None:
-        """Send on the connections that have been made, once more where a kept one had died."""
+    def continue_legs(self) -> None:
+        """Send on connections that have been made; send once more where a kept connection had died."""
         for leg in self.legs:
             connecting, relay = leg.connecting, leg.relay
             if connecting is not None and connecting.done():
@@ -113,27 +112,27 @@ class Race:
                 self._broken(leg, relay, relay.error)
 
     async def change(self) -> None:
-        """Wait until something has happened to one of them, or a second attempt is due."""
+        """Wait until a leg has changed or a second attempt is due."""
         await self._signal
         self._signal = Signal()
         self._watch()
 
-    def late_now(self) -> None:
-        """The time for a second attempt has come."""
-        self.late = True
+    def second_attempt_due(self) -> None:
+        """Note that a second attempt is due."""
+        self.due = True
         self._signal.set()
 
-    def tell(self) -> None:
-        """Let the exchange tell of the oldest leg, and its times be looked after."""
+    def show_lead(self) -> None:
+        """Show the oldest leg in the exchange, and set the timer to its next timeout."""
         lead, exchange = self.legs[0], self.exchange
-        exchange.endpoint, exchange.attempt_began = lead.endpoint.name, lead.began
-        exchange.relay, exchange.dispatched = lead.relay, lead.dispatched
-        exchange.phase = "connect" if lead.relay is None else "first_byte"
-        next_look = exchange.overdue(self._clock())
-        exchange.cycle.wire.limit(0.0 if isinstance(next_look, GatewayError) else next_look)
+        attempt = exchange.attempt
+        attempt.endpoint, attempt.began_at = lead.endpoint.name, lead.began
+        attempt.relay, attempt.dispatched_at = lead.relay, lead.dispatched
+        attempt.enter(Phase.CONNECT if lead.relay is None else Phase.FIRST_BYTE)
+        arm(exchange, self._clock())
 
     def leave(self, leg: RaceLeg) -> float:
-        """Its socket is closed at once unless its answer has ended. The time of its end."""
+        """End a leg and return the time. Its socket is closed at once unless its answer has ended."""
         self.legs.remove(leg)
         if leg.connecting is not None:
             give_up(leg.connecting)
@@ -142,38 +141,39 @@ class Race:
             if not leg.relay.framed:
                 leg.endpoint.meter.unframed.value += 1
         leg.endpoint.slot.__exit__(None, None, None)
-        door, self.door = self.door, None
-        if door is not None:
-            # Whichever of two it is, the other needs no more than the request's own.
-            door.give_back()
+        slots, self.second_slot = self.second_slot, None
+        if slots is not None:
+            # Whichever of two legs ends, the other needs no more than the request's own slot.
+            slots.give_back()
         return self._clock()
 
-    # -- a leg's way
+    # -- one leg
 
     def _connect(self, leg: RaceLeg) -> None:
-        leg.connecting = self._dispatch.connecting(leg.endpoint, self.routed.route.timeouts.connect)
-        leg.connecting.add_done_callback(self._made)
+        leg.connecting = self._dispatch.connecting(leg.endpoint, self.route_match.route.timeouts.connect)
+        leg.connecting.add_done_callback(self._connected)
 
-    def _made(self, _: asyncio.Task[UpstreamConnection]) -> None:
+    def _connected(self, _: asyncio.Task[UpstreamConnection]) -> None:
         self._signal.set()
 
     def _send(self, leg: RaceLeg, connection: UpstreamConnection) -> None:
-        leg.relay = self._dispatch.send_beside(self.exchange, leg.endpoint, self.routed, connection)
+        leg.relay = self._dispatch.send_beside(self.exchange, leg.endpoint, self.route_match, connection)
         leg.dispatched = self._clock()
         self._watch()
-        self.tell()
+        self.show_lead()
 
     def _broken(self, leg: RaceLeg, relay: Relay, error: UpstreamError) -> None:
-        """There will be no answer; a kept connection that had died before a byte of it is replaced once."""
+        """Fail a leg without an answer; a kept connection that had died before a byte of the answer is replaced
+        once."""
         if error.kind != "reset_reused":
             leg.error = error
             return
         relay.close()
         leg.relay = leg.dispatched = None
         self._connect(leg)
-        self.tell()
+        self.show_lead()
 
     def _watch(self) -> None:
         for leg in self.legs:
             if leg.relay is not None:
-                leg.relay.tells(self._signal)
+                leg.relay.report_to(self._signal)

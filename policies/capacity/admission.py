@@ -23,7 +23,7 @@ from policies.capacity.pace import QueuePace, SlotTimes
 
 PATIENCE: Final = 9
 """So many turns in a row at most go to the highest priority while a lower one waits."""
-LONGEST_RETRY_AFTER: Final = 60
+LONGEST_QUEUE_RETRY_AFTER: Final = 60
 """Seconds: SDKs do not wait longer, but come back at once."""
 
 Reason = Literal["full", "pushed_out", "late"]
@@ -252,4 +252,4 @@ class AdmissionQueue:
 
 
 def _retry_after(expected: float | None) -> int:
-    return max(1, min(LONGEST_RETRY_AFTER, math.ceil(expected or 0.0)))
+    return max(1, min(LONGEST_QUEUE_RETRY_AFTER, math.ceil(expected or 0.0)))

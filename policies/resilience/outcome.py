@@ -26,7 +26,7 @@ TOO_SLOW: Final = Outcome("too_slow")
 BROKEN_OFF: Final = Outcome("broken_off")
 """Ended before its end, after the first byte."""
 CLIENT_GONE: Final = Outcome("client_gone")
-OUTRUN: Final = Outcome("outrun")
+HEDGE_LOST: Final = Outcome("hedge_lost")
 """Given up unfinished, because another attempt of the same request was first (policy key `hedge`). Nobody's fault,
 and a reason to look after an endpoint that has not yielded to anybody meanwhile."""
 

@@ -24,9 +24,9 @@ from policies.resilience.retry_budget import RetryBudget
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
-__all__ = ["LONGEST_RETRY_AFTER", "RetryBudget", "RetryVerdict", "judge", "listed", "retry_after"]
+__all__ = ["LONGEST_RETRY_WAIT", "RetryBudget", "RetryVerdict", "judge", "listed", "retry_after"]
 
-LONGEST_RETRY_AFTER: Final = 30.0
+LONGEST_RETRY_WAIT: Final = 30.0
 """Seconds that a client is kept waiting because an upstream asks for it; who asks for more has answered."""
 
 Why = Literal["again", "not_listed", "spent", "budget", "deadline"]
@@ -95,7 +95,7 @@ def judge(
         return _SPENT
     if not fresh:
         state.upcoming_sleep = max(_backoff(settings, state, chance), retry_after or 0.0)
-        if retry_after is not None and retry_after > LONGEST_RETRY_AFTER:
+        if retry_after is not None and retry_after > LONGEST_RETRY_WAIT:
             return _DEADLINE
     if left is not None and stop_before_delay(left)(state.told):
         return _DEADLINE

@@ -152,7 +152,7 @@ async def test_many_distinct_prompts_stay_within_the_bound(backend: Backend) -> 
             for number in range(600):
                 await client.send(request(gw, f"prompt {number}", stream=False))
                 assert (await client.answer()).status == 200
-        store = gw.gateway.data.caching.store
+        store = gw.gateway.data.cache.store
         assert isinstance(store, MemoryCache)
         assert 0 < store.size <= 256 << 10
         assert (await gw.send(request(gw, "prompt 599", stream=False))).header("x-sluice-cache") == "hit"

@@ -82,6 +82,6 @@ async def test_a_storm_leaves_nothing(number: int) -> None:
             await eventually(lambda: gw.gateway.client_requests == 0, "somebody is still answered", 30.0)
             assert 200 < gw.total("cache_total") == gw.total("requests_total") <= 300
             assert gw.total("cache_total", result="shared") > 0
-            assert gw.gateway.data.caching.flying == 0
+            assert gw.gateway.data.cache.shareable == 0
     gc.collect()
     assert not any(isinstance(one, Coalescer) for one in gc.get_objects())

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from backends.control.data_plane import TableView
 from backends.store.factory import StoreContext, make_store
-from gateway.exchange import Exchange
+from gateway.exchange import AttemptState, Exchange, LogRecord
 from gateway.limits.limiter import RateLimiter
 from gateway.limits.store_switch import LimitStoreSwitch, StoreListener
 from policies.config.settings import StoreSettings
@@ -77,12 +77,14 @@ class Path:
     async def request(self) -> None:
         """What the pipeline does, with an engine that takes a turn of the loop and then fails."""
         exchange = cast(Any, SimpleNamespace(kind=SimpleNamespace(path="/v1/chat/completions"), client="192.0.2.1",
-            held=None, relay=None, extra_headers=(), usage=(None, None)))  # fmt: skip
+            attempt=AttemptState(0.0), record=LogRecord()))  # fmt: skip
+        held = None
         try:
-            await self.limiting.take(cast(Exchange, exchange), self.limits, WHO, ASKS, "m")
+            held = await self.limiting.take(cast(Exchange, exchange), self.limits, WHO, ASKS, "m")
             await asyncio.sleep(0)
         finally:
-            self.limiting.settle(exchange)
+            if held is not None:
+                self.limiting.refund(exchange, held)
 
     async def used(self) -> list[int]:
         """Of every rule but that of the window: what came last of a request that was cancelled counts there."""

@@ -66,7 +66,7 @@ async def test_the_second_attempt_wins_and_the_first_is_left_at_once(
         assert answer.header("x-sluice-endpoint") == "pool-1"
         assert answer.header("x-sluice-attempts") == "2"
         (line,) = await gw.access_lines()
-        assert steps(line) == [("pool-0", "outrun"), ("pool-1", "ok")]
+        assert steps(line) == [("pool-0", "hedge_lost"), ("pool-1", "ok")]
         assert gw.total("hedges_total", pool="pool") == 1
         assert gw.total("retries_total") == 0
     assert backend.attempts == other.attempts == 1
@@ -84,7 +84,7 @@ async def test_the_first_attempt_wins_and_the_second_is_left_at_once(backend: Ba
         await closed_soon(other)
         assert (answer.end, answer.text, answer.header("x-sluice-endpoint")) == ("complete", "ab", "pool-0")
         (line,) = await gw.access_lines()
-        assert steps(line) == [("pool-1", "outrun"), ("pool-0", "ok")]
+        assert steps(line) == [("pool-1", "hedge_lost"), ("pool-0", "ok")]
 
 
 async def test_who_answers_in_time_is_not_hedged(backend: Backend, other: Backend) -> None:
@@ -131,7 +131,7 @@ async def test_two_answers_of_one_turn_are_one_answer(backend: Backend, other: B
         lines = await gw.access_lines()
         assert all(len(line["trail"]) == 2 and line["outcome"] == "ok" for line in lines)
         losers = {line["trail"][0][1] for line in lines}
-        assert losers <= ({"ok", "outrun"} if whole else {"outrun"})
+        assert losers <= ({"ok", "hedge_lost"} if whole else {"hedge_lost"})
 
 
 @pytest.mark.parametrize("phase", ["first_byte", "connect"])
@@ -164,7 +164,7 @@ async def test_a_client_that_leaves_in_the_stream_of_the_winner_ends_it(backend:
             await closed_soon(backend)
         await closed_soon(other)
         (line,) = await gw.access_lines(1)
-        assert steps(line) == [("pool-0", "outrun"), ("pool-1", "client_gone")]
+        assert steps(line) == [("pool-0", "hedge_lost"), ("pool-1", "client_gone")]
         assert line["client_gone"] == "stream"
 
 
@@ -248,7 +248,7 @@ async def test_what_the_request_is_to_blame_for_is_not_waited_for_twice(backend:
         assert (answer.status, answer.error["message"]) == (400, "bad")
         await closed_soon(backend)
         (line,) = await gw.access_lines()
-        assert steps(line) == [("pool-0", "outrun"), ("pool-1", "400")]
+        assert steps(line) == [("pool-0", "hedge_lost"), ("pool-1", "400")]
 
 
 async def test_when_the_firsts_time_is_up_the_second_goes_on(backend: Backend, other: Backend) -> None:
@@ -289,7 +289,7 @@ async def test_a_first_attempt_that_never_connects_is_hedged_too(backend: Backen
         ) as gw:
             assert await gw.chat() == "a"
             (line,) = await gw.access_lines()
-            assert steps(line) == [("pool-0", "outrun"), ("pool-1", "ok")]
+            assert steps(line) == [("pool-0", "hedge_lost"), ("pool-1", "ok")]
 
 
 async def test_a_second_attempt_that_never_connects_leaves_no_socket(backend: Backend) -> None:
@@ -303,7 +303,7 @@ async def test_a_second_attempt_that_never_connects_leaves_no_socket(backend: Ba
             backend.release.set()
             assert (await asking).text == "a"
             (line,) = await gw.access_lines()
-            assert steps(line) == [("pool-1", "outrun"), ("pool-0", "ok")]
+            assert steps(line) == [("pool-1", "hedge_lost"), ("pool-0", "ok")]
 
 
 async def test_a_second_attempt_that_is_refused_hurts_nobody(backend: Backend) -> None:
@@ -348,7 +348,7 @@ async def test_a_hedge_that_may_not_be_holds_nothing(backend: Backend, other: Ba
         assert await hedges(gw, 1) == 0
         if why == "room":
             endpoint.in_flight -= 1
-        (door,) = gw.gateway.data.admission.doors.values()
+        (door,) = gw.gateway.data.admission.queues.values()
         assert (door.queue.taken, other.attempts) == (0, 0)
 
 
@@ -470,7 +470,7 @@ async def test_who_yields_to_others_or_had_no_time_is_not_doubted(backend: Backe
         await asyncio.wait(asking[-1:], timeout=8)
         go.set()
         assert {(await one).status for one in asking} == {200}
-        assert gw.total("attempts_total", outcome="outrun", endpoint="pool-0") == 1
+        assert gw.total("attempts_total", outcome="hedge_lost", endpoint="pool-0") == 1
         assert gw.total("endpoint_state", state="suspect") == 0
 
 
@@ -497,7 +497,7 @@ async def test_a_leader_that_leaves_while_two_race_hurts_no_follower(
         await closed_soon(bad)
         assert (answer.status, answer.end, answer.text) == (200, "complete", "ab")
         line = next(line for line in await gw.access_lines() if line["trail"])
-        assert steps(line) == [(f"pool-{1 - winner}", "outrun"), (f"pool-{winner}", "ok")]
+        assert steps(line) == [(f"pool-{1 - winner}", "hedge_lost"), (f"pool-{winner}", "ok")]
         assert (await gw.ask()).header("x-sluice-cache") == "hit"
 
 

@@ -107,7 +107,7 @@ class Leaves:
 
     def __init__(self, gw: Running, when: str) -> None:
         """when: "waits", or "answered": in the very turn in which what it waits for comes, and before it is told"""
-        edge = gw.gateway.data.edge
+        edge = gw.gateway.data.router
         self._when = when
         self.at = 0
         self.awaits = 0

@@ -136,9 +136,9 @@ async def assert_quiet(gw: Running) -> None:
     await eventually(lambda: gw.gateway.client_requests == 0, "a request is still being answered")
     await eventually(lambda: plane.in_flight == 0, "an attempt is still in flight")
     await eventually(lambda: plane.active_connections == 0, "an upstream connection is still in use")
-    doors = gw.gateway.data.admission.doors.values()
+    doors = gw.gateway.data.admission.queues.values()
     await eventually(lambda: all(not door.queue.taken for door in doors), "a slot of a pool is still held")
-    await eventually(lambda: not gw.gateway.data.caching.flying, "an answer is still on its way to others")
+    await eventually(lambda: not gw.gateway.data.cache.shareable, "an answer is still on its way to others")
     lines = await gw.access_lines()
     series = gw.series()
     assert total(series, "queue_depth") == 0

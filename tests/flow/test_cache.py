@@ -190,7 +190,7 @@ async def test_of_many_who_ask_at_once_one_asks_the_engine(backend: Backend) -> 
         assert backend.attempts == 1
         assert {(answer.status, answer.end, answer.body) for answer in answers} == {(200, "complete", answers[0].body)}
         assert sorted(map(str, await results(gw))) == ["miss"] + ["shared"] * 19
-        assert gw.gateway.data.caching.flying == 0
+        assert gw.gateway.data.cache.shareable == 0
 
 
 async def test_who_joins_in_the_middle_gets_it_from_the_beginning_and_as_it_comes(backend: Backend) -> None:

@@ -22,7 +22,7 @@ async def test_a_plan_without_limits_asks_no_store(backend: Backend) -> None:
         answer = await gw.ask()
         assert answer.status == 200
         assert answer.header("x-ratelimit-limit-requests") is None
-        assert gw.gateway.data.limiting.store is None
+        assert gw.gateway.data.limiter.store is None
         assert gw.total("limit_mode") == 0
 
 

@@ -191,7 +191,7 @@ async def test_of_many_clients_that_leave_while_they_wait_nothing_is_left(backen
         held.let_go()
         assert await gw.chat() == "done"
         assert len(held.texts) == 2
-        (door,) = gw.gateway.data.admission.doors.values()
+        (door,) = gw.gateway.data.admission.queues.values()
         assert (door.queue.taken, door.queue.waiting, door._signals, door._ticking) == (0, 0, {}, None)
 
 
@@ -492,6 +492,6 @@ async def test_whatever_happens_to_requests_that_wait_every_slot_comes_back(
                 document["pools"]["pool"]["max_in_flight"] = bound
                 path.write_text(json.dumps(document))
                 await gw.gateway.reload()
-        queue = gw.gateway.data.admission.doors["pool"].queue
+        queue = gw.gateway.data.admission.queues["pool"].queue
         await eventually(lambda: (queue.taken, queue.waiting) == (0, 0), f"seed {seed}: {queue.taken}, {queue.waiting}")
     assert statuses >= {200, 429, 504}, f"seed {seed}"

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import AttemptTimeout, DeadlineExceeded, FirstByteTimeout, IdleTimeout
+from gateway.exchange import AttemptState, Phase
 from gateway.timeouts import overdue
 from policies.config.settings import TimeoutSettings
 
@@ -17,11 +18,14 @@ def exchange(
     phase: str, *, timeouts: TimeoutSettings = TIMES, stream: bool = True, relay: Any = None, **facts: Any
 ) -> Any:  # fmt: skip
     """An exchange that began at 100.0, with its one attempt."""
-    known = {
-        "started": 100.0, "attempt_began": 100.0, "dispatched": 100.0, "total": timeouts.total, "timeouts": timeouts,
-        "phase": phase, "stream": stream, "relay": relay,
-    }  # fmt: skip
-    return SimpleNamespace(**{**known, **facts})
+    attempt = AttemptState(100.0)
+    attempt.began_at = attempt.dispatched_at = 100.0
+    attempt.relay = relay
+    attempt.enter(Phase(phase))
+    for name, value in facts.items():
+        assert hasattr(AttemptState, name), name
+        setattr(attempt, name, value)
+    return SimpleNamespace(started=100.0, total=timeouts.total, timeouts=timeouts, stream=stream, attempt=attempt)
 
 
 def relay(**facts: Any) -> Any:
@@ -29,13 +33,13 @@ def relay(**facts: Any) -> Any:
 
 
 def test_the_first_content_is_waited_for_from_the_sending_on() -> None:
-    waits = exchange("first_byte", dispatched=102.0)
+    waits = exchange("first_byte", dispatched_at=102.0)
     assert overdue(waits, 106.5) == pytest.approx(0.5)
     assert type(overdue(waits, 107.0)) is FirstByteTimeout
 
 
 def test_a_connection_being_made_has_a_timeout_of_its_own() -> None:
-    assert overdue(exchange("connect", dispatched=None), 119.0) == pytest.approx(1.0)
+    assert overdue(exchange("connect", dispatched_at=None), 119.0) == pytest.approx(1.0)
 
 
 def test_a_plain_answer_runs_under_attempt_alone() -> None:
@@ -65,7 +69,7 @@ def test_a_plain_answer_that_has_begun_may_drip() -> None:
 
 
 def test_the_total_deadline_counts_from_the_requests_first_byte_over_all_attempts() -> None:
-    last = exchange("first_byte", attempt_began=157.0, dispatched=157.0)
+    last = exchange("first_byte", began_at=157.0, dispatched_at=157.0)
     assert overdue(last, 158.0) == pytest.approx(2.0)
     assert type(overdue(last, 160.0)) is DeadlineExceeded
 

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from gateway.cache.coalescing import Coalescer
 from gateway.cache.detached_client import DetachedClient
 from gateway.cache.subscriber import Subscriber
-from gateway.exchange import Exchange
+from gateway.exchange import AttemptState, Exchange, LogRecord, Phase
 from gateway.http.driver import RequestDriver
 from gateway.http.request import ClientGone, ClientRequest
 from gateway.relay.relay import Relay
@@ -73,7 +73,7 @@ class Engine:
         self.held_up = False
         self.cycle: Any = None
 
-    def turn_to(self, cycle: Any) -> None:
+    def replace_client(self, cycle: Any) -> None:
         self.cycle = cycle
 
     def pause(self) -> None:
@@ -86,14 +86,11 @@ class Engine:
 class Leading:
     """An exchange, as much of it as a flight knows."""
 
-    place = -1
-    gone = False
-    gone_in: str | None = None
-    phase = "stream"
-
     def __init__(self) -> None:
-        self.cycle: Any = Reader()
-        self.flight: Any = None
+        self.request: Any = Reader()
+        self.attempt = AttemptState(0.0)
+        self.attempt.enter(Phase.STREAM)
+        self.record = LogRecord()
 
 
 class Driven:
@@ -116,7 +113,7 @@ class FlightMachine(RuleBasedStateMachine):
             self._inherit,
             lambda _: setattr(self, "forgotten", self.forgotten + 1),
         )
-        self.leading.cycle.pump = self.flight
+        self.leading.request.pump = self.flight
         self.sent: list[bytes] = []
         self.following: dict[Reader, Subscriber] = {}
         self.waiting: dict[Reader, Subscriber] = {}
@@ -147,7 +144,7 @@ class FlightMachine(RuleBasedStateMachine):
     @rule()
     def somebody_joins(self) -> None:
         reader = Reader()
-        follower = self.following[reader] = self.flight.join(cast(ClientRequest, reader))
+        follower = self.following[reader] = self.flight.subscribe(cast(ClientRequest, reader))
         self.waiting[reader] = follower
         assert follower.begun.is_set == (self.flight.state != "waiting")
 
@@ -157,12 +154,12 @@ class FlightMachine(RuleBasedStateMachine):
         data = bytes([len(self.sent) % 256]) * size
         self.sent.append(data)
         if not self.left:
-            self.leading.cycle.write(data)
+            self.leading.request.write(data)
         self.flight.write(data)
 
     @rule(data=st.data(), size=st.sampled_from([100, 700, 3000]))
     def somebody_reads(self, data: Any, size: int) -> None:
-        readers = [*self.following, *([] if self.left else [self.leading.cycle])]
+        readers = [*self.following, *([] if self.left else [self.leading.request])]
         if readers:
             data.draw(st.sampled_from(readers)).read(size)
 
@@ -170,7 +167,7 @@ class FlightMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def somebody_leaves(self, data: Any) -> None:
         reader = data.draw(st.sampled_from(list(self.following)))
-        self.flight.part(self.following.pop(reader))
+        self.flight.unsubscribe(self.following.pop(reader))
         self.waiting.pop(reader, None)
         goes_on = self.flight.state in ("waiting", "live")
         gone = bool(self.driven.thrown)
@@ -187,7 +184,7 @@ class FlightMachine(RuleBasedStateMachine):
         if not self.left:
             self.flight.over()
         else:
-            assert (self.leading.gone, self.leading.gone_in) == (True, "stream")
+            assert (self.leading.record.client_gone, self.leading.record.gone_phase) == (True, Phase.STREAM)
 
     @precondition(lambda self: self.flight.state == "live" and self.patient())
     @rule(whole=st.booleans())
@@ -205,7 +202,7 @@ class FlightMachine(RuleBasedStateMachine):
             assert follower.at == len(reader.got)
             if not reader.paused and reader not in self.waiting:
                 assert follower.at == len(self.sent), "it reads, and does not get"
-            ended = self.flight.state in ("landed", "failed") and follower.at == len(self.sent)
+            ended = self.flight.state in ("complete", "failed") and follower.at == len(self.sent)
             if reader not in self.waiting:
                 assert follower.done.is_set == ended
 
@@ -220,10 +217,10 @@ class FlightMachine(RuleBasedStateMachine):
             if not self.flight.whole:
                 assert self.flight.chunks.size <= MOST + 700
                 assert self.forgotten == 1
-                if not slow and not self.leading.cycle.paused:
+                if not slow and not self.leading.request.paused:
                     assert self.flight.chunks.size == 0 or not self.engine.held_up
             if self.engine.held_up:
-                assert slow or self.leading.cycle.paused, "nobody would let it go on"
+                assert slow or self.leading.request.paused, "nobody would let it go on"
 
 
 TestFlights = FlightMachine.TestCase

@@ -6,7 +6,7 @@ from hypothesis import settings as run_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from policies.capacity.admission import LONGEST_RETRY_AFTER, PATIENCE, AdmissionQueue, AdmissionRefused, Ticket
+from policies.capacity.admission import LONGEST_QUEUE_RETRY_AFTER, PATIENCE, AdmissionQueue, AdmissionRefused, Ticket
 
 PRIORITIES = (-1, 0, 7)
 
@@ -45,7 +45,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         expected = self.queue.expected(ticket, self.now)
         answer = self.queue.offer(ticket, self.now)
         if isinstance(answer, AdmissionRefused):
-            assert 1 <= answer.retry_after <= LONGEST_RETRY_AFTER
+            assert 1 <= answer.retry_after <= LONGEST_QUEUE_RETRY_AFTER
             assert was_full if answer.reason == "full" else expected is not None
             assert not was_full or answer.reason == "late" or all(one.priority >= priority for one in self.waiting)
             return

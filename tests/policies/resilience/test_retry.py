@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from policies.config.settings.routes import RetrySettings
 from policies.resilience import outcome
 from policies.resilience.outcome import Outcome, of_status
-from policies.resilience.retry import LONGEST_RETRY_AFTER, RetryBudget, RetryVerdict, judge
+from policies.resilience.retry import LONGEST_RETRY_WAIT, RetryBudget, RetryVerdict, judge
 
 NOW = 1000.0
 DEFAULT = RetrySettings()
@@ -131,7 +131,7 @@ def test_retry_after_is_waited_for_at_least(retry_after: float | None, wait: flo
 
 
 def test_a_retry_after_longer_than_anybody_waits_is_an_answer() -> None:
-    for seconds in (math.nextafter(LONGEST_RETRY_AFTER, 99), 1e9):
+    for seconds in (math.nextafter(LONGEST_RETRY_WAIT, 99), 1e9):
         assert verdict(of_status(503), fresh=False, retry_after=seconds) == RetryVerdict(False, 0.0, "deadline")
 
 
@@ -207,7 +207,7 @@ def test_every_wait_is_within_its_bounds(
     if fresh:
         assert said.wait == 0.0
     elif asked is not None and asked >= settings.max:
-        assert said.wait == asked <= LONGEST_RETRY_AFTER
+        assert said.wait == asked <= LONGEST_RETRY_WAIT
     else:
         ceiling = min(settings.max, settings.backoff * settings.factor ** (attempts - 1))
         assert (asked or 0.0) <= said.wait <= max(asked or 0.0, ceiling * (1 + 1e-9))
