@@ -120,10 +120,6 @@ class Pipeline:
                 request = FallbackRequest(principal, call, match, self._answer_by_pool, lookup)
                 await self._fallbacks.serve(exchange, view, request)
         except errors.GatewayError as error:
-            # The error's frames hold it: a cycle that only the garbage collector would find.
-            error.__traceback__ = None
-            if isinstance(error, errors.DeadlineExceeded):
-                self._timed_out("total")
             self._fail(exchange, error)
         except ClientGone:
             exchange.record.client_gone = True
@@ -277,6 +273,10 @@ class Pipeline:
 
     def _fail(self, exchange: Exchange, error: errors.GatewayError) -> None:
         """Answer with an error: as a status while no byte was sent, else by breaking the stream off (DESIGN rule 5)."""
+        # The error's frames hold it: a cycle that only the garbage collector would find.
+        error.__traceback__ = None
+        if isinstance(error, errors.DeadlineExceeded):
+            self._timed_out("total")
         request, relay = exchange.request, exchange.attempt.relay
         if not request.begun:
             send_error(exchange, error)
