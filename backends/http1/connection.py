@@ -93,8 +93,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     @property
     def yielded_at(self) -> float:
-        """When its sink last had bytes of an answer, by the sink's own clock; 0 for a sink that keeps no count."""
-        return getattr(self._sink, "last_at", 0.0)
+        """`Sink.last_at` of the sink under way; 0.0 without one."""
+        return self._sink.last_at if self._sink is not None else 0.0
 
     def reserve(self, sink: Sink) -> None:
         """Say for whom a request will be sent presently. Bytes that come before it is sent are still nobody's."""

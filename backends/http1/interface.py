@@ -36,6 +36,11 @@ class Sink(Protocol):
     From then on, as after `Connection.abort()`, the connection belongs to somebody else: let go of it.
     """
 
+    @property
+    def last_at(self) -> float:
+        """Clock time of the last read with bytes of an answer, by the sink's own clock; 0.0 before the first, and for a
+        sink without a clock."""
+
     def on_head(self, status: int, headers: Headers, /) -> None:
         """The final head, 200-599; names in lower case, values without blanks around them."""
 

@@ -35,6 +35,8 @@ class ProbeReply:
 class _ReplySink:
     """The sink of one answer (`upstream.Sink`)."""
 
+    last_at = 0.0
+
     def __init__(self, loop: asyncio.AbstractEventLoop, *, status_only: bool, most: int) -> None:
         self.reply: asyncio.Future[ProbeReply] = loop.create_future()
         self._status_only = status_only

@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 from backends.control.data_plane import DataPlane
 from gateway import errors
-from gateway.limits.ratelimit_headers import whole_seconds
+from gateway.durations import whole_seconds
 from policies.identity.guessing import HOLD, GuessingLimiter
 from policies.identity.jwt_form import NOT_SIGNED, refused
 from policies.identity.principal import AuthenticationError, KeysWanted, Principal, Reason

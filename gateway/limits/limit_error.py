@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import Final
 
+from gateway.durations import duration, whole_seconds
 from gateway.errors import (
     ConcurrencyLimited,
     GatewayError,
@@ -11,7 +12,7 @@ from gateway.errors import (
     RateLimited,
     StoreUnavailable,
 )
-from gateway.limits.ratelimit_headers import duration, limit_headers, whole_seconds
+from gateway.limits.ratelimit_headers import limit_headers
 from policies.config.settings.auth import Per
 from policies.limits import Demand, LimitRefused, LimitRule
 

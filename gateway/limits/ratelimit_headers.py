@@ -6,9 +6,9 @@ https://platform.openai.com/docs/guides/rate-limits), as Go prints durations; it
 """
 
 from collections.abc import Sequence
-from math import ceil, inf
 from typing import Final
 
+from gateway.durations import duration
 from gateway.http.headers import Headers
 from policies.limits import LimitLevel
 
@@ -44,24 +44,3 @@ def _scarcer(one: LimitLevel, other: LimitLevel) -> bool:
     """Shares compared without dividing: a limit may be 0."""
     mine, theirs = one.remaining * max(other.limit, 1), other.remaining * max(one.limit, 1)
     return mine < theirs or (mine == theirs and one.reset > other.reset)
-
-
-def duration(seconds: float) -> bytes:
-    """As Go prints it: `0s`, `12ms`, `1.5s`, `6m0s`, `24h0m0s`; rounded up to a millisecond, to a second from a minute
-    on."""
-    if seconds < 1:
-        thousandths = ceil(seconds * 1000)
-        return b"0s" if thousandths <= 0 else b"%dms" % thousandths if thousandths < 1000 else b"1s"
-    if seconds < 60:
-        whole, thousandths = divmod(ceil(seconds * 1000), 1000)
-        if whole < 60:
-            return (b"%d.%03d" % (whole, thousandths)).rstrip(b"0") + b"s" if thousandths else b"%ds" % whole
-    minutes, rest = divmod(ceil(seconds), 60)
-    if minutes < 60:
-        return b"%dm%ds" % (minutes, rest)
-    return b"%dh%dm%ds" % (*divmod(minutes, 60), rest)
-
-
-def whole_seconds(seconds: float) -> int | None:
-    """What `retry-after` says: rounded up and at least 1, so that whoever obeys is not too early; None for never."""
-    return None if seconds == inf else max(ceil(seconds), 1)

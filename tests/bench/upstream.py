@@ -60,6 +60,8 @@ class Run:
 class Ours:
     """A sink that asks again as soon as it has its answer, as a busy gateway would."""
 
+    last_at = 0.0
+
     def __init__(self, run: Run, pool: ConnectionPool, head: bytes, body: bytes) -> None:
         self._run, self._pool, self._head, self._body = run, pool, head, body
 

@@ -121,6 +121,8 @@ def says_and_closes(answer: bytes) -> Script:
 class Answer:
     """A sink. `hook` is called after each of its calls with the name of the call."""
 
+    last_at = 0.0
+
     def __init__(self, hook: Callable[[str], None] | None = None) -> None:
         self.status = 0
         self.headers: Headers = []

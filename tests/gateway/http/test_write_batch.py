@@ -13,6 +13,8 @@ from tests.flow.harness import gateway_with
 class Answer:
     """A sink that remembers how its exchange ended."""
 
+    last_at = 0.0
+
     def __init__(self) -> None:
         self.over = asyncio.Event()
         self.status = 0

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.limits.ratelimit_headers import duration, limit_headers, whole_seconds
+from gateway.durations import duration, whole_seconds
+from gateway.limits.ratelimit_headers import limit_headers
 from policies.config.settings.auth import LimitSettings
 from policies.config.units import RateValue
 from policies.limits import LimitLevel, LimitRule, rules_of
