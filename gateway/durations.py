@@ -4,8 +4,8 @@ from math import ceil, inf
 
 
 def duration(seconds: float) -> bytes:
-    """Return a length of time in Go's form: `0s`, `12ms`, `1.5s`, `6m0s`, `24h0m0s`; rounded up to a millisecond, and to
-    a second from a minute on."""
+    """Return a length of time in Go's form: `0s`, `12ms`, `1.5s`, `6m0s`, `24h0m0s`; rounded up to a millisecond, and
+    to a second from a minute on."""
     if seconds < 1:
         thousandths = ceil(seconds * 1000)
         return b"0s" if thousandths <= 0 else b"%dms" % thousandths if thousandths < 1000 else b"1s"
@@ -20,6 +20,6 @@ def duration(seconds: float) -> bytes:
 
 
 def whole_seconds(seconds: float) -> int | None:
-    """Return the value of `retry-after` (RFC 9110 section 10.2.3): rounded up and at least 1, so that an obedient client
-    is not too early; None for never."""
+    """Return the value of `retry-after` (RFC 9110 section 10.2.3): rounded up and at least 1, so that a client that
+    obeys is not too early; None for never."""
     return None if seconds == inf else max(ceil(seconds), 1)
