@@ -13,6 +13,7 @@ from backends.control.events import NoCandidate
 from backends.control.table import PoolSpec
 from backends.pool.endpoint import Endpoint
 from backends.pool.pool_state import PoolState
+from policies.balancing import RequestView
 from policies.resilience.hedging import HedgeBudget
 from policies.resilience.retry_budget import RetryBudget
 
@@ -23,7 +24,7 @@ SOON = 1.0
 class PoolStrategy(Protocol):
     """How a pool chooses among candidates; whether they are available was settled before."""
 
-    def choose(self, candidates: Sequence[Endpoint]) -> Endpoint: ...
+    def choose(self, candidates: Sequence[Endpoint], request: RequestView) -> Endpoint: ...
 
 
 class Pool:
@@ -65,7 +66,7 @@ class Pool:
         return self._state.hedges
 
     def choose(
-        self, now: float, model: str | None, tried: Sequence[Endpoint] = (), *, absent: bool = False
+        self, now: float, request: RequestView, tried: Sequence[Endpoint] = (), *, absent: bool = False
     ) -> Endpoint | None:
         """The endpoint for the next attempt, or None: `nobody` says why. `absent`: those that were tried are not there
         at all, so that anybody else is better.
@@ -73,7 +74,7 @@ class Pool:
         Who was not tried yet comes first. Where there is no candidate it looks past ejection, probes and pauses that
         the engine did not ask for (panic), never past an open breaker, a drain or an engine's own Retry-After.
         """
-        state = self._state
+        state, model = self._state, request.model
         if now >= state.due:
             state.refresh(now)
         if self._seen != state.version:
@@ -82,15 +83,15 @@ class Pool:
         if self._guarded:
             usual = self._let(usual, model, now)
         if not usual:
-            return self._panic(now, model, tried)
+            return self._panic(now, request, tried)
         if tried:
             left = [one for one in usual if one not in tried]
             # Better one that is on trial than one that has failed this very request.
             left = left or [one for one in self._past_trials(model, now) if one not in tried]
             if absent and not left:
-                return self._panic(now, model, tried)
+                return self._panic(now, request, tried)
             usual = left or usual
-        return self.strategy.choose(usual)
+        return self.strategy.choose(usual, request)
 
     def fresh(self, now: float, model: str | None, tried: Sequence[Endpoint], *, absent: bool = False) -> bool:
         """Whether a candidate is there that was not tried yet; where those are `absent`, one of the last resort too."""
@@ -166,16 +167,16 @@ class Pool:
             if not one.standing.drained and not one.standing.told and one.standing.breakers.lets(model, now)
         ]  # fmt: skip
 
-    def _panic(self, now: float, model: str | None, tried: Sequence[Endpoint]) -> Endpoint | None:
+    def _panic(self, now: float, request: RequestView, tried: Sequence[Endpoint]) -> Endpoint | None:
         """The last resort: paused ones before ejected ones before those that are down."""
-        left = self._last_resorts(now, model)
+        left = self._last_resorts(now, request.model)
         if not left:
             return None
         left = [one for one in left if one not in tried] or left
         best = min(_trouble(one) for one in left)
         counts = Counter(_TROUBLES[_trouble(one)] for one in left)
         self._state.panic(now, counts)
-        return self.strategy.choose([one for one in left if _trouble(one) == best])
+        return self.strategy.choose([one for one in left if _trouble(one) == best], request)
 
 
 _TROUBLES = ("none", "paused", "ejected", "down")

@@ -214,7 +214,7 @@ def _other(exchange: Exchange, pool: Pool, now: float) -> Endpoint | None:
     """Return a candidate for the second attempt: not tried yet, and with room."""
     if not pool.fresh(now, exchange.model, exchange.attempt.tried):
         return None
-    endpoint = pool.choose(now, exchange.model, exchange.attempt.tried)
+    endpoint = pool.choose(now, exchange, exchange.attempt.tried)
     if endpoint is None or endpoint in exchange.attempt.tried or endpoint.in_flight >= endpoint.most:
         return None
     return endpoint

@@ -45,10 +45,10 @@ class AttemptJudge:
         attempt = exchange.attempt
         if attempt.count:
             now = self._clock()
-            endpoint = pool.choose(now, exchange.model, attempt.tried, absent=attempt.all_unreachable)
+            endpoint = pool.choose(now, exchange, attempt.tried, absent=attempt.all_unreachable)
         else:
             now = attempt.ready_at
-            endpoint = pool.choose(now, exchange.model)
+            endpoint = pool.choose(now, exchange)
         if endpoint is None:
             lacking = pool.nobody(now, exchange.model)
             raise errors.no_endpoint(pool.name, lacking.reason, max(1, math.ceil(lacking.retry_after)))

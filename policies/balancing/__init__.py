@@ -1,29 +1,24 @@
-"""How a pool chooses an endpoint: one strategy a file, one method, over candidates that are available.
+"""Balancing strategies: how a pool chooses among its available endpoints (policy key `pools.*.balance`).
 
-A new strategy is a file, a line in `STRATEGIES` and nothing else: `tests/contracts/test_strategies.py` runs over the
-table.
+    interface        Candidate, RequestView, BalancingStrategy, and the promises that a strategy can make
+    registry         the one list of strategies, and the function that builds one by name
+    least_requests   the endpoint with the fewest attempts in flight for its weight
+    round_robin      each endpoint in turn
+
+A new strategy is one file here and one line in `registry`. The class states its promises; the contract tests
+(`tests/contracts/test_strategies.py`) check each promise of each registered strategy.
 """
 
-from __future__ import annotations
+from policies.balancing.interface import BalancingStrategy, Candidate, Promise, RequestPrincipal, RequestView
+from policies.balancing.registry import STRATEGIES, STRATEGY_NAMES, strategy
 
-import random
-from collections.abc import Callable, Mapping
-
-from policies.balancing.candidate import BalancingStrategy, Candidate
-from policies.balancing.least_requests import LeastRequests
-from policies.balancing.round_robin import RoundRobin
-
-__all__ = ["STRATEGIES", "BalancingStrategy", "Candidate", "strategy"]
-
-STRATEGIES: Mapping[str, Callable[[random.Random], BalancingStrategy]] = {
-    "least_requests": LeastRequests,
-    "round_robin": RoundRobin,
-}
-
-
-def strategy(name: str, rng: random.Random) -> BalancingStrategy:
-    """A strategy by the name that the policy gives it (`pools.balance`), with its own memory; one for each pool.
-
-    The loader has refused the names that this version does not have; here they are a `KeyError`.
-    """
-    return STRATEGIES[name](rng)
+__all__ = [
+    "STRATEGIES",
+    "STRATEGY_NAMES",
+    "BalancingStrategy",
+    "Candidate",
+    "Promise",
+    "RequestPrincipal",
+    "RequestView",
+    "strategy",
+]

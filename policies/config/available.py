@@ -7,6 +7,8 @@ never ignored. In a path `*` is a name and `[]` a place in a list.
 from collections.abc import Mapping
 from typing import Any, Final
 
+from policies.balancing import STRATEGIES
+
 NOT_BUILT: Final = frozenset(
     """
     server.tls server.cors
@@ -31,7 +33,7 @@ def _is_word(value: Any) -> bool:
 # Keys that are built for some of their values: what those values are called, and which they are.
 _PARTLY_BUILT: Final[Mapping[str, tuple[str, Any]]] = {
     "server.processes": ("1", lambda value: value == 1),
-    "pools.*.balance": ("least_requests, round_robin", lambda value: value in ("least_requests", "round_robin")),
+    "pools.*.balance": (", ".join(STRATEGIES), STRATEGIES.__contains__),
     "pools.*.workers.count": ("a number", _is_number),
     "pools.*.workers.gpus": ("auto, none", _is_word),
 }

@@ -22,6 +22,7 @@ from policies.config.settings.pools import BreakerSettings, EjectionSettings
 from policies.identity.principal import Principal
 from policies.resilience.outcome import Outcome
 from tests.backends.http1.test_timer_wheel import FakeLoop
+from tests.fakes.request_view import FakeRequest
 
 MODEL = "m"
 
@@ -169,7 +170,7 @@ class Rig:
         self[name].settle(outcome, self.now, model=model, permit=permit, **how)
 
     def choose(self, model: str | None = MODEL, tried: Sequence[str] = ()) -> str | None:
-        chosen = self.pool.choose(self.now, model, [self[name] for name in tried])
+        chosen = self.pool.choose(self.now, FakeRequest(model), [self[name] for name in tried])
         return None if chosen is None else chosen.name
 
     def chosen(self, times: int = 60, model: str | None = MODEL, tried: Sequence[str] = ()) -> set[str | None]:

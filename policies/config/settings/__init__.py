@@ -28,7 +28,6 @@ from policies.config.settings.observe import (
 )
 from policies.config.settings.policy import Policy
 from policies.config.settings.pools import (
-    Balance,
     BreakerSettings,
     DiscoverSettings,
     EjectionSettings,
@@ -70,7 +69,6 @@ __all__ = [
     "ApiKeysSettings",
     "AuthSettings",
     "AutoscaleSettings",
-    "Balance",
     "Bound",
     "BreakerSettings",
     "CacheSettings",

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from policies.balancing import STRATEGY_NAMES
 from policies.config.addresses import BASE_URL, HOST
 from policies.config.forms import (
     AUTO_PORT,
@@ -16,6 +17,7 @@ from policies.config.forms import (
     PATH,
     TEXT,
     URL_PATH,
+    words,
 )
 from policies.config.kind import UNSET
 from policies.config.settings.secret import Secret
@@ -23,10 +25,6 @@ from policies.config.settings.workers import WorkerSettings
 from policies.config.units import COUNT, COUNT_ABOVE_0, PORT, SECONDS, SECONDS_ABOVE_0, SHARE, WEIGHT
 
 Engine = Literal["vllm", "sglang", "tgi", "tensorrt_llm", "triton", "llama_cpp", "openai", "http", "simulator"]
-_Turns = Literal["round_robin", "weighted_round_robin"]
-_Load = Literal["least_requests", "power_of_two", "fastest"]
-_Affinity = Literal["consistent_hash", "prefix_affinity"]
-Balance = Literal[_Turns, _Load, _Affinity]
 FAULTY = ("not_sent", "no_answer", "too_slow", "broken_off", 500, 502, 504)
 
 
@@ -208,7 +206,7 @@ class PoolSettings:
     discover: DiscoverSettings | None = None
     workers: WorkerSettings | None = None
     api_key: Secret | None = None
-    balance: Balance = "least_requests"
+    balance: Annotated[str, words("balance", STRATEGY_NAMES)] = "least_requests"
     hash_on: Annotated[str, HASH_ON] = "tenant"
     max_in_flight: Annotated[int | Literal["auto"], IN_FLIGHT] | None = None
     max_context: Annotated[int, COUNT_ABOVE_0] | None = None

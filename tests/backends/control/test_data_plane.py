@@ -22,6 +22,7 @@ from policies.identity.principal import AuthenticationError, Principal
 from policies.resilience import outcome as outcomes
 from tests.backends.rig import Meters, Rig
 from tests.fakes.backend import Backend
+from tests.fakes.request_view import FakeRequest
 from tests.flow.harness import eventually
 
 NOW = 1000.0
@@ -137,7 +138,7 @@ async def test_an_exchange_keeps_the_view_that_it_took(plane: DataPlane) -> None
 
 async def test_a_pool_without_candidates_chooses_nobody(plane: DataPlane) -> None:
     plane.install(table())
-    assert view(plane).pools["pool"].choose(NOW, "m") is None
+    assert view(plane).pools["pool"].choose(NOW, FakeRequest("m")) is None
 
 
 async def test_a_table_that_cannot_be_made_live_leaves_everything_as_it_was(plane: DataPlane) -> None:
@@ -179,7 +180,7 @@ async def test_an_endpoint_that_stayed_the_same_keeps_what_is_in_flight(plane: D
         plane.install(table(spec("a"), spec("b"), generation=2))
         assert (plane.in_flight, meters.of["pool", "a"].in_flight.value) == (1, 1)
         # The strategy sees it too: the busy one is not chosen.
-        assert {view(plane).pools["pool"].choose(NOW, "m") for _ in range(20)} == {candidates(plane)[1]}
+        assert {view(plane).pools["pool"].choose(NOW, FakeRequest("m")) for _ in range(20)} == {candidates(plane)[1]}
     assert (plane.in_flight, meters.of["pool", "a"].in_flight.value) == (0, 0)
 
 
@@ -373,7 +374,7 @@ async def test_an_endpoint_yields_while_bytes_come_on_any_of_its_connections(
 
 
 def chosen(plane: DataPlane, count: int, pool: str = "pool") -> list[str]:
-    picks: Iterable[Endpoint | None] = (view(plane).pools[pool].choose(NOW, "m") for _ in range(count))
+    picks: Iterable[Endpoint | None] = (view(plane).pools[pool].choose(NOW, FakeRequest("m")) for _ in range(count))
     return [one.name for one in picks if one is not None]
 
 

@@ -17,6 +17,7 @@ from backends.control.events import EndpointEvent
 from policies.config.settings.pools import BreakerSettings, EjectionSettings, QueueSettings
 from policies.resilience.outcome import BROKEN_OFF, CLIENT_GONE, NO_ANSWER, NOT_SENT, OK, TOO_SLOW, of_status
 from tests.backends.rig import MODEL, Rig
+from tests.fakes.request_view import FakeRequest
 
 
 def broken(rig: Rig, *names: str, model: str = MODEL) -> None:
@@ -235,7 +236,7 @@ def test_after_a_pause_one_request_tries_before_all_come() -> None:
     rig.passes(1.1)
     sent = []
     for _ in range(60):
-        chosen = rig.pool.choose(rig.now, MODEL, ())
+        chosen = rig.pool.choose(rig.now, FakeRequest(MODEL), ())
         assert chosen is not None
         chosen.permit(MODEL, rig.now)
         sent.append(chosen.name)
@@ -320,7 +321,7 @@ def test_choosing_among_256_takes_under_200_us_also_in_trouble() -> None:
     for _ in range(20):
         began = time.process_time()
         for _ in range(10):
-            pool.choose(rig.now, MODEL, ())
+            pool.choose(rig.now, FakeRequest(MODEL), ())
         best = min(best, (time.process_time() - began) / 10)
     # Coverage's tracer, under which `make test` runs, takes several times as long as the choice.
     assert best < (200e-6 if sys.gettrace() is None else 2e-3)
@@ -356,7 +357,7 @@ class PoolMachine(RuleBasedStateMachine):
     def a_request_is_sent(self, model: str, tried: set[str]) -> None:
         rig = self.rig
         endpoints = [one for one in rig.pool.candidates if one.name in tried]
-        chosen = rig.pool.choose(rig.now, model, endpoints)
+        chosen = rig.pool.choose(rig.now, FakeRequest(model), endpoints)
         if chosen is None:
             assert rig.pool.nobody(rig.now, model).retry_after >= 0.0
             assert not rig.pool.fresh(rig.now, model, endpoints)
