@@ -140,7 +140,7 @@ class HeadersTooLarge(GatewayError):
 
 
 class RateLimited(GatewayError):
-    """Too much in a time; `gateway.limits.limit_error` words it."""
+    """Too many requests or tokens in a period; `gateway.limits.limit_error` makes the message."""
 
     status, code = 429, "rate_limit_exceeded"
 
@@ -158,7 +158,7 @@ class QueueFull(GatewayError):
 
 
 class InternalError(GatewayError):
-    """A fault of ours: logged with its traceback, told to the client without it."""
+    """Fault of the gateway: the log has the traceback, the client's answer has not."""
 
 
 class UpstreamUnreachable(GatewayError):
@@ -204,7 +204,7 @@ class ConnectTimeout(GatewayError):
 
 
 class AttemptTimeout(GatewayError):
-    """One attempt took too long; another may still be made."""
+    """Attempt that took too long; another one may follow."""
 
     status, code = 504, "attempt_timeout"
 
@@ -218,7 +218,7 @@ class IdleTimeout(AttemptTimeout):
 
 
 class QueueTimeout(GatewayError):
-    """It waited for too long, or would have to."""
+    """The wait for a slot of the pool was too long, or would be."""
 
     status, code = 504, "queue_timeout"
 
@@ -228,7 +228,7 @@ class DeadlineExceeded(GatewayError):
 
 
 class StreamBroken(GatewayError):
-    """The stream had begun when it broke, so that no status can tell of it: an event in the stream does."""
+    """Stream that broke after its beginning: the status is sent already, so an event in the stream reports it."""
 
     status, code = 502, "stream_broken"
 
@@ -239,7 +239,7 @@ def error_body(error: GatewayError, family: str) -> bytes:
 
 
 def error_event(error: GatewayError, family: str, *, named: bool) -> bytes:
-    """One SSE event that tells of an error in a begun stream, in the path's dialect.
+    """Return one SSE event that reports an error in a begun stream, in the path's dialect.
 
     `named` dialects (Anthropic's messages, OpenAI's responses) mark it with `event: error`. There is never a `[DONE]`
     after it.

@@ -63,7 +63,7 @@ class AttemptState:
     count, tried: attempts made so far, and their endpoints in order
     unreachable: attempts that no endpoint accepted a connection for
     trail: attempts before the last one, for the access log
-    recorded: the endpoint has learnt the outcome of the attempt under way
+    recorded: the endpoint has recorded the outcome of the attempt under way
     exhausted: our attempts are spent (DESIGN rule 12)
     fallback_step: position in the route's fallback chain
     """
@@ -110,7 +110,7 @@ class AttemptState:
 
     @property
     def all_unreachable(self) -> bool:
-        """Whether no attempt got a connection."""
+        """Return whether no attempt got a connection."""
         return self.unreachable == self.count
 
     def step(self) -> Step:
@@ -163,7 +163,7 @@ class Exchange:
     client: the client's address, as a trusted proxy forwards it
     pool: name of the pool that answers now; a fallback changes it
     body: as it goes upstream; `original_body` as received, kept where a fallback may need it
-    strips_usage: the gateway asked for usage in the client's place and removes it from the stream again
+    strips_usage: the gateway requested usage in the client's place and removes it from the stream again
     total: seconds from `started` to the deadline; `client_deadline`: the client shortened it
     """
 

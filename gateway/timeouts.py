@@ -10,7 +10,7 @@
 The timeout of a connection being made (`timeouts.connect`) belongs to `backends.http1.connection_pool`; those of the
 client's own connection (head, body, write, keep-alive) to `gateway.http.timers`.
 
-All of them share the one lazy timer of the client's connection: each attempt says once when its first check is due
+All of them share the one lazy timer of the client's connection: each attempt sets once when its first check is due
 (`policies.request.routing.RouteMatch.first_looks`), a stream's reads touch nothing, and only when the timer fires this
 module works out what has expired.
 """
@@ -108,7 +108,7 @@ def _quiet_at(exchange: Exchange, now: float) -> float:
     relay = exchange.attempt.relay
     if relay is None or not relay.stream:
         return _NEVER
-    return (now if relay.held_up else relay.quiet_since) + _or_never(exchange.timeouts.idle)
+    return (now if relay.reading_paused else relay.quiet_since) + _or_never(exchange.timeouts.idle)
 
 
 def _or_never(seconds: float | None) -> float:

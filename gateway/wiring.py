@@ -99,8 +99,8 @@ class Wiring:
         self.admission.follow(view)
 
 
-def _limit_store(inputs: WiringInputs, settings: StoreSettings, voice: StoreListener) -> WindowedStore:
-    return make_store(settings, StoreContext(inputs.clock, inputs.epoch, inputs.rng, voice, voice.say))
+def _limit_store(inputs: WiringInputs, settings: StoreSettings, listener: StoreListener) -> WindowedStore:
+    return make_store(settings, StoreContext(inputs.clock, inputs.epoch, inputs.rng, listener, listener.log_event))
 
 
 def _log_store(event: str, what: Mapping[str, object]) -> None:

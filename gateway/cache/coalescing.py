@@ -1,4 +1,4 @@
-"""Request coalescing: one answer under way goes to every client that asks for the same meanwhile (policy key
+"""Request coalescing: one answer under way goes to every client with an equal request meanwhile (policy key
 `routes[].cache`).
 
 The first request leads: its attempts bring the answer, and subscribers get the bytes that go to its client, as they
@@ -42,7 +42,7 @@ class Coalescer:
         self.chunks = ChunkBuffer()
         self.sizes: list[int] = []
         self.whole = True
-        """Whether every chunk of the answer is still held."""
+        """True while every chunk of the answer is still held."""
         self.relay: Relay | None = None
         self.orphaned: RequestDriver | None = None
         """Driver of a leader that continues although its client has left."""
@@ -177,7 +177,7 @@ class Coalescer:
 
     def _read_on(self) -> None:
         relay = self.relay
-        if relay is not None and relay.held_up:
+        if relay is not None and relay.reading_paused:
             if not self.whole:
                 self.chunks.drop(min((one.at for one in self._subscribers), default=self.chunks.end))
             if not self._too_much():

@@ -104,7 +104,7 @@ class ResponseCache:
         if self.store is not None:
             await self.store.stop()
 
-    # -- before the engine is asked
+    # -- before the first attempt
 
     def lookup(self, settings: CacheSettings) -> CacheLookup:
         """Return the cache state of one request of a route with a cache."""
@@ -165,7 +165,7 @@ class ResponseCache:
         return True
 
     def _lead(self, exchange: Exchange, lookup: CacheLookup, key: bytes) -> None:
-        """Go to the engine and let others subscribe. A request with a deadline of its own leads nobody: the others may
+        """Go to the engine and let others subscribe. A request with a deadline of its own leads no one: the others may
         have more time."""
         coalescer = Coalescer(key, exchange, lookup.settings.max_size, self._detach, self.forget)
         lookup.coalescer = exchange.attempt.subscribers = coalescer
@@ -224,12 +224,12 @@ class ResponseCache:
         relay, head = coalescer.relay, coalescer.head
         if relay is None or head is None or not coalescer.whole or coalescer.state == "failed":
             return None
-        said_end = relay.said_end
+        end_seen = relay.end_seen
         # The openai SDK leaves at `[DONE]`, before HTTP's own end.
-        ended = (relay.ended and relay.framed) or said_end
+        ended = (relay.ended and relay.framed) or end_seen
         if not ended or relay.error is not None or (relay.tap is not None and relay.tap.error is not None):
             return None
-        if head.stream and says_its_end(exchange.kind) and not said_end:
+        if head.stream and says_its_end(exchange.kind) and not end_seen:
             return None
         body = b"".join(coalescer.chunks.parts)
         if not whole(body, stream=head.stream):

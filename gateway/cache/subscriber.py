@@ -107,7 +107,7 @@ class Subscriber:
 
     @property
     def between_events(self) -> bool:
-        """Whether the last bytes of the stream ended an event."""
+        """Return whether the last bytes of the stream ended an event."""
         parts = self._chunks.parts
         return not parts or parts[-1].endswith((b"\n\n", b"\r\n\r\n"))
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from gateway.error_mapping import ROUTE_REFUSALS
-from gateway.limits.limit_error import told
+from gateway.limits.limit_error import rule_text
 from policies.config.mistakes import known
 from policies.config.settings import FallbackSettings, PlanSettings, Policy, PoolSettings, RouteSettings
 from policies.config.units import write_seconds
@@ -226,7 +226,7 @@ def _limits(policy: Policy, principal: Principal, model: str, told_so: Explanati
     for demand in demands(rules, subject, tokens=1, output_tokens=1):
         rule = demand.rule
         outage = f"while the store is away: {rule.on_outage}"
-        told_so.tell(f"limit {rule.name}", told(rule), f"{rule.strategy}, bucket {demand.bucket}, {outage}")
+        told_so.tell(f"limit {rule.name}", rule_text(rule), f"{rule.strategy}, bucket {demand.bucket}, {outage}")
     if not rules:
         told_so.tell("limits", "none", "the plan has none")
 

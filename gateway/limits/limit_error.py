@@ -1,4 +1,4 @@
-"""What a client is told whose request a limit refuses: the rule, the limit, and when to come back."""
+"""Error of a request that a limit refuses: the rule, the limit, and the time of the next try."""
 
 from collections.abc import Sequence
 from math import inf
@@ -16,8 +16,8 @@ from gateway.limits.ratelimit_headers import limit_headers
 from policies.config.settings.auth import Per
 from policies.limits import Demand, LimitRefused, LimitRule
 
-# The longest wait after which an SDK comes back by itself; older ones would not wait longer, but try again at once.
-PATIENCE: Final = 60
+# The longest Retry-After that SDKs obey by themselves; older SDKs retry at once after a longer one.
+LONGEST_SDK_WAIT: Final = 60
 
 _PERIODS: Final = {1: "a second", 60: "a minute", 3600: "an hour", 86400: "a day", 30 * 86400: "a month"}
 _EACH: Final[dict[Per, str]] = {
@@ -27,8 +27,8 @@ _EACH: Final[dict[Per, str]] = {
 _NO_RETRY: Final = (b"x-should-retry", b"false")
 
 
-def told(rule: LimitRule) -> str:
-    """A rule in words: `60 requests a minute for each key`."""
+def rule_text(rule: LimitRule) -> str:
+    """Return a rule in words: `60 requests a minute for each key`."""
     if rule.kind == "concurrency":
         return f"{rule.count} {_noun('request', rule.count)} at a time {_EACH[rule.per]}"
     noun = {"requests": "request", "tokens": "token", "output_tokens": "output token"}[rule.kind]
@@ -38,7 +38,7 @@ def told(rule: LimitRule) -> str:
 
 
 def limit_error(refused: LimitRefused, demands: Sequence[Demand] = ()) -> GatewayError:
-    """The answer to a refused request; `demands` are what it asked for, and make the message more exact."""
+    """Return the error of a refused request; `demands` are the amounts that it wanted, for a more exact message."""
     rule, wait = refused.rule, refused.retry_after
     if refused.mode == "closed":
         return StoreUnavailable(
@@ -46,16 +46,16 @@ def limit_error(refused: LimitRefused, demands: Sequence[Demand] = ()) -> Gatewa
             retry_after=1 if wait in (0, inf) else whole_seconds(wait),
         )
     headers = limit_headers(refused.levels)
-    if wait == inf or wait > PATIENCE:
+    if wait == inf or wait > LONGEST_SDK_WAIT:
         headers.append(_NO_RETRY)
     if wait == inf:
         return _error_of(rule)(f"{_never(rule, demands)} (rule {rule.name}).", headers=headers)
     when = duration(whole_seconds(wait) or 1).decode()
     texts = {
-        "concurrency": f"Too many requests at a time: the limit is {told(rule)} (rule {rule.name}). "
+        "concurrency": f"Too many requests at a time: the limit is {rule_text(rule)} (rule {rule.name}). "
         f"Wait until one is over, or try again in {when}.",
-        "quota": f"The quota is used up: {told(rule)} (rule {rule.name}). It begins anew in {when}.",
-        "rate": f"Rate limit reached: {told(rule)} (rule {rule.name}). Try again in {when}.",
+        "quota": f"The quota is used up: {rule_text(rule)} (rule {rule.name}). It begins anew in {when}.",
+        "rate": f"Rate limit reached: {rule_text(rule)} (rule {rule.name}). Try again in {when}.",
     }
     kind = "concurrency" if rule.kind == "concurrency" else "quota" if rule.quota else "rate"
     return _error_of(rule)(texts[kind], retry_after=whole_seconds(wait), headers=headers)
@@ -68,12 +68,12 @@ def _error_of(rule: LimitRule) -> type[GatewayError]:
 
 
 def _never(rule: LimitRule, demands: Sequence[Demand]) -> str:
-    """Why waiting does not help."""
+    """Return the message of a refusal that no wait mends."""
     if not rule.burst or not rule.count:
-        return f"The limit is {told(rule)}: none is let through"
-    asked = next((demand.amount for demand in demands if demand.rule == rule), None)
-    amount = f"{asked} tokens" if asked is not None else "more tokens"
-    return f"This request may use {amount}, which is over the limit at any time: {told(rule)}. Ask for fewer"
+        return f"The limit is {rule_text(rule)}: none is let through"
+    wanted = next((demand.amount for demand in demands if demand.rule == rule), None)
+    amount = f"{wanted} tokens" if wanted is not None else "more tokens"
+    return f"This request may use {amount}, which is over the limit at any time: {rule_text(rule)}. Ask for fewer"
 
 
 def _noun(noun: str, count: int) -> str:

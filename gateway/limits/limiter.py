@@ -73,23 +73,23 @@ class RateLimiter:
         dialect = DIALECTS.get(exchange.kind.path) if limits.counts else None
         reserved = self._estimates.reserve(call, limits.plan, model, limits.room) if dialect is not None else (0, 0)
         subject = LimitSubject(principal.key, principal.tenant, principal.user_of(call.user), exchange.client, model)
-        asked = limits.asking.demands(subject, reserved[0] + reserved[1], reserved[1])
+        demands = limits.asking.demands(subject, reserved[0] + reserved[1], reserved[1])
         granted, store = None, self._stores.current
-        if asked and store is not None:
-            answer = store.take(asked, next(self._names))
+        if demands and store is not None:
+            answer = store.take(demands, next(self._names))
             if isinstance(answer, asyncio.Future):
                 coming = answer
                 try:
                     answer = await coming
                 except BaseException:
-                    _abandon(store, coming, asked)
+                    _abandon(store, coming, demands)
                     raise
             if isinstance(answer, LimitRefused):
                 self._refused(answer.rule.name)
-                raise limit_error(answer, asked)
+                raise limit_error(answer, demands)
             granted = answer
             exchange.attempt.reply_headers = tuple(limit_headers(granted.levels))
-        return HeldLimits(call, model, dialect, reserved, store, granted, asked)
+        return HeldLimits(call, model, dialect, reserved, store, granted, demands)
 
     def prompt_tokens(self, call: DescribedRequest) -> int:
         """Return the estimated prompt tokens of a measured prompt, by what this process has learnt of the model."""
@@ -99,19 +99,19 @@ class RateLimiter:
         """Make the declared edits of the body (DESIGN rule 8): cap the answer, and ask for usage that is removed
         from the stream again. Raises RefusedBody."""
         most = limits.plan.max_output_tokens
-        asks = limits.charges and call.stream
-        dialect = DIALECTS.get(exchange.kind.path) if asks or most is not None else None
+        wants_usage = limits.charges and call.stream
+        dialect = DIALECTS.get(exchange.kind.path) if wants_usage or most is not None else None
         if dialect is None:
             return
         body = exchange.body
         if most is not None:
             body = cap_output(body, dialect, most, engine)
-        if asks and may_ask(
+        if wants_usage and may_ask(
             dialect, engine, stream=call.stream, include_usage=call.include_usage, answers=call.answers
         ):
-            asked = ask_usage(body)
-            if asked is not None:
-                body, exchange.strips_usage = asked, True
+            edited = ask_usage(body)
+            if edited is not None:
+                body, exchange.strips_usage = edited, True
         if body is not exchange.body:
             exchange.record.size_in, exchange.body = len(exchange.body), body
 
@@ -140,7 +140,7 @@ class RateLimiter:
         if held.dialect is None or relay is None or relay.tap is None or not answered:
             return real((None, None), None, held.reserved)
         tap = relay.tap
-        whole = not relay.stream or relay.said_end
+        whole = not relay.stream or relay.end_seen
         usage = exchange.record.usage
         # Events are counted only where the engine reported no usage, or not the last one.
         found = 0
@@ -153,9 +153,9 @@ class RateLimiter:
         return real(usage, found, held.reserved, whole=whole)
 
 
-def _abandon(store: LimitStore, answer: "asyncio.Future[Answer]", asked: tuple[Demand, ...]) -> None:
+def _abandon(store: LimitStore, answer: "asyncio.Future[Answer]", demands: tuple[Demand, ...]) -> None:
     """Stop waiting for the store: the store gives back what it takes, or this does where the answer had just come."""
     if not answer.cancel() and not answer.cancelled() and answer.exception() is None:
         came = answer.result()
         if isinstance(came, Granted):
-            store.settle(came, [(one, -one.amount) for one in asked])
+            store.settle(came, [(one, -one.amount) for one in demands])

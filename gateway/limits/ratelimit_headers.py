@@ -17,8 +17,8 @@ _TOKENS: Final = (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", 
 
 
 def limit_headers(levels: Sequence[LimitLevel]) -> Headers:
-    """The headers of the rule with the least share left, one of requests and one of tokens (output tokens count as
-    tokens); of two that have as little, the one that is full again later. None for what no rule counts."""
+    """Return the headers of the rule with the least share left, one of requests and one of tokens (output tokens count
+    as tokens); of two equal rules, of the one that is full again later. A kind without a rule has no headers."""
     requests: LimitLevel | None = None
     tokens: LimitLevel | None = None
     for level in levels:
@@ -41,6 +41,6 @@ def limit_headers(levels: Sequence[LimitLevel]) -> Headers:
 
 
 def _scarcer(one: LimitLevel, other: LimitLevel) -> bool:
-    """Shares compared without dividing: a limit may be 0."""
+    """Return whether `one` has less of its share left; compared without a division, for a limit may be 0."""
     mine, theirs = one.remaining * max(other.limit, 1), other.remaining * max(one.limit, 1)
     return mine < theirs or (mine == theirs and one.reset > other.reset)

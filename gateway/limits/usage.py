@@ -8,7 +8,7 @@ from typing import Final
 
 from backends.control.data_plane import TableView
 from backends.store.base import LimitStore
-from gateway.limits.limit_error import told
+from gateway.limits.limit_error import rule_text
 from gateway.observe.log import fields
 from policies.identity.principal import Principal
 from policies.limits import Demand, LimitLevel, LimitRule, LimitSubject, demands
@@ -101,7 +101,7 @@ def _use(rule: LimitRule, level: LimitLevel | None) -> LimitUse:
     """`remaining` of a bucket in debt is 0, so `used` is at most the burst."""
     return LimitUse(
         rule=rule.name,
-        text=told(rule),
+        text=rule_text(rule),
         kind=rule.kind,
         strategy=rule.strategy,
         per=rule.per,

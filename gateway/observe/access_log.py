@@ -1,9 +1,9 @@
-"""The access log: one JSON line a request, whatever became of it.
+"""Access log: one JSON line a request, whatever its result.
 
-The line is made at once, while all that it tells of is still in the processor's caches: that takes 1.5 us, a third of
-what it takes a thread that comes back for 500 of them. It is written by a thread (`writer.LineWriter`): neither a full
-disk nor a stuck reader of our stdout can slow a request down or fail it. No credential ever gets here: keys are told
-by their ids, and paths lose their query.
+The line is encoded at once, while its values are still in the processor's caches: that takes 1.5 us, a third of the
+time of a thread that encodes 500 of them later. A thread writes the lines (`line_writer.LineWriter`): neither a full
+disk nor a stuck reader of stdout can slow a request down or fail it. No credential gets here: a key is logged by its
+id, and a path without its query.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from gateway.observe.line_writer import Complain, LineWriter
 from gateway.observe.log_text import Timestamp, printable
 from policies import codec
 
-# The most that is logged of a value that a client chose.
+# Characters that are logged of a value that a client chose.
 MAX_VALUE = 256
 
 _METHODS = frozenset({"GET", "POST", "HEAD", "DELETE"})
 
 
 class AccessLogEntry(codec.Struct, gc=False):
-    """What is told of one request; the fields' order is the line's. Lengths of time are in milliseconds, sizes in bytes
-    of bodies; None is "there was none" or "it did not get that far"."""
+    """One line of the access log; the order of the fields is the order of the line. Lengths of time are in
+    milliseconds, sizes in bytes of bodies; None is "there was none" or "the request did not get that far"."""
 
     time: float | str
-    """When its first byte came, seconds since the epoch; text in the line."""
+    """Arrival of the request's first byte, seconds since the epoch; text in the line."""
     request_id: str
     client_request_id: str | None = None
-    """What the client called it, where its word for that is not taken."""
+    """The client's own request id, where it is not trusted."""
     client: str | None = None
     """The client's address."""
     key: str | None = None
@@ -41,23 +41,23 @@ class AccessLogEntry(codec.Struct, gc=False):
     pool: str | None = None
     endpoint: str | None = None
     status: int = 0
-    """The HTTP status that the client got; 499 if it left before."""
+    """HTTP status that the client got; 499 for a client that left before."""
     code: str | None = None
-    """Our error code, if the answer or its last event was ours."""
+    """Error code of the gateway, where the answer or its last event was the gateway's."""
     stream: bool = False
     attempts: int = 0
     outcome: str | None = None
-    """Of the last attempt."""
+    """Outcome of the last attempt."""
     trail: tuple[tuple[str, str, float], ...] = ()
-    """Of every attempt: its endpoint's name, its outcome, its length in milliseconds."""
+    """Every attempt: name of the endpoint, outcome, length in milliseconds."""
     ms: float = 0.0
-    """From its first byte in to its last byte out."""
+    """Length of the request, from its first byte in to its last byte out."""
     first_byte_ms: float | None = None
     """To the first content of a stream, else to the first byte of the answer."""
     overhead_ms: float | None = None
-    """Ours alone."""
+    """Time of the gateway alone, without the engine's."""
     queued_ms: float | None = None
-    """How long it waited for a slot of its pool."""
+    """Wait for a slot of the pool."""
     bytes_in: int = 0
     bytes_out: int = 0
     events: int = 0
@@ -65,14 +65,14 @@ class AccessLogEntry(codec.Struct, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     client_gone: str | None = None
-    """The phase in which the client left."""
+    """Phase in which the client left."""
     degraded: str | None = None
-    """What was given in the place of the route's own answer: `cache`, `message`, or the label of a fallback's pool."""
+    """Substitute for the route's own answer: `cache`, `message`, or the label of a fallback's pool."""
     degraded_why: str | None = None
-    """Why the route's own pool could not answer: an error's code, or an engine's status."""
+    """Failure of the route's own pool: an error's code, or an engine's status."""
     cache: str | None = None
-    """What came of asking the cache: hit, stale, miss, bypass, store_error, shared (the answer of one who asked for the
-    same); None on a route without one."""
+    """Result of the cache: hit, stale, miss, bypass, store_error, shared (the answer of an equal request under way);
+    None on a route without a cache."""
 
 
 class AccessLog:
@@ -88,11 +88,11 @@ class AccessLog:
 
     @property
     def dropped(self) -> int:
-        """Lines lost since the start, for `Metrics.log_dropped`."""
+        """Number of lines lost since the start, for `Metrics.log_dropped`."""
         return self._writer.dropped
 
     def write(self, entry: AccessLogEntry) -> None:
-        """Take a request that is over; the entry is ours from now on. Never blocks and never raises."""
+        """Write the line of a finished request; the log owns the entry from now on. Never blocks and never raises."""
         if self._sample < 1.0 and self._chance() >= self._sample:
             return
         try:
@@ -103,16 +103,16 @@ class AccessLog:
             self._writer.write(line)
 
     def reopen(self) -> None:
-        """SIGHUP: open the file again."""
+        """Open the file again (SIGHUP)."""
         self._writer.reopen()
 
     def close(self, timeout: float = 2.0) -> None:
-        """Write what is left, in at most so many seconds. Blocks: to be called after the loop's last request."""
+        """Write the remaining lines, in at most `timeout` seconds. Blocks: called after the loop's last request."""
         self._writer.close(timeout)
 
 
 class LineEncoder:
-    """An entry to its line. Changes the entry, so it runs once an entry; ValueError for what JSON can't say."""
+    """Encoder of an entry to its line. Changes the entry, so it runs once an entry. ValueError: not JSON."""
 
     __slots__ = ("_stamp",)
 
@@ -148,7 +148,7 @@ class LineEncoder:
 
 
 def bounded(text: str) -> str:
-    """A client's value, cut to MAX_VALUE characters."""
+    """Return a client's value, cut to MAX_VALUE characters."""
     if len(text) > MAX_VALUE:
         text = text[: MAX_VALUE - 1] + "…"
     return text if text.isprintable() else printable(text)

@@ -1,5 +1,5 @@
 """Sinks of the rest of an answer, read by read: the client alone, the client with subscribers, or the client without
-the usage that the gateway asked for. The sink is chosen once an answer, so that a read pays for nothing else."""
+the usage that the gateway requested. The sink is chosen once an answer, so that a read pays for nothing else."""
 
 from collections.abc import Callable
 from typing import Protocol

@@ -22,8 +22,8 @@ from policies.request.usage.strip import UsageStrip
 # At most this much is held back while no content has come (DESIGN rule 1); bytes.
 HOLD_LIMIT: Final = 64 * 1024
 # After so many reads, or one so large, the passed bytes are parsed: a stream keeps at most 64 KiB for that.
-LOOK_EVERY: Final = 32
-LOOK_AT_ONCE: Final = 2048
+PARSE_EVERY: Final = 32
+PARSE_AT_ONCE: Final = 2048
 
 
 class Relay:
@@ -33,21 +33,21 @@ class Relay:
     stream = False
     """True for a 200 event stream."""
     framed = True
-    """Whether the end of the body can be told from a broken connection."""
+    """False for a body that ends with its connection: its end is not distinct from a break."""
     tap: StreamTap | None = None
     ended = False
     released = False
-    """Whether a byte of the answer may have gone to the client."""
+    """True once a byte of the answer may have gone to the client."""
     error: UpstreamError | None = None
     first_event_error: int | None = None
     began_at: float | None = None
     """Clock time of the first content of a stream, or of the first body byte or the end of any other answer."""
-    held_up = False
-    """Whether reading from the engine is paused because the client reads too slowly."""
-    _looked_at = 0.0
+    reading_paused = False
+    """True while reading from the engine is paused because the client reads too slowly."""
+    _parsed_at = 0.0
     _resumed_at = 0.0
     strip: UsageStrip | None = None
-    """Removes the usage that the gateway asked for from the stream."""
+    """Removes the usage that the gateway requested from the stream."""
     copy: CopySink | None = None
     """Receiver of a copy (`gateway.cache.coalescing`)."""
     _connection: UpstreamConnection | None = None
@@ -77,14 +77,14 @@ class Relay:
 
     @property
     def over(self) -> bool:
-        """Whether the answer has ended or broken off."""
+        """Return whether the answer has ended or broken off."""
         return self.ended or self.error is not None
 
     @property
     def last_at(self) -> float:
         """Clock time of the last read that brought content; 0.0 before the first."""
         times = self._times
-        return times[-1] if times else self._looked_at
+        return times[-1] if times else self._parsed_at
 
     @property
     def quiet_since(self) -> float:
@@ -149,7 +149,7 @@ class Relay:
         """Leave the upstream: a connection still in use is closed at once, which aborts the request at the engine."""
         self._request.pump = None
         self._passing = False
-        self._look()
+        self._parse_passed()
         # The callback holds the exchange, which holds this relay: a cycle that only the garbage collector would find.
         self._on_break = _no_event
         if self.error is not None:
@@ -160,20 +160,20 @@ class Relay:
             connection.abort()
 
     @property
-    def said_end(self) -> bool:
-        """Whether the stream has carried its own end mark (`[DONE]`, `message_stop`, `response.completed`)."""
-        self._look()
-        return self.tap is not None and self.tap.said_end
+    def end_seen(self) -> bool:
+        """Return whether the stream has carried its own end mark (`[DONE]`, `message_stop`, `response.completed`)."""
+        self._parse_passed()
+        return self.tap is not None and self.tap.end_seen
 
     @property
     def allows_error_event(self) -> bool:
-        """Whether an error event may follow: only in a chunked event stream that is not encoded."""
+        """Return whether an error event may follow: only in a chunked event stream that is not encoded."""
         return self.stream and not any(name == b"content-length" for name, _ in self.headers)
 
     def interrupt(self, event: bytes) -> None:
         """Break a released answer off for a reason of the gateway's; `event` goes out where the stream allows one."""
         self._passing = False
-        self._look()
+        self._parse_passed()
         self._cut_after(event if self.allows_error_event else b"")
 
     # -- called by the upstream connection (Sink)
@@ -190,26 +190,26 @@ class Relay:
             self._write(data)
             self._times.append(self._clock())
             self._seen.append(data)
-            if len(self._seen) >= LOOK_EVERY or len(data) > LOOK_AT_ONCE:
-                self._look()
+            if len(self._seen) >= PARSE_EVERY or len(data) > PARSE_AT_ONCE:
+                self._parse_passed()
             return
         self._held.append(data)
         self._held_size += len(data)
         if self.began_at is None and (self._first is None or self._begins(data)):
             self._begin()
 
-    def _look(self) -> None:
+    def _parse_passed(self) -> None:
         """Parse what has passed since the last time: gaps, usage, errors. Many reads at a time, because the parser and
         its data leave the processor's cache between single reads."""
         seen, times = self._seen, self._times
         if not seen:
             return
-        gap, last = self._gap, max(self._looked_at, self._resumed_at)
+        gap, last = self._gap, max(self._parsed_at, self._resumed_at)
         if gap is not None:
             for moment in times:
                 gap(moment - last)
                 last = moment
-        self._looked_at = times[-1]
+        self._parsed_at = times[-1]
         assert self.tap is not None, "made at the release"
         self.tap.feed(seen)
         seen.clear()
@@ -224,7 +224,7 @@ class Relay:
 
     def on_end(self) -> None:
         self.ended = True
-        self._look()
+        self._parse_passed()
         if self._connection is not None:
             self.framed = self._connection.framed
         if self._passing:
@@ -246,7 +246,7 @@ class Relay:
         self._wake()
 
     def _begin(self) -> None:
-        self.began_at = self._looked_at = self._clock()
+        self.began_at = self._parsed_at = self._clock()
         self._wake()
 
     def _wake(self) -> None:
@@ -258,7 +258,7 @@ class Relay:
         """Break off (DESIGN rule 5): the client gets all that came, an error event where the dialect has one, and never
         a clean end."""
         self._passing = False
-        self._look()
+        self._parse_passed()
         self._cut_after(self._on_break(self))
 
     def _cut_after(self, event: bytes) -> None:
@@ -273,13 +273,13 @@ class Relay:
     # -- called by the client's connection (ReadControl)
 
     def pause(self) -> None:
-        self.held_up = True
+        self.reading_paused = True
         if self._connection is not None and not self.over:
             self._connection.pause()
 
     def resume(self) -> None:
-        self._look()
-        self.held_up, self._resumed_at = False, self._clock()
+        self._parse_passed()
+        self.reading_paused, self._resumed_at = False, self._clock()
         if self._connection is not None and not self.over:
             self._connection.resume()
 

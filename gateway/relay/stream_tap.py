@@ -9,9 +9,9 @@ from policies.request.first_content import EVENT_END, ContentEvent, error_status
 
 # What an event may have before it is ended and still be read for errors: beyond it only its end is looked for.
 _OPEN_LIMIT: Final = 64 * 1024
-# How far from its end a stream may say that it is over.
+# The end mark stands at most so many bytes before the end of a stream.
 _TAIL: Final = 4096
-_END_WORDS: Final = (
+_END_MARKS: Final = (
     b"data: [DONE]",
     b"data:[DONE]",
     b'"message_stop"',
@@ -60,11 +60,11 @@ class StreamTap:
 
     @property
     def between_events(self) -> bool:
-        """Whether the last bytes ended an event, so that another event may follow at once."""
+        """Return whether the last bytes ended an event, so that another event may follow at once."""
         return not self._open.strip(b"\r\n")
 
     def _odd_events(self, data: bytes) -> None:
-        """Events that a read has cut, or whose lines end in another way."""
+        """Count events that a read has cut, or that have other line ends."""
         blocks = EVENT_END.split(self._open + data)
         self._open = blocks.pop()[-_OPEN_LIMIT:]
         self.events += len(blocks)
@@ -77,13 +77,13 @@ class StreamTap:
                 self.error = status
 
     @property
-    def said_end(self) -> bool:
-        """Whether the stream has said in its own words that it is over, which is not to say that all went well."""
+    def end_seen(self) -> bool:
+        """Return whether the stream's own end mark has come; a failed stream may carry one too."""
         tail = (self._previous + self._last)[-_TAIL:]
-        return self._stream and any(word in tail for word in _END_WORDS)
+        return self._stream and any(mark in tail for mark in _END_MARKS)
 
     def usage(self, taken: bytes = b"") -> tuple[int | None, int | None]:
-        """(prompt tokens, completion tokens) as the engine counted them, None where it did not say. Call it at the end;
+        """Return (prompt tokens, completion tokens) as the engine reported them, None for no report. Call at the end;
         `taken` is the event with the usage where that was taken out of the stream (`UsageStrip.taken`)."""
         if taken:
             return _usage(taken)

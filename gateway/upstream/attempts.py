@@ -1,8 +1,8 @@
 """Attempts of a request, one after another, until an answer is the client's (DESIGN rules 1, 3 and 4).
 
 `Attempts.run` is the only loop of a request: choose an endpoint, take its slot and its breaker's permit, send, wait for
-the first content, relay, record the outcome. `gateway.upstream.judge` says whether another attempt follows. Once a byte
-may have gone to the client there is none. A route with hedges makes each attempt in `gateway.upstream.hedging`.
+the first content, relay, record the outcome. `gateway.upstream.judge` decides whether another attempt follows. Once a
+byte may have gone to the client there is none. A route with hedges makes each attempt in `gateway.upstream.hedging`.
 """
 
 import random

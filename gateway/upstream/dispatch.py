@@ -137,7 +137,7 @@ class Dispatch:
 
 
 def give_up(connecting: asyncio.Task[UpstreamConnection]) -> None:
-    """Cancel a connection that is being made: no socket is left, and no exception that nobody retrieved."""
+    """Cancel a connection that is being made: no socket and no unretrieved exception is left."""
     if not connecting.cancel() and not connecting.cancelled() and connecting.exception() is None:
         connecting.result().abort()
 

@@ -19,7 +19,7 @@ backoff is needed."""
 class FailedAttempt:
     """Attempt that brought no answer for the client, before any byte of it went out.
 
-    retry_after: seconds that the endpoint's answer asks to wait
+    retry_after: Retry-After of the endpoint's answer in seconds
     excused: not the endpoint's fault
     """
 
@@ -33,7 +33,7 @@ class FailedAttempt:
 def outcome_of_leaving(answer: Relay | None, gone: ClientGone) -> Outcome:
     """Return the outcome of an attempt whose client left after the stream's own end mark: the openai SDK closes its
     socket at `[DONE]`, before HTTP's end. Raises `gone` where the client left before."""
-    if answer is not None and answer.said_end:
+    if answer is not None and answer.end_seen:
         return outcome_of(answer)
     try:
         raise gone

@@ -131,15 +131,15 @@ class AttemptJudge:
         now, outcome, rule = self._clock(), failed.outcome, route.route.retry
         kept = kept_back(route.route.fallback, attempt.fallback_step) if route.route.fallback else 0
         fresh = pool.fresh(now, exchange.model, attempt.tried, absent=attempt.all_unreachable)
-        asked, lacking = failed.retry_after, None
+        wanted, lacking = failed.retry_after, None
         if not fresh and rule is not None and attempt.count <= rule.retries - kept and listed(outcome, rule):
             # The outcome of this very attempt may leave no candidate: then its answer is the last one.
             attempt.ended_at = now
             self.record(exchange, failed, outcome, now)
             lacking = pool.lacking(now, exchange.model)
-            asked = _soonest(lacking, asked)
+            wanted = _soonest(lacking, wanted)
         verdict = judge(
-            outcome, settings=rule, attempts=attempt.count, fresh=fresh, retry_after=asked,
+            outcome, settings=rule, attempts=attempt.count, fresh=fresh, retry_after=wanted,
             left=exchange.time_left(now), budget=pool.budget, now=now, chance=self._chance, kept=kept,
         )  # fmt: skip
         meter = self._metrics.pool(pool.name)
@@ -160,11 +160,11 @@ class AttemptJudge:
         return retry_after(dict(relay.headers).get(b"retry-after"), self._wall())
 
 
-def _soonest(lacking: NoCandidate | None, asked: float | None) -> float | None:
+def _soonest(lacking: NoCandidate | None, wanted: float | None) -> float | None:
     """Return the Retry-After to obey where every endpoint is paused: until the first is back. That is the value that
     this endpoint sent itself, where the two differ only because a pause is capped."""
     if lacking is None or lacking.reason != "paused":
         return None
-    if asked is not None and lacking.retry_after > min(asked, LONGEST_RETRY_WAIT) - _ALIKE:
-        return asked
+    if wanted is not None and lacking.retry_after > min(wanted, LONGEST_RETRY_WAIT) - _ALIKE:
+        return wanted
     return lacking.retry_after

@@ -81,7 +81,7 @@ async def test_what_is_counted_is_what_was_used(case: str) -> None:
     told.feed([asked])
     tap.feed([unasked])
     call = describe(body, counts=dialect)
-    found = counted(call, dialect, events=tap.events, size=tap.size, stream=True, whole=tap.said_end)
+    found = counted(call, dialect, events=tap.events, size=tap.size, stream=True, whole=tap.end_seen)
     assert real(tap.usage(), found, (100, 100)) == (100, told.usage()[1])
 
 

@@ -67,7 +67,9 @@ class Path:
         epoch = time.time() - time.monotonic()  # noqa: TID251  # as main does
         self.stores = LimitStoreSwitch(
             lambda: wanted,
-            lambda store, voice: make_store(store, StoreContext(time.monotonic, epoch, _random(), voice, voice.say)),
+            lambda store, meter: make_store(
+                store, StoreContext(time.monotonic, epoch, _random(), meter, meter.log_event)
+            ),
             lambda: StoreListener(self.meter, lambda event, what: None),
         )
         self.limits: PlanLimits = plan_limits(PLANS, "closed")[plan]

@@ -11,7 +11,7 @@ from gateway.timeouts import overdue
 from policies.config.settings import TimeoutSettings
 
 TIMES = TimeoutSettings(connect=2.0, first_byte=5.0, idle=3.0, attempt=20.0, total=60.0)
-STREAM = {"stream": True, "held_up": False, "quiet_since": 0.0}
+STREAM = {"stream": True, "reading_paused": False, "quiet_since": 0.0}
 
 
 def exchange(
@@ -60,7 +60,7 @@ def test_a_begun_stream_may_not_stand_still() -> None:
 
 
 def test_a_stream_that_its_client_does_not_read_does_not_stand_still() -> None:
-    assert overdue(exchange("stream", relay=relay(quiet_since=104.0, held_up=True)), 115.0) == pytest.approx(3.0)
+    assert overdue(exchange("stream", relay=relay(quiet_since=104.0, reading_paused=True)), 115.0) == pytest.approx(3.0)
 
 
 def test_a_plain_answer_that_has_begun_may_drip() -> None:

@@ -70,17 +70,17 @@ class Engine:
 
     def __init__(self) -> None:
         self.copy: Any = None
-        self.held_up = False
+        self.reading_paused = False
         self.cycle: Any = None
 
     def replace_client(self, cycle: Any) -> None:
         self.cycle = cycle
 
     def pause(self) -> None:
-        self.held_up = True
+        self.reading_paused = True
 
     def resume(self) -> None:
-        self.held_up = False
+        self.reading_paused = False
 
 
 class Leading:
@@ -148,7 +148,7 @@ class FlightMachine(RuleBasedStateMachine):
         self.waiting[reader] = follower
         assert follower.begun.is_set == (self.flight.state != "waiting")
 
-    @precondition(lambda self: self.flight.state == "live" and not self.engine.held_up)
+    @precondition(lambda self: self.flight.state == "live" and not self.engine.reading_paused)
     @rule(size=st.integers(1, 700))
     def more_comes(self, size: int) -> None:
         data = bytes([len(self.sent) % 256]) * size
@@ -218,8 +218,8 @@ class FlightMachine(RuleBasedStateMachine):
                 assert self.flight.chunks.size <= MOST + 700
                 assert self.forgotten == 1
                 if not slow and not self.leading.request.paused:
-                    assert self.flight.chunks.size == 0 or not self.engine.held_up
-            if self.engine.held_up:
+                    assert self.flight.chunks.size == 0 or not self.engine.reading_paused
+            if self.engine.reading_paused:
                 assert slow or self.leading.request.paused, "nobody would let it go on"
 
 

@@ -68,7 +68,7 @@ def test_its_streams_are_what_we_expect_of_engines(path: str) -> None:
     first, tap = FirstContent(), StreamTap(stream=True)
     assert first.feed(found.body) and first.error is None
     tap.begin(found.body)
-    assert tap.said_end and tap.between_events and tap.error is None
+    assert tap.end_seen and tap.between_events and tap.error is None
     assert tap.events == found.events
     assert tap.usage() in ((0, 0), (None, 0), (None, None))
 

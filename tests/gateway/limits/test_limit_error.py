@@ -1,10 +1,10 @@
-"""A refused request is told which rule, which limit, and when to come back."""
+"""The error of a refused request names the rule, the limit, and the time of the next try."""
 
 from math import inf
 
 import pytest
 
-from gateway.limits.limit_error import limit_error, told
+from gateway.limits.limit_error import limit_error, rule_text
 from policies.config.settings.auth import LimitSettings
 from policies.config.units import RateValue
 from policies.limits import Demand, LimitLevel, LimitRefused, LimitRule, rules_of
@@ -84,5 +84,5 @@ def test_a_rule_that_lets_nothing_through_unchecked_is_503() -> None:
 
 
 def test_every_rule_has_its_words() -> None:
-    assert told(QUOTA) == "5000000 tokens a day for each tenant"
-    assert told(SLOTS) == "1 request at a time for each key"
+    assert rule_text(QUOTA) == "5000000 tokens a day for each tenant"
+    assert rule_text(SLOTS) == "1 request at a time for each key"
