@@ -1,8 +1,9 @@
 """Hedged attempts: a second attempt beside a slow first one (policy key `hedge`), for routes that have it.
 
 The loop stands beside `Attempts._make` and follows it step by step. A shared loop would run every plain attempt through
-a `Race`, which costs a plain request about 2 us of 55 (a race, its leg, their signal and the extra coroutine; measured
-with timeit, see tests/bench/RESULTS.md), so a route without hedges keeps a loop of its own.
+a `Race`: 18.7 us of processor time in place of 4.3 us, of the 55 us of a plain request (a race, its leg, their signals,
+two checks of the timeouts and the extra coroutines; best of 31 interleaved runs of 2,000 attempts, both loops over an
+endpoint that answers at once, Python 3.11). So a route without hedges keeps a loop of its own.
 `policies.resilience.hedging` decides; `gateway.upstream.race` runs the attempts beside each other.
 """
 
