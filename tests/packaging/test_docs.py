@@ -11,20 +11,54 @@ from policies.request.paths import SERVED
 from tests import docs
 
 ROOT = docs.ROOT
-README = docs.README.read_text()
+README = (ROOT / "README.md").read_text()
+HTTP_API = (ROOT / "gateway" / "README.md").read_text()
+EXAMPLES = (ROOT / "policies" / "README.md").read_text()
 OWN_FOLDERS = ("gateway", "policies", "backends", "tests", ".ci")
+DOCUMENTS = sorted(
+    str(path.relative_to(ROOT))
+    for path in [*ROOT.glob("*.md"), *(path for folder in OWN_FOLDERS for path in (ROOT / folder).rglob("*.md"))]
+)
+# A name in backticks is taken for a path of the repository when it begins with one of its folders.
+PATHS = re.compile(r"`((?:gateway|policies|backends|tests)/[\w./-]+)`")
+# These tell of trees that were: the paths in them need not be there any more.
+HISTORY = {"CHANGELOG.md", "tests/bench/RESULTS.md"}
 
 
-@pytest.mark.parametrize("part", docs.PARTS)
-def test_generated_part_of_the_readme_is_current(part: str) -> None:
-    _, there, _ = docs.split(README, part)
-    assert there == docs.PARTS[part](), f"`make docs` writes the part {part!r}"
+def prose(text: str) -> str:
+    """Return a document's text without its code blocks."""
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def test_links_of_the_readme_lead_to_files_of_the_repository() -> None:
-    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in target]
-    assert targets
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+def anchors(text: str) -> set[str]:
+    """Return the anchors that GitHub gives the headings of a document."""
+    headings = re.findall(r"^#+ (.+)$", prose(text), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(("document", "part"), [(name, part) for name in docs.PARTS for part in docs.PARTS[name]])
+def test_generated_part_of_a_document_is_current(document: str, part: str) -> None:
+    _, there, _ = docs.split((ROOT / document).read_text(), part)
+    assert there == docs.PARTS[document][part](), f"`make docs` writes the part {part!r} of {document}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_to_files_and_headings_of_the_repository(document: str) -> None:
+    lost = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose((ROOT / document).read_text())):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        path = (ROOT / document).parent / name if name else ROOT / document
+        if not path.exists() or (anchor and anchor not in anchors(path.read_text())):
+            lost.append(target)
+    assert lost == []
+
+
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if name not in HISTORY])
+def test_paths_in_backticks_exist(document: str) -> None:
+    named = PATHS.findall(prose((ROOT / document).read_text()))
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_readme_names_every_verb_of_make_and_no_other() -> None:
@@ -40,8 +74,8 @@ def test_readme_leads_from_nothing_to_an_answer_and_to_an_own_engine() -> None:
     assert places == sorted(places)
 
 
-def test_readme_names_every_path_that_clients_may_ask_for_with_its_scope() -> None:
-    rows = re.findall(r"^\| (`/.*) \| .* \| `([a-z]+)` \|$", README, flags=re.MULTILINE)
+def test_http_api_names_every_path_that_clients_may_ask_for_with_its_scope() -> None:
+    rows = re.findall(r"^\| (`/.*) \| .* \| `([a-z]+)` \|$", HTTP_API, flags=re.MULTILINE)
     named = {(path, scope) for paths, scope in rows for path in re.findall(r"`(/[^`]+)`", paths)}
     served = {(kind.path, kind.scope) for kind in SERVED}
     assert served - named == set()
@@ -59,10 +93,10 @@ def test_changelog_begins_with_what_is_not_released_yet() -> None:
     assert entries == [], "every entry is a list item"
 
 
-def test_examples_are_told_of_in_the_readme() -> None:
+def test_examples_are_listed_in_the_guide_of_the_policy_file() -> None:
     folder = ROOT / "policies" / "examples"
     examples = sorted(path.name for path in folder.glob("*.yaml") if not path.name.endswith("-keys.yaml"))
-    assert [name for name in examples if name not in README] == []
+    assert [name for name in examples if name not in EXAMPLES] == []
 
 
 def own_files() -> list[Path]:
