@@ -126,7 +126,7 @@ def shareable(status: int, headers: Headers) -> bool:
     )
 
 
-def says_its_end(kind: PathKind) -> bool:
+def has_end_marker(kind: PathKind) -> bool:
     """Whether a stream of this path that is over has said so in its own words, such as `[DONE]`."""
     return _SAMPLED.get(kind.path) == ()
 

@@ -73,7 +73,7 @@ class Breakers:
             if not failed or settings is None or self.forced is not None:
                 return False
             breaker = self._make(model, settings)
-        return breaker.settle(permit, failed, now, last_closed=last_closed) is not None
+        return breaker.record_outcome(permit, failed, now, last_closed=last_closed) is not None
 
     def half_open(self, now: float) -> None:
         """The endpoint is well, say its probes: each that is open asks it before its time is over."""

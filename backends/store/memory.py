@@ -40,7 +40,7 @@ class _MemoryBucket(_MemoryArithmetic, Protocol):
     """Of one whose state is kept as it is."""
 
     def current(self, rule: LimitRule, state: State | None, now: int) -> State: ...
-    def settled(self, rule: LimitRule, state: State, amount: int, taken: int, now: int) -> State: ...
+    def refunded(self, rule: LimitRule, state: State, amount: int, taken: int, now: int) -> State: ...
     def idle(self, rule: LimitRule, state: State, now: int) -> bool: ...
 
 
@@ -102,7 +102,7 @@ class MemoryStore:
             arithmetic = _KEPT.get(rule.strategy)
             if arithmetic is not None and amount:
                 state = arithmetic.current(rule, self._states.get(demand.bucket), now)
-                state = arithmetic.settled(rule, state, amount, granted.at, now)
+                state = arithmetic.refunded(rule, state, amount, granted.at, now)
                 if demand.bucket in self._states:
                     self._states[demand.bucket] = state
                 else:

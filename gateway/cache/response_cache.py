@@ -20,7 +20,7 @@ from gateway.cache.replay import Replay
 from gateway.exchange import Exchange, Phase
 from gateway.http.driver import RequestDriver
 from gateway.http.framing import ON_LOOP
-from policies.caching import CacheableRequest, age_of, cache_key, lifetime, says_its_end, wanted, whole
+from policies.caching import CacheableRequest, age_of, cache_key, has_end_marker, lifetime, wanted, whole
 from policies.config.settings.routes import CacheSettings
 from policies.identity.principal import Principal
 from policies.request.routing import RouteMatch
@@ -229,7 +229,7 @@ class ResponseCache:
         ended = (relay.ended and relay.framed) or end_seen
         if not ended or relay.error is not None or (relay.tap is not None and relay.tap.error is not None):
             return None
-        if head.stream and says_its_end(exchange.kind) and not end_seen:
+        if head.stream and has_end_marker(exchange.kind) and not end_seen:
             return None
         body = b"".join(coalescer.chunks.parts)
         if not whole(body, stream=head.stream):

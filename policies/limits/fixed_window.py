@@ -40,7 +40,7 @@ def changed(rule: LimitRule, state: State, amount: int) -> State:
     return state[0], min(max(state[1] + amount * MICRO, 0), 2 * rule.count * MICRO)
 
 
-def settled(rule: LimitRule, state: State, amount: int, taken: int, now: int) -> State:
+def refunded(rule: LimitRule, state: State, amount: int, taken: int, now: int) -> State:
     """`changed`, where something was taken at `taken`: nothing is given back once its window has ended."""
     if amount < 0 and number_of(rule, taken) != state[0]:
         return state

@@ -55,7 +55,7 @@ def changed(rule: LimitRule, state: State, amount: int) -> State:
     return (most if level > 0 else -most), 0, at
 
 
-def settled(rule: LimitRule, state: State, amount: int, taken: int, now: int) -> State:
+def refunded(rule: LimitRule, state: State, amount: int, taken: int, now: int) -> State:
     """`changed`, for a bucket of which was taken at `taken`: when does not matter."""
     return changed(rule, state, amount)
 

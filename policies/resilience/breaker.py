@@ -2,7 +2,7 @@
 
 What pybreaker 1.4.1 does for us: it counts failures in a row and opens at `fail_max`, counts successes in a row while
 half open and closes at `success_threshold`, goes back to open at the first failure of a half-open one, and tells its
-listeners of every step. It is told of settled outcomes by `call(_well)` and `call(_broken)`, 1 to 3 us each; it is
+listeners of every step. It is called once for each outcome, by `call(_well)` and `call(_broken)`, 1 to 3 us each; it is
 never wrapped around an await, because its lock would be held for the length of a stream.
 
 What it does not do, or not as we need it, and what is done here instead:
@@ -76,13 +76,14 @@ class BreakerPermit:
 
 
 class CircuitBreaker:
-    """Whether anything is sent to one endpoint for one model. Every `now` is in seconds of one monotonic clock.
+    """Circuit breaker of one endpoint for one model. Every `now` is in seconds of one monotonic clock.
 
-    An attempt takes a `permit` when it begins and gives it to `settle` once, however it ends. One that began before
-    this breaker was made has none, or one of a breaker that was forgotten since: it counts until this one has opened.
+    An attempt takes a `permit` when it begins and passes it to `record_outcome` once, however it ends. An attempt that
+    began before this breaker was made has no permit, or one of a breaker that was forgotten since: it counts until this
+    breaker has opened.
 
-    A lease is held until its attempt is settled, which may be at the first content of a long answer: what such an
-    answer comes to is not counted again.
+    A lease is held until the outcome of its attempt is recorded, which may be at the first content of a long answer:
+    the end of such an answer is not counted again.
     """
 
     def __init__(self, settings: BreakerSettings) -> None:
@@ -126,7 +127,7 @@ class CircuitBreaker:
         self._leases.add(permit)
         return permit
 
-    def settle(
+    def record_outcome(
         self, permit: BreakerPermit | None, failed: bool | None, now: float, *, last_closed: bool = False
     ) -> State | None:
         """Tell how an attempt ended; the new state if that changed it, else None.

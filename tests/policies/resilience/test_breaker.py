@@ -19,12 +19,15 @@ def opened(settings: BreakerSettings = SETTINGS, now: float = 0.0, *, last_close
 
 
 def trip(breaker: CircuitBreaker, settings: BreakerSettings, now: float, *, last_closed: bool = False) -> None:
-    told = [breaker.settle(breaker.permit(now), True, now, last_closed=last_closed) for _ in range(settings.failures)]
+    told = [
+        breaker.record_outcome(breaker.permit(now), True, now, last_closed=last_closed)
+        for _ in range(settings.failures)
+    ]
     assert told == [None] * (settings.failures - 1) + ["open"]
 
 
 def closed_by_probes(breaker: CircuitBreaker, now: float) -> None:
-    told = [breaker.settle(breaker.permit(now), False, now) for _ in range(SETTINGS.probes)]
+    told = [breaker.record_outcome(breaker.permit(now), False, now) for _ in range(SETTINGS.probes)]
     assert told == [None] * (SETTINGS.probes - 1) + ["closed"]
 
 
@@ -33,7 +36,7 @@ def fail_probe(breaker: CircuitBreaker, now: float, *, last_closed: bool = False
     permit = breaker.permit(now + breaker.retry_in(now))
     assert permit is not None
     again = now + breaker.retry_in(now)
-    assert breaker.settle(permit, True, again, last_closed=last_closed) == "open"
+    assert breaker.record_outcome(permit, True, again, last_closed=last_closed) == "open"
     return breaker.retry_in(again)
 
 
@@ -48,25 +51,25 @@ def test_so_many_failures_in_a_row_open_it() -> None:
 def test_a_success_ends_the_row() -> None:
     breaker = CircuitBreaker(SETTINGS)
     for _ in range(10):
-        breaker.settle(breaker.permit(0), True, 0)
-        breaker.settle(breaker.permit(0), True, 0)
-        breaker.settle(breaker.permit(0), False, 0)
+        breaker.record_outcome(breaker.permit(0), True, 0)
+        breaker.record_outcome(breaker.permit(0), True, 0)
+        breaker.record_outcome(breaker.permit(0), False, 0)
     assert breaker.state(0) == "closed"
 
 
 def test_what_is_nobodys_fault_neither_opens_nor_ends_the_row() -> None:
     breaker = CircuitBreaker(SETTINGS)
     for failed in (True, None, True, None, None):
-        assert breaker.settle(breaker.permit(0), failed, 0) is None
-    assert breaker.settle(breaker.permit(0), True, 0) == "open"
+        assert breaker.record_outcome(breaker.permit(0), failed, 0) is None
+    assert breaker.record_outcome(breaker.permit(0), True, 0) == "open"
 
 
 def test_an_attempt_from_before_the_breaker_was_made_counts_until_it_opens() -> None:
     breaker = CircuitBreaker(SETTINGS)
-    assert [breaker.settle(None, True, 0) for _ in range(3)] == [None, None, "open"]
-    assert breaker.settle(None, False, 10.0) is None
+    assert [breaker.record_outcome(None, True, 0) for _ in range(3)] == [None, None, "open"]
+    assert breaker.record_outcome(None, False, 10.0) is None
     assert breaker.state(10.0) == "half_open"
-    assert breaker.settle(None, True, 10.0) is None
+    assert breaker.record_outcome(None, True, 10.0) is None
     assert breaker.state(10.0) == "half_open"
 
 
@@ -90,8 +93,8 @@ def test_probes_that_succeed_in_a_row_close_it() -> None:
 def test_one_probe_that_fails_opens_it_again() -> None:
     breaker = opened()
     first, second = breaker.permit(10.0), breaker.permit(10.0)
-    assert breaker.settle(first, False, 11.0) is None
-    assert breaker.settle(second, True, 11.0) == "open"
+    assert breaker.record_outcome(first, False, 11.0) is None
+    assert breaker.record_outcome(second, True, 11.0) == "open"
     assert breaker.permit(11.0) is None
 
 
@@ -100,7 +103,7 @@ def test_a_probe_whose_client_left_frees_its_lease_and_decides_nothing() -> None
     for _ in range(100):
         held = [breaker.permit(10.0) for _ in range(SETTINGS.probes)]
         assert breaker.permit(10.0) is None
-        assert [breaker.settle(permit, None, 10.0) for permit in held] == [None] * SETTINGS.probes
+        assert [breaker.record_outcome(permit, None, 10.0) for permit in held] == [None] * SETTINGS.probes
     assert breaker.state(10.0) == "half_open"
     closed_by_probes(breaker, 10.0)
 
@@ -109,9 +112,9 @@ def test_a_lease_counts_once() -> None:
     breaker = opened()
     permit = breaker.permit(10.0)
     breaker.permit(10.0)
-    breaker.settle(permit, None, 10.0)
-    breaker.settle(permit, None, 10.0)
-    assert breaker.settle(permit, True, 10.0) is None
+    breaker.record_outcome(permit, None, 10.0)
+    breaker.record_outcome(permit, None, 10.0)
+    assert breaker.record_outcome(permit, True, 10.0) is None
     assert breaker.state(10.0) == "half_open"
     assert breaker.permit(10.0) is not None
     assert breaker.permit(10.0) is None
@@ -125,13 +128,13 @@ def test_late_outcomes_change_nothing(failed: bool | None) -> None:
     trip(breaker, SETTINGS, 0)
     probe, other = breaker.permit(10.0), breaker.permit(10.0)
     late = [*before, probe]
-    breaker.settle(other, True, 10.0)
-    assert [breaker.settle(permit, failed, 11.0) for permit in late] == [None] * 11
+    breaker.record_outcome(other, True, 10.0)
+    assert [breaker.record_outcome(permit, failed, 11.0) for permit in late] == [None] * 11
     assert breaker.state(11.0) == "open"
     assert breaker.state(30.0) == "half_open"
-    assert [breaker.settle(permit, failed, 30.0) for permit in late] == [None] * 11
+    assert [breaker.record_outcome(permit, failed, 30.0) for permit in late] == [None] * 11
     closed_by_probes(breaker, 30.0)
-    assert [breaker.settle(permit, failed, 31.0) for permit in late] == [None] * 11
+    assert [breaker.record_outcome(permit, failed, 31.0) for permit in late] == [None] * 11
     assert breaker.state(31.0) == "closed"
 
 
@@ -204,21 +207,21 @@ def test_good_health_probes_change_nothing_that_is_not_open() -> None:
     held = [breaker.permit(10.0), breaker.permit(10.0)]
     breaker.half_open(10.0)
     assert breaker.permit(10.0) is None
-    assert [breaker.settle(permit, False, 10.0) for permit in held] == [None, "closed"]
+    assert [breaker.record_outcome(permit, False, 10.0) for permit in held] == [None, "closed"]
 
 
 def test_it_may_be_forgotten_when_nothing_of_it_would_be_missed() -> None:
     breaker = CircuitBreaker(SETTINGS)
     assert breaker.idle()
-    breaker.settle(breaker.permit(0), True, 0)
+    breaker.record_outcome(breaker.permit(0), True, 0)
     assert not breaker.idle()
-    breaker.settle(breaker.permit(0), False, 0)
+    breaker.record_outcome(breaker.permit(0), False, 0)
     assert breaker.idle()
     trip(breaker, SETTINGS, 0.0)
     closed_by_probes(breaker, 10.0)
-    breaker.settle(breaker.permit(11.0), False, 11.0)
+    breaker.record_outcome(breaker.permit(11.0), False, 11.0)
     assert not breaker.idle()
-    breaker.settle(breaker.permit(20.0), False, 20.0)
+    breaker.record_outcome(breaker.permit(20.0), False, 20.0)
     assert breaker.idle()
 
 
@@ -226,16 +229,16 @@ def test_permits_of_a_breaker_that_was_forgotten_are_as_good_as_none() -> None:
     """Its probes are of an opening long ago; what it let through while it was closed counts until this one opens."""
     old = opened()
     late = old.permit(10.0)
-    old.settle(old.permit(10.0), False, 10.0)
-    old.settle(old.permit(10.0), False, 10.0)
+    old.record_outcome(old.permit(10.0), False, 10.0)
+    old.record_outcome(old.permit(10.0), False, 10.0)
     begun = [old.permit(11.0) for _ in range(4)]
     breaker = CircuitBreaker(SETTINGS)
-    assert breaker.settle(late, True, 12.0) is None
-    assert [breaker.settle(permit, True, 12.0) for permit in begun] == [None, None, "open", None]
+    assert breaker.record_outcome(late, True, 12.0) is None
+    assert [breaker.record_outcome(permit, True, 12.0) for permit in begun] == [None, None, "open", None]
     probe = breaker.permit(22.0)
     for permit in [late, *begun]:
-        assert breaker.settle(permit, True, 22.0) is None
-    breaker.settle(probe, None, 22.0)
+        assert breaker.record_outcome(permit, True, 22.0) is None
+    breaker.record_outcome(probe, None, 22.0)
     closed_by_probes(breaker, 22.0)
 
 
@@ -246,12 +249,12 @@ def test_a_permit_of_a_closed_breaker_is_made_once() -> None:
 
 def test_failures_leave_no_garbage() -> None:
     breaker = CircuitBreaker(BreakerSettings(failures=10**9))
-    breaker.settle(breaker.permit(0), True, 0)
+    breaker.record_outcome(breaker.permit(0), True, 0)
     gc.collect()
     gc.disable()
     try:
         for _ in range(100):
-            breaker.settle(breaker.permit(0), True, 0)
+            breaker.record_outcome(breaker.permit(0), True, 0)
         assert gc.collect() == 0
     finally:
         gc.enable()

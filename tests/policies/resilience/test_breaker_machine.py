@@ -85,7 +85,7 @@ class BreakerMachine(RuleBasedStateMachine):
         before = self.breaker.state(self.now)
         self.look()
         expected = self.expected(attempt, failed)
-        told = self.breaker.settle(attempt.permit, failed, self.now, last_closed=last_closed)
+        told = self.breaker.record_outcome(attempt.permit, failed, self.now, last_closed=last_closed)
         assert told == expected
         if expected is None:
             assert self.breaker.state(self.now) == before
@@ -120,7 +120,7 @@ class BreakerMachine(RuleBasedStateMachine):
     @rule()
     def everybody_leaves_and_it_probes_again(self) -> None:
         for attempt in self.under_way:
-            assert self.breaker.settle(attempt.permit, None, self.now) is None
+            assert self.breaker.record_outcome(attempt.permit, None, self.now) is None
         self.under_way.clear()
         self.now += self.breaker.retry_in(self.now)
         self.look()
