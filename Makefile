@@ -1,6 +1,8 @@
 # The verbs, the same by hand and in CI:
 #   make run           the quickstart on 127.0.0.1:8080 (Ctrl-C ends it)
-#   make test          everything that needs no GPU and no engine download
+#   make test          everything that needs no GPU and no engine download, in parallel; exhaustive tests as a sample
+#   make test-long     the same with every exhaustive test in full size, coverage, and a soak of ten minutes
+#   make coverage      make test with the coverage of gateway, backends and policies (twice the time)
 #   make test-engines  the tests marked `engine`, against a real vLLM on the CPU
 #   make check         ruff, mypy --strict, import contracts, generated docs
 #   make fix           what ruff can mend, and the generated parts of the README
@@ -9,7 +11,7 @@
 #   make lock          new lock files from pyproject.toml
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test test-engines engines check fix docs bench soak lock env dev clean
+.PHONY: help run services test test-long coverage test-engines engines check fix docs bench soak lock env dev clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -55,9 +57,23 @@ dev: $(DEV_STAMP)
 run: $(RUN_STAMP)
 	@exec $(PY) -I -S .ci/serve $(VENV)/bin/sluice serve $(POLICY)
 
-test: $(DEV_STAMP)
+# Most tests wait for real sockets and real time, so two and a half processes a core keep it busy.
+WORKERS ?= $(shell echo $$(( $$(nproc) * 5 / 2 )))
+PARALLEL := -n $(WORKERS) --dist worksteal --durations=20
+COVERAGE := --cov --cov-report=term --cov-fail-under=95
+
+services:
 	@.ci/need redis-server=redis-server nginx=nginx curl=curl
-	@$(PY) -m pytest -m "not engine" --cov --cov-report=term $(PYTEST)
+
+test: $(DEV_STAMP) services
+	@$(PY) -m pytest -m "not engine" $(PARALLEL) $(PYTEST)
+
+coverage: $(DEV_STAMP) services
+	@$(PY) -m pytest -m "not engine" $(PARALLEL) $(COVERAGE) $(PYTEST)
+
+test-long: $(DEV_STAMP) services
+	@SLUICE_LONG=1 $(PY) -m pytest -m "not engine" $(PARALLEL) $(COVERAGE) $(PYTEST)
+	@$(PY) -m tests.soak --seconds 600
 
 # Made from the registries into a cache outside the tree, keyed by versions: seconds when it is there.
 engines: $(DEV_STAMP)

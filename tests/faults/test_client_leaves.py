@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -12,6 +11,7 @@ from tests.fakes.backend import STREAM_HEAD, Backend, Connection, Request, Said,
 from tests.fakes.client import Client
 from tests.fakes.listeners import full_backlog
 from tests.flow.harness import Pools, Running, eventually, gateway_with, resident
+from tests.sizes import size
 
 Leave = Callable[[Client], None]
 
@@ -191,8 +191,8 @@ async def test_a_client_that_reads_slowly_gets_everything(backend: Backend) -> N
 
 # -- point 6: ten thousand aborts
 
-# Aborts in each of six phases: 12,000 in all.
-ABORTS = int(os.environ.get("SLUICE_ABORTS", "2000"))
+# Aborts in each of six phases: 12,000 in all in a long run.
+ABORTS = size(300, 2000)
 
 
 async def in_the_request(gw: Running, client: Client) -> None:

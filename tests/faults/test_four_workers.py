@@ -12,6 +12,7 @@ import pytest
 
 from tests.faults.steady import FIRST_BYTE, NAMES, SLOWEST, four_workers
 from tests.flow.harness import eventually
+from tests.sizes import sample
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -113,8 +114,9 @@ OUTAGES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("guards", ["all", "budget alone"])
-@pytest.mark.parametrize("how", OUTAGES)
+@pytest.mark.parametrize(
+    ("how", "guards"), sample([(how, guards) for how in OUTAGES for guards in ("all", "budget alone")], 3)
+)
 async def test_a_total_outage_is_not_multiplied(how: str, guards: str) -> None:
     # An idle connection is still open where new ones are refused.
     settings: dict[str, Any] = {"keep_alive": "0s"}

@@ -50,13 +50,13 @@ FOREIGN = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("path", ["/api/endpoints", "/", "/nothing", *OPEN])
+@pytest.mark.parametrize("path", ["/api/endpoints", "/", "/nothing", *sorted(OPEN)])
 @pytest.mark.parametrize("host", OURS)
 async def test_an_ip_literal_or_the_bound_name_is_ours(path: str, host: str) -> None:
     assert (await asked(LOOPBACK, path, host=host))[0] == 299
 
 
-@pytest.mark.parametrize("path", ["/api/endpoints", "/", "/nothing", *OPEN])
+@pytest.mark.parametrize("path", ["/api/endpoints", "/", "/nothing", *sorted(OPEN)])
 @pytest.mark.parametrize("host", FOREIGN)
 async def test_any_other_name_is_a_page_that_has_no_business_here(path: str, host: str | None) -> None:
     status, _, code = await asked(LOOPBACK, path, host=host)
@@ -92,7 +92,7 @@ async def test_a_token_that_is_set_is_asked_for_wherever_the_port_is(bound: str)
         assert (await asked(bound, path, token=TOKEN, sent=[f"bearer {TOKEN}"]))[0] == 299
 
 
-@pytest.mark.parametrize("path", OPEN)
+@pytest.mark.parametrize("path", sorted(OPEN))
 async def test_liveness_readiness_and_metrics_never_need_one(path: str) -> None:
     assert (await asked(LOOPBACK, path, token=TOKEN))[0] == 299
     assert (await asked(EVERYWHERE, path, token=TOKEN))[0] == 299

@@ -19,6 +19,7 @@ from policies.identity.keyring import revoked
 from tests.fakes.backend import Backend
 from tests.fakes.client import Client
 from tests.flow.harness import Footprint, Running, eventually, gateway_with, merged
+from tests.sizes import size
 
 # A changed file has to be in force, or refused, within this time (CASES).
 SOON = 2.0
@@ -421,7 +422,7 @@ async def test_connections_to_an_endpoint_that_stays_are_kept_over_reloads(hello
         assert len(hello.connections) == 1
 
 
-async def test_200_reloads_leave_no_task_connection_or_descriptor(backend: Backend, other: Backend) -> None:
+async def test_many_reloads_leave_no_task_connection_or_descriptor(backend: Backend, other: Backend) -> None:
     backend.streams("hello")
     other.streams("hello")
     async with gateway_with(backend) as gw:
@@ -435,7 +436,7 @@ async def test_200_reloads_leave_no_task_connection_or_descriptor(backend: Backe
         clients: list[Client] = []
         async with contextlib.AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(await gw.connect()) for _ in range(3)]
-            for number in range(200):
+            for number in range(size(40, 200)):
                 replaced(path, texts[number % 2])
                 await gw.gateway.reload()
                 client = clients[number % 3]
