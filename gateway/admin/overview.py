@@ -11,8 +11,7 @@ from backends.control.events import EndpointEvent
 from backends.control.table import PoolSpec
 from backends.pool.endpoint import Endpoint
 from backends.workers.supervisor import WorkerView
-from gateway.admission.gate import AdmissionGate
-from policies.capacity.admission import QueueLevel
+from policies.capacity.admission import AdmissionQueue, QueueLevel
 from policies.resilience.health import ProbeFinding
 
 
@@ -95,8 +94,22 @@ class QueueFacts:
     levels: Sequence[QueueLevel]
 
 
+class PoolSlots(Protocol):
+    """Slots and queue of one gated pool (`gateway.admission.pool_queue.PoolQueue`)."""
+
+    @property
+    def queue(self) -> AdmissionQueue: ...
+
+
+class AdmissionQueues(Protocol):
+    """Queues of the gated pools, by pool name (`gateway.admission.gate.AdmissionGate`)."""
+
+    @property
+    def queues(self) -> Mapping[str, PoolSlots]: ...
+
+
 class OverviewSources(Protocol):
-    """What the control side knows of endpoints (`gateway.control.control_plane.ControlPlane`)."""
+    """Events, workers and probes of the control plane (`gateway.control.control_plane.ControlPlane`)."""
 
     @property
     def news(self) -> Mapping[str, EndpointEvent]:
@@ -110,7 +123,7 @@ class Overview:
     """Reads; changes nothing. `clock` is the data plane's."""
 
     def __init__(
-        self, plane: DataPlane, control: OverviewSources, admission: AdmissionGate, clock: Callable[[], float]
+        self, plane: DataPlane, control: OverviewSources, admission: AdmissionQueues, clock: Callable[[], float]
     ) -> None:
         self._plane = plane
         self._control = control
@@ -134,11 +147,12 @@ class Overview:
         return [self._queue(spec) for spec in self._view.table.pools.values()]
 
     def _queue(self, pool: PoolSpec) -> QueueFacts:
-        door = self._admission.queues.get(pool.name)
+        gated = self._admission.queues.get(pool.name)
         size, wait = (pool.queue.size, pool.queue.wait) if pool.queue is not None else (0, 0.0)
-        if door is None:
+        if gated is None:
             return QueueFacts(pool.name, pool.max_in_flight, None, 0, 0, size, wait, None, ())
-        queue, rate = door.queue, door.queue.drain_rate
+        queue = gated.queue
+        rate = queue.drain_rate
         return QueueFacts(
             name=pool.name,
             max_in_flight=pool.max_in_flight,

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from backends.control.data_plane import DataPlane, TableView
 from backends.control.events import EndpointEvent
+from backends.control.table import Forced
 from backends.control.table_builder import build_table
 from backends.identity.jwks import KeySources
 from backends.probes.prober import Prober
@@ -146,8 +147,19 @@ class ControlPlane:
         tables.show(self._metrics, table, workers=views, retired=self._plane.retired, forced=self.orders.forced)
         self._first_round.see(views)
 
-    def give(self, orders: OperatorOrders) -> None:
-        """Put an operator's orders in force. Raises OSError where no table can be made, and keeps those before."""
+    def drain(self, endpoint: str) -> None:
+        """Send an endpoint nothing new. Raises OSError where no table can be built, and keeps the orders before."""
+        self._order(self.orders.drain(endpoint))
+
+    def resume(self, endpoint: str) -> None:
+        """Send a drained endpoint requests again. Raises OSError as `drain` does."""
+        self._order(self.orders.resume(endpoint))
+
+    def force(self, endpoint: str, state: Forced | None) -> None:
+        """Hold an endpoint's breakers in one state; None lets outcomes decide. Raises OSError as `drain` does."""
+        self._order(self.orders.force(endpoint, state))
+
+    def _order(self, orders: OperatorOrders) -> None:
         before, self.orders = self.orders, orders
         try:
             self.install()

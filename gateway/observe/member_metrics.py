@@ -1,10 +1,8 @@
-"""What is counted of one pool, one endpoint and one worker. Each is looked up once and kept by whoever counts."""
-
-from __future__ import annotations
+"""Metrics of one pool, one endpoint and one worker. Callers look each object up once and keep it."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from gateway.observe import metric_catalog as names
 from gateway.observe.metric_catalog import (
     BREAKER_STATES,
     EJECTION_REASONS,
@@ -15,38 +13,63 @@ from gateway.observe.metric_catalog import (
     RETRY_REASONS,
     WORKER_STATES,
 )
-from gateway.observe.series import Number
+from gateway.observe.series import Family, HistogramSeries, Metric, Number
 
-if TYPE_CHECKING:
-    from gateway.observe.metrics import Metrics
+
+class MemberFamilies:
+    """Metric families with a label `pool`, `endpoint`, `worker` or `route`, in the order of the exposition."""
+
+    def __init__(
+        self, numbers: Callable[[Metric], Family[Number]], histograms: Callable[[Metric], Family[HistogramSeries]]
+    ) -> None:
+        """`numbers` and `histograms` create a family and register it."""
+        self.attempts = numbers(names.ATTEMPTS)
+        self.endpoint_in_flight = numbers(names.ENDPOINT_IN_FLIGHT)
+        self.endpoint_state = numbers(names.ENDPOINT_STATE)
+        self.ejections = numbers(names.EJECTIONS)
+        self.breaker_state = numbers(names.BREAKER_STATE)
+        self.probes = numbers(names.PROBES)
+        self.retries = numbers(names.RETRIES)
+        self.retry_budget_exhausted = numbers(names.RETRY_BUDGET_EXHAUSTED)
+        self.hedges = numbers(names.HEDGES)
+        self.fallbacks = numbers(names.FALLBACKS)
+        self.panics = numbers(names.PANICS)
+        self.queue_seconds = histograms(names.QUEUE_SECONDS)
+        self.queue_depth = numbers(names.QUEUE_DEPTH)
+        self.queue_refused = numbers(names.QUEUE_REFUSED)
+        self.streams_broken = numbers(names.STREAMS_BROKEN)
+        self.unframed_ends = numbers(names.UNFRAMED_ENDS)
+        self.worker_state = numbers(names.WORKER_STATE)
+        self.worker_restarts = numbers(names.WORKER_RESTARTS)
+        self.worker_start = histograms(names.WORKER_START)
 
 
 class PoolMetrics:
-    """What is counted of one pool. `budget_exhausted`, `hedges` and `panics` are counters: add to their `value`.
-    `queue_depth` is a gauge; `queued` is told how long each request waited that had to, in seconds."""
+    """Metrics of one pool. `budget_exhausted`, `hedges` and `panics` are counters: add to their `value`. `queue_depth`
+    is a gauge; `queued` observes how long a request waited in the queue, in seconds."""
 
     __slots__ = (
         "_family", "_name", "_queue_refused", "_retries", "budget_exhausted", "hedges", "panics", "queue_depth",
         "queued",
     )  # fmt: skip
 
-    def __init__(self, owner: Metrics, pool: str) -> None:
+    def __init__(self, families: MemberFamilies, pool: str) -> None:
         self._name = pool
-        self._family = owner.retries
+        self._family = families.retries
         self._retries = {reason: self._family.known(pool, reason) for reason in RETRY_REASONS}
-        self.budget_exhausted = owner.retry_budget_exhausted.known(pool)
-        self.hedges = owner.hedges.known(pool)
-        self.panics = owner.panics.known(pool)
-        self.queued: Callable[[float], None] = owner.queue_seconds.known(pool).observe
-        self.queue_depth = owner.queue_depth.known(pool)
-        self._queue_refused = {reason: owner.queue_refused.known(pool, reason) for reason in QUEUE_REASONS}
+        self.budget_exhausted = families.retry_budget_exhausted.known(pool)
+        self.hedges = families.hedges.known(pool)
+        self.panics = families.panics.known(pool)
+        self.queued: Callable[[float], None] = families.queue_seconds.known(pool).observe
+        self.queue_depth = families.queue_depth.known(pool)
+        self._queue_refused = {reason: families.queue_refused.known(pool, reason) for reason in QUEUE_REASONS}
 
     def queue_refused(self, reason: str) -> None:
-        """A request got no slot, for one of QUEUE_REASONS; KeyError for another."""
+        """Count a request that got no slot, for one of QUEUE_REASONS; KeyError for another."""
         self._queue_refused[reason].value += 1
 
     def retried(self, reason: str) -> None:
-        """One more attempt was made because of this outcome: its word (`no_answer` ...) or a status as text (`503`)."""
+        """Count one more attempt, made because of an outcome: its name (`no_answer` ...) or a status (`503`)."""
         number = self._retries.get(reason)
         if number is None:
             number = self._retries[reason] = self._family.get(self._name, reason)
@@ -54,69 +77,69 @@ class PoolMetrics:
 
 
 class EndpointMetrics:
-    """What is counted of one endpoint. `in_flight` is a gauge: add to its `value` at dispatch, take off at the end."""
+    """Metrics of one endpoint. `in_flight` is a gauge: add to its `value` at dispatch, subtract at the end."""
 
     __slots__ = (
         "_attempts", "_breaker", "_ejections", "_names", "_outcomes", "_probes", "_states", "broken", "in_flight",
         "unframed",
     )  # fmt: skip
 
-    def __init__(self, owner: Metrics, pool: str, endpoint: str) -> None:
+    def __init__(self, families: MemberFamilies, pool: str, endpoint: str) -> None:
         self._names = (pool, endpoint)
-        self._attempts = owner.attempts
-        self.in_flight = owner.endpoint_in_flight.known(pool, endpoint)
-        self.broken = owner.streams_broken.known(pool, endpoint)
-        self.unframed = owner.unframed_ends.known(pool, endpoint)
-        self._states = {state: owner.endpoint_state.known(pool, endpoint, state) for state in ENDPOINT_STATES}
-        self._breaker = {state: owner.breaker_state.known(pool, endpoint, state) for state in BREAKER_STATES}
-        self._ejections = {reason: owner.ejections.known(pool, endpoint, reason) for reason in EJECTION_REASONS}
-        self._probes = {result: owner.probes.known(pool, endpoint, result) for result in PROBE_RESULTS}
+        self._attempts = families.attempts
+        self.in_flight = families.endpoint_in_flight.known(pool, endpoint)
+        self.broken = families.streams_broken.known(pool, endpoint)
+        self.unframed = families.unframed_ends.known(pool, endpoint)
+        self._states = {state: families.endpoint_state.known(pool, endpoint, state) for state in ENDPOINT_STATES}
+        self._breaker = {state: families.breaker_state.known(pool, endpoint, state) for state in BREAKER_STATES}
+        self._ejections = {reason: families.ejections.known(pool, endpoint, reason) for reason in EJECTION_REASONS}
+        self._probes = {result: families.probes.known(pool, endpoint, result) for result in PROBE_RESULTS}
         self._outcomes = {outcome: self._attempts.known(pool, endpoint, outcome) for outcome in OUTCOMES}
 
     def attempt(self, outcome: str) -> None:
-        """One attempt has ended: an outcome's word (`ok`, `not_sent` ...) or a status as text (`503`)."""
+        """Count an attempt that has ended: an outcome's name (`ok`, `not_sent` ...) or a status as text (`503`)."""
         number = self._outcomes.get(outcome)
         if number is None:
             number = self._outcomes[outcome] = self._attempts.get(*self._names, outcome)
         number.value += 1
 
     def state(self, name: str) -> None:
-        """The endpoint is in this state now, one of ENDPOINT_STATES; KeyError for another."""
+        """Set the endpoint's present state, one of ENDPOINT_STATES; KeyError for another."""
         _set_state(self._states, name)
 
     def breaker(self, state: str) -> None:
-        """The worst of its breakers is in this state now, one of BREAKER_STATES; KeyError for another."""
+        """Set the worst present state of the endpoint's breakers, one of BREAKER_STATES; KeyError for another."""
         _set_state(self._breaker, state)
 
     def ejected(self, reason: str) -> None:
-        """It was ejected, for one of EJECTION_REASONS; KeyError for another."""
+        """Count an ejection of the endpoint, for one of EJECTION_REASONS; KeyError for another."""
         self._ejections[reason].value += 1
 
     def probed(self, ok: bool) -> None:
-        """One probe of it has ended."""
+        """Count a probe that has ended."""
         self._probes["ok" if ok else "failed"].value += 1
 
 
 class WorkerMetrics:
-    """What is counted of one worker."""
+    """Metrics of one worker."""
 
     __slots__ = ("_restarts", "_start", "_states")
 
-    def __init__(self, owner: Metrics, pool: str, worker: str) -> None:
-        self._states = {state: owner.worker_state.known(pool, worker, state) for state in WORKER_STATES}
-        self._restarts = owner.worker_restarts.known(pool, worker)
-        self._start = owner.worker_start.known(pool).observe
+    def __init__(self, families: MemberFamilies, pool: str, worker: str) -> None:
+        self._states = {state: families.worker_state.known(pool, worker, state) for state in WORKER_STATES}
+        self._restarts = families.worker_restarts.known(pool, worker)
+        self._start = families.worker_start.known(pool).observe
 
     def state(self, name: str) -> None:
-        """The worker is in this state now, one of WORKER_STATES; KeyError for another."""
+        """Set the worker's present state, one of WORKER_STATES; KeyError for another."""
         _set_state(self._states, name)
 
     def restarted(self) -> None:
-        """The worker was started again."""
+        """Count a restart of the worker."""
         self._restarts.value += 1
 
     def started(self, seconds: float) -> None:
-        """From the start of the process to its first good health check."""
+        """Observe the seconds from the start of the process to its first good health check."""
         self._start(seconds)
 
 

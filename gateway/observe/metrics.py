@@ -11,7 +11,7 @@ from typing import Any
 
 from gateway.observe import metric_catalog as names
 from gateway.observe.exposition import Snapshot, expose
-from gateway.observe.member_metrics import EndpointMetrics, PoolMetrics, WorkerMetrics
+from gateway.observe.member_metrics import EndpointMetrics, MemberFamilies, PoolMetrics, WorkerMetrics
 from gateway.observe.metric_catalog import METRICS
 from gateway.observe.series import Budget, Family, HistogramSeries, Metric, Number
 
@@ -43,25 +43,7 @@ class Metrics:
         self._gap = self._histograms(names.GAP)
         self._output_token = self._histograms(names.OUTPUT_TOKEN)
         self._tokens = self._numbers(names.TOKENS)
-        self.attempts = self._numbers(names.ATTEMPTS)
-        self.endpoint_in_flight = self._numbers(names.ENDPOINT_IN_FLIGHT)
-        self.endpoint_state = self._numbers(names.ENDPOINT_STATE)
-        self.ejections = self._numbers(names.EJECTIONS)
-        self.breaker_state = self._numbers(names.BREAKER_STATE)
-        self.probes = self._numbers(names.PROBES)
-        self.retries = self._numbers(names.RETRIES)
-        self.retry_budget_exhausted = self._numbers(names.RETRY_BUDGET_EXHAUSTED)
-        self.hedges = self._numbers(names.HEDGES)
-        self._fallbacks = self._numbers(names.FALLBACKS)
-        self.panics = self._numbers(names.PANICS)
-        self.queue_seconds = self._histograms(names.QUEUE_SECONDS)
-        self.queue_depth = self._numbers(names.QUEUE_DEPTH)
-        self.queue_refused = self._numbers(names.QUEUE_REFUSED)
-        self.streams_broken = self._numbers(names.STREAMS_BROKEN)
-        self.unframed_ends = self._numbers(names.UNFRAMED_ENDS)
-        self.worker_state = self._numbers(names.WORKER_STATE)
-        self.worker_restarts = self._numbers(names.WORKER_RESTARTS)
-        self.worker_start = self._histograms(names.WORKER_START)
+        self._members = MemberFamilies(self._numbers, self._histograms)
         self._client_gone = self._words(names.CLIENT_GONE, names.CLIENT_GONE_PHASES)
         self._timeouts = self._words(names.TIMEOUTS, names.TIMEOUT_KINDS)
         self._auth_failures = self._words(names.AUTH_FAILURES, names.AUTH_REASONS)
@@ -134,7 +116,7 @@ class Metrics:
 
     def fallback(self, route: str, kind: str) -> Number:
         """Answers of one kind of a route's fallback; both names come from the policy, so their number is bounded."""
-        return self._fallbacks.known(route, kind)
+        return self._members.fallbacks.known(route, kind)
 
     def limit_mode(self, state: str) -> None:
         """By whom limits are decided now, one of LIMIT_MODES; KeyError for another."""
@@ -161,21 +143,21 @@ class Metrics:
         """The counters of one pool; they exist, at 0, from the first call on. The same object each time."""
         found = self._pools.get(name)
         if found is None:
-            found = self._pools[name] = PoolMetrics(self, name)
+            found = self._pools[name] = PoolMetrics(self._members, name)
         return found
 
     def endpoint(self, pool: str, endpoint: str) -> EndpointMetrics:
         """The counters of one endpoint; they exist, at 0, from the first call on. The same object each time."""
         found = self._endpoints.get((pool, endpoint))
         if found is None:
-            found = self._endpoints[pool, endpoint] = EndpointMetrics(self, pool, endpoint)
+            found = self._endpoints[pool, endpoint] = EndpointMetrics(self._members, pool, endpoint)
         return found
 
     def worker(self, pool: str, worker: str) -> WorkerMetrics:
         """The counters of one worker; they exist, at 0, from the first call on. The same object each time."""
         found = self._workers.get((pool, worker))
         if found is None:
-            found = self._workers[pool, worker] = WorkerMetrics(self, pool, worker)
+            found = self._workers[pool, worker] = WorkerMetrics(self._members, pool, worker)
         return found
 
     def known(
