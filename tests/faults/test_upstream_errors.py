@@ -122,6 +122,7 @@ async def test_a_full_outage_multiplies_no_traffic(backend: Backend, other: Back
         for _ in range(100):
             assert (await gw.ask(stream=False)).status == 502
         attempts = backend.attempts + other.attempts
-        assert attempts <= 1.2 * 100 + 5
+        # The requests refill the budget: with the floor alone there would be 105.
+        assert 1.2 * 100 <= attempts <= 1.2 * 100 + 5
         assert attempts == gw.total("attempts_total") == 100 + gw.total("retries_total")
         assert gw.total("retry_budget_exhausted_total", pool="pool") > 50

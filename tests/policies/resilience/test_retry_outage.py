@@ -1,4 +1,6 @@
-"""A total outage is not multiplied: upstream attempts <= 1.2 x requests beyond the floor, over a simulated minute."""
+"""A total outage is not multiplied: upstream attempts <= 1.2 x requests beyond the floor, over a simulated minute.
+
+The budget is used up too: a budget that no request refills allows the floor alone, which the lower bounds exclude."""
 
 import heapq
 from bisect import bisect_right
@@ -78,6 +80,11 @@ class Outage:
         return len(self.requests) * (1 + self.settings.budget) + self.settings.floor * spans
 
 
+    def granted(self) -> float:
+        """Retries that the requests alone pay for, without the floor."""
+        return self.settings.budget * len(self.requests)
+
+
 def steady(rate: float) -> Iterator[float]:
     return (5.0 + number / rate for number in range(int(MINUTE * rate)))
 
@@ -107,6 +114,8 @@ def test_a_total_outage_is_not_multiplied(rate: float, arrivals: Callable[[float
     outage = Outage().run(arrivals(rate))
 
     assert len(outage.attempts) <= outage.allowed()
+    # Requests count for ten seconds at least and retries for a slot longer: of bursts at the bounds half is lost.
+    assert len(outage.retries) >= outage.granted() * (0.5 if arrivals is in_bursts else 1.0)
     assert_within_the_budget_at_every_moment(outage)
 
 
@@ -116,6 +125,8 @@ def test_it_is_not_whatever_the_outage_looks_like(outcome: Outcome, length: floa
     outage = Outage(outcome=outcome, length=length).run(by_chance(100))
 
     assert len(outage.attempts) <= outage.allowed()
+    # A request that fails after a minute no longer counts: the floor of each ten seconds is left.
+    assert len(outage.retries) >= (outage.granted() if length < 10 else DEFAULT.floor * MINUTE / 10)
     assert_within_the_budget_at_every_moment(outage)
 
 
@@ -125,6 +136,7 @@ def test_nor_if_the_engines_ask_for_more(retry_after: float) -> None:
     outage = Outage(settings=patient, outcome=of_status(503), retry_after=retry_after).run(by_chance(30))
 
     assert len(outage.attempts) <= outage.allowed()
+    assert len(outage.retries) >= outage.granted()
     assert_within_the_budget_at_every_moment(outage)
 
 
