@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Mapping
 
 import pytest
 import uvloop
+
+
+def pytest_collection_finish() -> None:
+    """Take what was collected (tests, modules) out of the garbage collector's sight, in every process of a run.
+
+    The harness collects garbage twice for each gateway. With the objects of all tests of the suite, 430,000, that takes
+    0.6 s of CPU; with those that a test itself makes, 10 ms.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_asyncio_loop_factories(
