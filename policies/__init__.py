@@ -1,1 +1,1 @@
-"""What we decide: one policy a module, values in, verdict out; plus the policy file and its examples."""
+"""Policies: pure decisions, one a module (values in, verdict out), and the policy file with its examples."""

@@ -19,7 +19,8 @@ _STORES: Final = ("memory", "redis", "rediss", "redis+sentinel", "redis+cluster"
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen: a host (without brackets) with a port, 0 meaning any free one; or the path of a Unix socket."""
+    """Listening address: a host (without brackets) with a port, 0 meaning any free one; or the path of a Unix
+    socket."""
 
     host: str = ""
     port: int = 0
@@ -27,7 +28,8 @@ class Address:
 
     @property
     def is_local(self) -> bool:
-        """Whether only programs on this machine can connect: a loopback address, or the path of a Unix socket."""
+        """Return whether only programs on this machine can connect: a loopback address, or the path of a Unix
+        socket."""
         if self.unix is not None or self.host.lower() == "localhost":
             return True
         try:

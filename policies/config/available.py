@@ -1,4 +1,4 @@
-"""What of the policy file's reference this version does: the one list that shrinks as mechanisms are built.
+"""List of the keys and values of the policy reference that this version does not implement yet.
 
 A mechanism that is not built yet is accepted when it is off or at its default, and else refused with its path: a key is
 never ignored. In a path `*` is a name and `[]` a place in a list.

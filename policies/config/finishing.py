@@ -14,7 +14,7 @@ from policies.config.settings.workers import VLLM
 
 @dataclass(frozen=True, slots=True)
 class FinishingPlace:
-    """Where the file stands, and where its secrets come from (None: they are left alone)."""
+    """Folder of the policy file, and the source of its secrets (None: secrets are not loaded)."""
 
     folder: Path
     secrets: SecretSource | None

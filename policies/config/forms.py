@@ -39,7 +39,7 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class TextStep:
-    """How many workers at once: a number of them, or a percentage of those there are."""
+    """Number of workers that change at once: a count, or a percentage of the existing workers."""
 
     amount: float
     percent: bool

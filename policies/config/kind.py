@@ -1,4 +1,4 @@
-"""What a scalar of the policy file can be: how it is read from its source text, written back and described in a schema.
+"""Kinds of scalars of the policy file: reading from source text, writing back, and description in a schema.
 
 A settings field names its kind, `keep_alive: Annotated[float, SECONDS]`; the loader and the schema read it from there.
 """

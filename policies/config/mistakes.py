@@ -1,4 +1,4 @@
-"""What can be wrong with a policy file, and where: values, one a mistake, all of them raised at once."""
+"""Mistakes of a policy file and their places: one value for each mistake, all raised at once."""
 
 import re
 from collections.abc import Iterable, Sequence

@@ -18,7 +18,7 @@ class Scalar:
 
     @property
     def empty(self) -> bool:
-        """Nothing was written where a value belongs (`key:` alone); `""` is a value."""
+        """Return whether the value is missing in the text (`key:` alone); `""` is a value."""
         return not self.text and not self.quoted
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ Node = Scalar | Sequence | Mapping
 
 @dataclass(frozen=True, slots=True)
 class NodePlace:
-    """Where something stands: its dotted path, its own mark, and that of its key (its own again in a list)."""
+    """Place of a node: its dotted path, its own mark, and the mark of its key (its own again in a list)."""
 
     path: str
     mark: Mark

@@ -1,4 +1,4 @@
-"""What must agree between different places of a policy file: names that lead somewhere, unique names, live routes.
+"""Checks across the policy file: references to existing names, unique names, routes that can match.
 
 These checks read the tree, not the settings, so that they find their mistakes also in a file that has others. They say
 nothing about a part whose shape is wrong: that is found where types are.
@@ -113,7 +113,7 @@ def _take(taken: dict[str, str], name: str, at: Cursor) -> _Found:
 
 
 def _worker_count(workers: Cursor | None) -> int:
-    """How many workers there can be, as far as it can be read; a number beyond reason is not counted out."""
+    """Return the largest number of workers, as far as it can be read; an excessive number is cut."""
     if workers is None or not isinstance(workers.node, Mapping):
         return 0
     count = workers.get("count")
@@ -198,7 +198,7 @@ def _methods(route: Cursor) -> frozenset[str]:
 
 
 def _covers(pattern: str, other: str) -> bool:
-    """Whether whatever matches `other` matches `pattern` too, as far as a few samples can tell."""
+    """Return whether all names that match `other` match `pattern` too, judged by a few samples."""
     if "[" in other:
         return pattern == other
     if not is_glob(other):

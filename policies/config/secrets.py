@@ -1,4 +1,4 @@
-"""Where a secret's value comes from: the environment, or a file that holds nothing else."""
+"""Sources of a secret's value: the environment, or a file that holds nothing else."""
 
 from collections.abc import Mapping
 from pathlib import Path

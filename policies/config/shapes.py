@@ -1,4 +1,4 @@
-"""What a settings field takes, read from its type hint: the loader and the JSON schema both walk the settings by this.
+"""Shapes of the settings fields, read from type hints; the loader and the JSON schema both use them.
 
 `X | None` is "X or off"; with UNSET among the annotations it is "X, or left out". A Kind among them reads scalars.
 """

@@ -1,4 +1,4 @@
-"""What a store's URL says (policy key `store.url`)."""
+"""Reader of the store's URL (policy key `store.url`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass(frozen=True, slots=True)
 class StoreTarget:
-    """What a store's URL says.
+    """Parts of a store's URL.
 
     nodes: servers, Sentinels or some of a Cluster's nodes; one without a port for a Unix socket
     service: what Sentinels call the server
@@ -22,7 +22,7 @@ class StoreTarget:
 
 
 def read_target(url: str) -> StoreTarget:
-    """What a store's URL says; ValueError where it says nothing of use.
+    """Return the parts of a store's URL; raise ValueError if the URL cannot be used.
 
     redis://HOST[:PORT][/DATABASE], rediss://..., redis+unix:///PATH[?db=DATABASE],
     redis+sentinel://HOST[:PORT],HOST[:PORT].../SERVICE[/DATABASE], redis+cluster://HOST[:PORT],...

@@ -29,7 +29,7 @@ _LONGEST: Final = 3650 * 86400.0
 
 @dataclass(frozen=True, slots=True)
 class RateValue:
-    """So many in so many seconds."""
+    """Rate: an amount per number of seconds."""
 
     count: int
     per_seconds: int

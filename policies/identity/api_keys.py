@@ -36,7 +36,7 @@ class KeyEntry:
     created: float
     expires: float | None = None
     revoked: float | None = None
-    """When it was revoked."""
+    """Time of the revocation; None for a key that is valid."""
     models: tuple[str, ...] | None = None
     scopes: frozenset[str] | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -54,12 +54,12 @@ def new_key() -> str:
 
 
 def digest(token: str | bytes) -> bytes:
-    """What is kept and compared of a token: its SHA-256, 32 bytes."""
+    """Return the SHA-256 of a token, 32 bytes: the only form of a token that is stored and compared."""
     return hashlib.sha256(token.encode() if isinstance(token, str) else token).digest()
 
 
 def looks_like_ours(token: str) -> bool:
-    """Whether somebody meant this to be a key of ours: by its prefix, or by a right checksum behind any other."""
+    """Return whether the token was meant as a key of this gateway: by its prefix, or by a valid checksum."""
     if token[: len(PREFIX)].lower().startswith(PREFIX.rstrip("-")):
         return True
     body, checksum = token[-_TAIL:-_CHECKSUM], token[-_CHECKSUM:]

@@ -38,7 +38,7 @@ _PRINTABLE = re.compile(rb"[!-~]+")
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """What the hot path finds by a key's digest."""
+    """Record of a key, found by its digest on the hot path."""
 
     sha256: bytes = field(repr=False)
     principal: Principal
@@ -47,14 +47,15 @@ class KeyRecord:
 
 
 class TokenChecker(Protocol):
-    """Who verifies JSON Web Tokens (`policies.identity.tokens.TokenVerifier`)."""
+    """Verifier of JSON Web Tokens (`policies.identity.tokens.TokenVerifier`)."""
 
     def record(self, token: bytes, sha256: bytes) -> KeyRecord | None:
-        """Whom a token proves, and until when; None for what is no JWT. Raises AuthenticationError, KeysWanted."""
+        """Return the principal of a token and its expiry; None for text that is no JWT. Raises AuthenticationError,
+        KeysWanted."""
 
 
 def records(entries: Iterable[KeyEntry], plans: Mapping[str, PlanRights]) -> tuple[dict[bytes, KeyRecord], list[str]]:
-    """What the authenticator needs of written keys, and a line for each key that can't be used.
+    """Return the records of written keys, and a line for each key that cannot be used.
 
     A key whose plan the policy does not have is left out (its bearer gets 401) and reported: one stale key must not
     keep a whole policy from being loaded. A key's models and scopes can only narrow its plan's.

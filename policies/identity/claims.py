@@ -1,4 +1,4 @@
-"""What a verified token entitles to: its claims and the issuer's settings -> Principal (policy key
+"""Rights of a verified token: its claims and the issuer's settings -> Principal (policy key
 `auth.jwt[].claims`).
 
 A claim that the policy names and the token lacks, or has in another type, is an error unless `default` gives it. Models
@@ -23,8 +23,8 @@ T = TypeVar("T")
 
 
 def principal_of(token: ParsedToken, settings: JwtSettings, plans: Mapping[str, PlanRights]) -> Principal:
-    """Whom a verified token proves. Raises AuthenticationError: `claim_missing`, or `token_invalid` for a `sub` that is
-    none."""
+    """Return the principal of a verified token. Raises AuthenticationError: `claim_missing`, or `token_invalid` for a
+    bad `sub`."""
     named, default = settings.claims, settings.default
     plan_name = _value(token, "plan", named.plan, default.plan, _name)
     tenant = _value(token, "tenant", named.tenant, default.tenant, _name)
@@ -62,7 +62,7 @@ def _subject(token: ParsedToken) -> str | None:
 def _value(
     token: ParsedToken, what: str, claim: str | None, default: T | None, read: Callable[[Any], T | None]
 ) -> T | None:
-    """What a claim says; the default where no claim is named, or the token has none that can be used."""
+    """Return the value of a claim; the default if no claim is configured or the token has no usable one."""
     if claim is None:
         return default
     found = read(token.claim(claim))

@@ -1,4 +1,4 @@
-"""How often an address may fail to prove who it is, so that guessing is slow and nobody else pays for it.
+"""Limit of failed authentications per address, which slows guessing without cost for other clients.
 
 An address may fail 20 times at once and once every 3 s from then on (20 a minute). What fails beyond that is held for a
 second and then told 429 instead of 401. A good credential is never counted, held or refused: behind one address there
@@ -40,7 +40,7 @@ class GuessingLimiter:
         self._until: dict[str, float] = {}
 
     def __len__(self) -> int:
-        """How many addresses it knows."""
+        """Return the number of remembered addresses."""
         return len(self._until)
 
     def failed(self, address: str) -> float | None:

@@ -1,4 +1,4 @@
-"""Who issues tokens, as the data plane gets it: the operator's settings with the keys that hold now. Finished, frozen
+"""Issuers of tokens as the data plane receives them: the operator's settings with the current keys. Finished, frozen
 values; nothing of pyjwt is loaded for them."""
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Issuer:
 
 
 def is_kid(kid: object) -> bool:
-    """Whether this may name a key: up to 256 printable ASCII characters."""
+    """Return whether this can be a key id: up to 256 printable ASCII characters."""
     return isinstance(kid, str) and 0 < len(kid) <= MAX_KID and kid.isascii() and kid.isprintable()
 
 
 def may_be_new(kid: str) -> bool:
-    """Whether a key of this name, which nobody has, is worth asking the issuer: not for a path or for SQL."""
+    """Return whether an unknown key id justifies a request to the issuer: not if it looks like a path or SQL."""
     return _TELLING.issuperset(kid) and ".." not in kid and kid[0] != "/"

@@ -121,7 +121,7 @@ def _suits(kind: object, jwk: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _names(algorithm: str) -> tuple[str, ...]:
-    """What a key may call an algorithm: RFC 9864 has a name for each Edwards curve."""
+    """Return the names that a key may use for an algorithm: RFC 9864 has a name for each Edwards curve."""
     return ("EdDSA", *_EDWARDS) if algorithm == "EdDSA" else (algorithm,)
 
 

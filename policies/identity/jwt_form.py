@@ -22,14 +22,14 @@ _COMPACT: Final = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_
 # `crit` and `b64` change what is signed, `enc` and `zip` what it says; the rest would have the token name its own key.
 _REFUSED: Final = ("crit", "b64", "enc", "zip", "jku", "x5u", "jwk", "x5c")
 NOT_SIGNED: Final = "it is not signed with a key of its issuer"
-"""Whether or not the issuer has a key of the name that the token gives."""
+"""Reason for a bad signature; the same text whether or not the issuer has a key with the token's key id."""
 # RFC 7519 section 5.1, RFC 9068 section 2.1. Other kinds (of logout, of DPoP) are signed by the same keys.
 _TYPES: Final = frozenset({"jwt", "at+jwt", "application/jwt", "application/at+jwt"})
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedToken:
-    """What a token says, and what is signed. Nobody has looked at the signature."""
+    """Parsed token: header, claims, and the signed part. The signature is not verified."""
 
     alg: str
     kid: str | None
@@ -51,7 +51,8 @@ class ParsedToken:
 
 
 def looks_like_jwt(token: str) -> bool:
-    """Whether the token has the form of a JWT (RFC 7519): dot-separated parts, the first a JSON object with `alg`.
+    """Return whether the token has the form of a JWT (RFC 7519): dot-separated parts, the first a JSON object with
+    `alg`.
 
     A part that begins as every such object does in base64url (`eyJ`) is enough: a damaged token is still no "dummy".
     """

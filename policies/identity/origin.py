@@ -1,4 +1,4 @@
-"""Where a request comes from, as whatever is counted by address sees it: guesses, and limits `per: ip`."""
+"""Origin of a request for counters by address: failed authentications, and limits `per: ip`."""
 
 import ipaddress
 

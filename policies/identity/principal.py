@@ -1,4 +1,4 @@
-"""Whom a credential proves a client to be and what that entitles to, or why it proves nobody."""
+"""Principal of a credential and its rights, and the reasons for which a credential is refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Reason = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who the credential proves the client is, and what it entitles to. All of it may be logged."""
+    """Identity and rights that the credential proves. All fields may be logged."""
 
     key: str
     """Id of the key, `anonymous` without one; of a token `<issuer>/<sub>`."""
@@ -39,19 +39,19 @@ class Principal:
     models: tuple[tuple[str, ...] | None, ...] = ()
     """Sets of globs (the plan's, the key's), each of which must allow the model; None allows all."""
     user: str | None = None
-    """Of a token `<issuer>/<sub>`; None where the key itself is the user."""
+    """User of a token, `<issuer>/<sub>`; None where the key itself is the user."""
     forwards_user: bool = False
-    """Whether the body's `user` is who `per: user` means: the key of an application that serves many."""
+    """True if `per: user` counts the body's `user`: the key of an application that serves many users."""
 
     def user_of(self, said: str | None) -> str:
-        """Whom a limit `per: user` counts; `said` is the body's `user`, which is believed of a key that forwards users
-        only. A key's users never meet another key's: neither keys nor issuers have a `:` in their names."""
+        """Return the user that a limit `per: user` counts; `said` is the body's `user`, trusted of a key that forwards
+        users only. A key's users never meet another key's: neither keys nor issuers have a `:` in their names."""
         if self.user is not None:
             return self.user
         return f"{self.key}:{said}" if said and self.forwards_user else self.key
 
     def may_use(self, *names: str) -> bool:
-        """Whether every set of globs allows the model, known by one name or by several (what was asked, what it is)."""
+        """Return whether every set of globs allows the model, under at least one of its names (alias, real name)."""
         # A plain loop: three times as fast as `all` of a generator, and it stands on every request's way.
         for globs in self.models:
             if globs is not None and not any(matches_any(name, globs) for name in names):
@@ -60,7 +60,7 @@ class Principal:
 
 
 class PlanRights(Protocol):
-    """What is read of a plan here. None: all models; all scopes but `engine_fields`."""
+    """Rights of a plan. None: all models; all scopes except `engine_fields`."""
 
     @property
     def models(self) -> Iterable[str] | None: ...
@@ -97,7 +97,7 @@ class AuthenticationError(Exception):
 
 
 class KeysWanted(Exception):
-    """Whether a token is good cannot be told with the keys that are known of this issuer: it names a key that is not
+    """Raised when a token cannot be verified with the known keys of its issuer: it names a key that is not
     among them, or none are known. Whoever can wait has them fetched (`backends.identity.jwks`) and asks again."""
 
     def __init__(self, issuer: str) -> None:

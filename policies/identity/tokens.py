@@ -29,7 +29,7 @@ _ALGORITHMS: Final[Mapping[str, Algorithm]] = get_default_algorithms()
 
 
 def can_verify(key: VerifyingKey, algorithm: str) -> bool:
-    """Whether pyjwt makes a key of it."""
+    """Return whether pyjwt can build a key of it."""
     try:
         _ALGORITHMS[algorithm].from_jwk(dict(key.members))
     except (jwt.PyJWTError, ValueError, TypeError):
@@ -38,7 +38,7 @@ def can_verify(key: VerifyingKey, algorithm: str) -> bool:
 
 
 class TokenVerifier:
-    """Of the issuers and plans of one moment; made anew when they change, so that no token outlives its key.
+    """Verifier for one set of issuers and plans; rebuilt when they change, so that no token outlives its key.
 
     `now` is wall time in seconds since the epoch.
     """
@@ -52,7 +52,8 @@ class TokenVerifier:
         self._kept: dict[bytes, KeyRecord] = {}
 
     def record(self, token: bytes, sha256: bytes) -> KeyRecord | None:
-        """Whom a token proves, and until when; None for what is no JWT at all. Raises AuthenticationError, KeysWanted.
+        """Return the principal of a token and its expiry; None for text that is no JWT. Raises AuthenticationError,
+        KeysWanted.
 
         1 us for a token verified before, with its digest; 90 us for another one (RS256), 150 us (ES256).
         """
@@ -111,7 +112,8 @@ class _IssuerKeys:
         self._kids = {key.kid for key in issuer.keys or ()}
 
     def has_signed(self, said: ParsedToken) -> bool:
-        """Whether the issuer's key has signed it. Raises KeysWanted where newer keys of the issuer may know better."""
+        """Return whether a key of the issuer signed the token. Raises KeysWanted if newer keys of the issuer may
+        match."""
         if not self._known:
             raise KeysWanted(self.settings.name)
         if said.kid is not None and said.kid not in self._kids:
@@ -142,7 +144,8 @@ def _verifies(said: ParsedToken, key: Any) -> bool:
 
 
 def _valid_until(said: ParsedToken, settings: JwtSettings, now: float) -> float:
-    """When the token ends, leeway included. Raises AuthenticationError unless it is valid now, and not for too long."""
+    """Return the token's expiry, leeway included. Raises AuthenticationError unless it is valid now, and not for too
+    long."""
     leeway = settings.leeway
     expires, begins, issued = (_time(said, name) for name in ("exp", "nbf", "iat"))
     if expires is None:

@@ -1,4 +1,4 @@
-"""How much a plan may use, and in what time (policy key `plans.*.limits`).
+"""Rate limits of plans (policy key `plans.*.limits`).
 
 `rules_of` makes a plan's rules, `demands` says what one request asks of them, and a store (`backends/store`) answers
 with `Granted` or `LimitRefused`. The arithmetic that every store of ours follows is in `token_bucket` and

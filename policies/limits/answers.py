@@ -1,4 +1,4 @@
-"""What a store says to the demands of one request.
+"""Answers of a limit store to the demands of one request.
 
 Nobody changes any of these. They are not frozen since several are made a request, and each would take three times as
 long.
@@ -17,7 +17,7 @@ Mode = Literal["store", "local", "open", "closed"]
 
 @dataclass(slots=True)
 class LimitLevel:
-    """Where a bucket of a rule stands, after the request if it was granted.
+    """Level of a rule's bucket, after the request if the request was granted.
 
     limit: the most that there can be; whole units
     remaining: what is left, never negative; whole units, rounded down
@@ -50,7 +50,7 @@ class Granted:
 
 @dataclass(slots=True)
 class LimitRefused:
-    """Nothing was taken of any rule.
+    """Refusal by at least one rule; no amount was taken of any rule.
 
     rule: the one that has to be waited for longest, the first of those
     retry_after: seconds until all rules could be kept if nobody else asked; for concurrency a guess (`SLOT_WAIT`);

@@ -1,4 +1,4 @@
-"""What one request asks of its plan's rules, and of which of their buckets."""
+"""Demands of one request on the rules of its plan, and the buckets that they concern."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _MOST_SUBJECTS: Final = 4096
 
 @dataclass(slots=True)
 class LimitSubject:
-    """Whose request it is: what `per` picks from. An empty text where there is none.
+    """Subject of a request, from which `per` selects a part. An absent part is an empty text.
 
     Nobody changes one. It is not frozen for the reason that `answers` gives.
     """
@@ -31,7 +31,7 @@ class LimitSubject:
 
 @dataclass(slots=True)
 class Demand:
-    """What a request asks of one rule.
+    """Demand of a request on one rule.
 
     bucket: names what is counted apart, over all rules and plans: `<rule's stem>|<per's values>`
     amount: 1, or the tokens reserved; whole units
@@ -81,7 +81,7 @@ class DemandBuilder:
         self._known: dict[object, Sequence[Demand]] = {}
 
     def demands(self, subject: LimitSubject, tokens: int = 0, output_tokens: int = 0) -> tuple[Demand, ...]:
-        """As the function."""
+        """Return the demands, as the function `demands` does."""
         picked = self._pick(subject)
         known = self._known.get(picked)
         if known is None:
@@ -92,7 +92,7 @@ class DemandBuilder:
 
 
 def _of_one(rules: Sequence[LimitRule], subject: LimitSubject) -> Sequence[Demand]:
-    """What a request asks that takes one of everything."""
+    """Return the demands of a request that takes one of each rule."""
     return [Demand(rule, f"{rule.stem}|{_VALUES[rule.per](subject)}", 1) for rule in rules]
 
 

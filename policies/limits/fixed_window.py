@@ -53,7 +53,7 @@ def level(rule: LimitRule, state: State, now: int) -> LimitLevel:
 
 
 def idle(rule: LimitRule, state: State, now: int) -> bool:
-    """Whether it may be forgotten: nothing was used in the window in force."""
+    """Return whether the bucket may be forgotten: no use in the current window."""
     return current(rule, state, now)[1] == 0
 
 

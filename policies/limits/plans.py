@@ -1,4 +1,4 @@
-"""What each plan bounds, worked out once a table, so that a request whose plan bounds nothing pays for nothing."""
+"""Limits of each plan, computed once a table, so that a request without limits has no cost."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

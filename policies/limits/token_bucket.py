@@ -68,5 +68,5 @@ def level(rule: LimitRule, state: State, now: int) -> LimitLevel:
 
 
 def idle(rule: LimitRule, state: State, now: int) -> bool:
-    """Whether it may be forgotten: full again."""
+    """Return whether the bucket may be forgotten: it is full again."""
     return current(rule, state, now)[0] >= rule.burst * MICRO

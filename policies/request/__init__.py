@@ -1,1 +1,1 @@
-"""What a request asks for: its path, body, model, route, tokens, and the first content of its answer."""
+"""Reading of requests: path, body, model, route, tokens, and the first content of the answer."""

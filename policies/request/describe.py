@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 ModelIn = Literal["body", "body_optional", "form", "path", "none"]
-"""Where a path has the model's name: in the JSON body (or perhaps), in a multipart form, in the path, nowhere."""
+"""Place of the model's name for a path: JSON body (required or optional), multipart form, path, none."""
 
 # They reach into what all tenants of an engine share: its queue, its prefix cache, its KV transfer, its request ids.
 ENGINE_FIELDS = frozenset({"priority", "cache_salt", "kv_transfer_params", "vllm_xargs", "request_id"})
@@ -60,10 +60,10 @@ _TRUE, _FALSE = frozenset({"1", "on", "t", "true", "y", "yes"}), frozenset({"0",
 
 @dataclass(slots=True)
 class DescribedRequest:
-    """What a request asks for, as far as we read it."""
+    """Facts that the gateway reads from a request."""
 
     model: str | None
-    """As the client named it; None where the path has no model or leaves it to the routes."""
+    """Model as the client named it; None where the path has no model or leaves it to the routes."""
     stream: bool = False
     include_usage: bool = False
     """`stream_options.include_usage`, which the client must have set itself."""
@@ -71,11 +71,11 @@ class DescribedRequest:
     """The engine-shared fields that are present."""
     user: str | None = None
     prompt_bytes: int = 0
-    """Of the prompt as it stands in the body. This and the next two are only read where tokens are counted."""
+    """Bytes of the prompt in the body. This and the next two fields are only read where tokens are counted."""
     max_tokens: int | None = None
     """The bound of one answer, in tokens, in whichever field the path has for it; None where none was given."""
     answers: int = 0
-    """How many answers are asked for (`n`, `best_of`, a batch of prompts); 0 where the path gives none in tokens."""
+    """Number of requested answers (`n`, `best_of`, a batch of prompts); 0 where the path gives none in tokens."""
 
 
 class _StreamOptions(Struct):
@@ -95,7 +95,7 @@ def describe(
     streams: bool = False,
     counts: TokenDialect | None = None,
 ) -> DescribedRequest:
-    """What the request asks for; `RefusedBody` when what we read of it is wrong.
+    """Return the facts of the request; raise `RefusedBody` if a field that the gateway reads is wrong.
 
     `content_type` is the header's value and needed for a form only; `model` is what a path with a model named;
     `streams`: the path streams whatever the body says (`/generate_stream`); `counts`: how the path says what counts for

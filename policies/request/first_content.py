@@ -1,8 +1,7 @@
-"""When does an answer begin? A 200 head is not an answer, and neither is a ping: DESIGN rules 1 and 2.
+"""Detection of the first content event of an answer (DESIGN rules 1 and 2): a 200 head is not an answer, nor is a ping.
 
-vLLM sends `200 text/event-stream` before prefill, others send pings, role-only chunks or `message_start`. Until the
-first *content event* an
-attempt may still move to another endpoint; from then on the stream belongs to the client.
+vLLM sends `200 text/event-stream` before prefill; other engines send pings, role-only chunks or `message_start`. Until
+the first *content event* an attempt may still move to another endpoint; after it the stream goes to this client.
 """
 
 import re
@@ -63,7 +62,7 @@ def error_status(event: ContentEvent) -> int | None:
 
 
 def is_content(event: ContentEvent) -> bool:
-    """Whether an event that is not an error begins the answer. An unknown event does."""
+    """Return whether an event that is not an error begins the answer. An unknown event does."""
     if not event.data.strip() or event.name in _NOT_YET:
         return False
     body = _object(event)

@@ -78,23 +78,24 @@ def replace(body: bytes, name: str, value: str) -> bytes:
 
 
 def spans(body: bytes, found: dict[str, Raw]) -> dict[str, tuple[int, int]]:
-    """Where the value of each of the body's `members` stands: its first byte and the one after its last."""
+    """Return the span of each value of the body's `members`: its first byte and the byte after its last."""
     return _spans(body, found)
 
 
 def opening(body: bytes) -> int:
-    """Where the first member of an object begins, or would; `RefusedBody` for what begins otherwise."""
+    """Return the index at which the first member of an object begins or would begin; raise `RefusedBody` for other
+    bodies."""
     return _opening(body)
 
 
 def _as_python_writes(body: bytes, found: dict[str, Raw]) -> bool:
-    """Whether these members, written as `json.dumps` does by default, are the body; if so, decoding lost none."""
+    """Return whether these members, written as by `json.dumps`, equal the body; decoding then lost no member."""
     written = b', "'.join([b'%b": %b' % (name.encode(), bytes(value)) for name, value in found.items()])
     return body == b'{"%b}' % written
 
 
 def _spans(body: bytes, found: dict[str, Raw], until: str | None = None) -> dict[str, tuple[int, int]]:
-    """Where the value of each member (up to one) stands; `RefusedBody` if a name is there twice. Exact, and linear
+    """Return the span of each member's value (up to one); raise `RefusedBody` for a repeated name. Exact, and linear
     in the body's length.
 
     `body` is a valid object and `found` has the last value of each name, so where another value stands the name comes
@@ -133,7 +134,7 @@ def _refuse_crowds(body: bytes) -> None:
 
 
 def _opening(body: bytes) -> int:
-    """Where the first member begins."""
+    """Return the index at which the first member begins."""
     opening = _OPENING.match(body)
     if opening is None:
         raise _refusal(body, JSONShapeError("no object"))

@@ -36,7 +36,7 @@ _GET: tuple[str, ...] = ("GET", "HEAD")
 
 @dataclass(frozen=True, slots=True)
 class PathKind:
-    """What a path means. `path` is the pattern for a path with a name in it: bounded, so it may be a label."""
+    """Kind of a path. `path` is the pattern for a path with a name in it: bounded, so it may be a label."""
 
     path: str
     scope: str = "predict"
@@ -46,13 +46,13 @@ class PathKind:
     streams: bool = False
     """The answer is a stream whatever the body says."""
     named_events: bool = False
-    """Its streams name their events (`event: error`), so ours must."""
+    """Streams of this path name their events (`event: error`), so the gateway's events must have names too."""
     model: str | None = None
     """The model that the path names."""
     raw_path: str = ""
     """The path as it came, where it is needed to find a route without a model."""
     route: int | None = None
-    """Which `path` route serves it: its place in the policy."""
+    """Position in the policy of the `path` route that serves the path."""
 
 
 class MethodRefused(Exception):
@@ -127,7 +127,7 @@ _DOTS = re.compile(rb"(?:^|/)\.{1,2}(?:/|$)")
 
 
 def classify(raw_path: bytes, method: str) -> PathKind | None:
-    """What a path as it came (without the query) means; None for one that only a `path` route could serve.
+    """Return the kind of a raw path (without the query); None for a path that only a `path` route could serve.
 
     `MethodRefused` for a served path with another method. 0.1 us for the paths of the table.
     """
@@ -145,7 +145,7 @@ def with_model(raw_path: bytes, model: str) -> bytes:
 
 
 def is_plain(raw_path: bytes) -> bool:
-    """Whether nobody on the way can read the path as another one: no dot segments, no empty ones, nothing odd
+    """Return whether no intermediary can read the path as another one: no dot segments, no empty ones, nothing odd
     escaped."""
     if _USUAL.fullmatch(raw_path):
         return True

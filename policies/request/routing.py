@@ -37,7 +37,7 @@ class RouteRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RouteMatch:
-    """Which route answers, and what of it the request needs to know."""
+    """Matched route, with the facts that the request needs."""
 
     label: str
     """The route's model or path as the policy writes it: bounded, so it may be a metric's label."""
@@ -45,9 +45,9 @@ class RouteMatch:
     upstream_model: str | None = None
     """The model's name at the engine; None where the request names none, or where it goes on as asked."""
     names: tuple[str, ...] = ()
-    """What plans and keys may call the model: as asked for and, of an alias, what it stands for."""
+    """Names of the model for plans and keys: the requested name and, for an alias, the name it stands for."""
     counted_as: str = ""
-    """What limits per model count it under: the route's name where that is one, so that aliases share it; under a glob
+    """Name under which limits per model count the request: the route's name, shared by its aliases; under a glob
     the engine's name. Empty where the request names none."""
     first_looks: tuple[float | None, float | None] = field(init=False, compare=False)
     """Seconds after which an attempt must be looked at first, of a plain answer and of a stream: the least of what may
@@ -97,7 +97,7 @@ class RouteTable:
         return routed
 
     def by_path(self, raw_path: bytes, method: str) -> PathKind | None:
-        """What a path that is not in the table means by the policy's `path` routes; None if no route has it.
+        """Return the kind of a path outside the table, by the policy's `path` routes; None if no route matches.
 
         `MethodRefused` if only routes with other methods have it. A path that anybody could read as another never
         matches.
@@ -124,7 +124,7 @@ class RouteTable:
         return [name for name, routed in self._known.items() if principal.may_use(*routed.names)]
 
     def counted_as(self, model: str) -> str:
-        """What limits per model count a model under that a client asks for by this name; the name itself where no
+        """Return the name under which limits per model count a requested model; the name itself where no
         route has it."""
         routed = self._known.get(model) or self._match_and_remember(model)
         return model if routed is None else routed.counted_as

@@ -1,4 +1,4 @@
-"""What an operator decided, as frozen values; attribute names are the policy file's keys (`for` is `for_`).
+"""Settings of the policy file as frozen values; attribute names are the file's keys (`for` is `for_`).
 
 Durations are seconds, sizes bytes, `off` is None (of a list: empty), and every absent key has its default. The
 docstring of a class has a line for each of its keys: `sluice schema` and the docs show them.

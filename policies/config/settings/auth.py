@@ -1,4 +1,4 @@
-"""Who may ask, and for how much (policy key `auth`, `plans`)."""
+"""Settings of authentication and plans (policy keys `auth`, `plans`)."""
 
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
@@ -21,7 +21,7 @@ Algorithm = Literal[_Rsa, _Curves, _SharedKey]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKeysSettings:
-    """Where the hashes of the keys are.
+    """Location of the hashes of the API keys.
 
     file: a keys file, written by `sluice keys` only and read again when it changes
     store: true keeps them in the store instead
@@ -57,7 +57,7 @@ class JwksSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimsSettings:
-    """Which claim of a token says what.
+    """Names of the token claims that hold tenant, plan, scopes and models.
 
     tenant: claim that names the tenant
     plan: claim that names the plan
@@ -73,7 +73,7 @@ class ClaimsSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimDefaultsSettings:
-    """What holds where a token does not say.
+    """Defaults for claims that a token does not have.
 
     tenant: the tenant
     plan: the plan's name
@@ -130,7 +130,7 @@ class JwtSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthSettings:
-    """How clients prove who they are.
+    """Authentication of clients.
 
     anonymous: a plan's name: for requests without a credential, and for a bearer that is neither our key nor a JWT
     api_keys: {file: PATH} or {store: true}
@@ -187,7 +187,7 @@ class LimitSettings:
             raise ValueError(f"strategy {self.strategy} counts requests only: {kind} have token_bucket or fixed_window")
 
     def rated(self) -> tuple[Literal["requests", "tokens", "output_tokens"], RateValue]:
-        """What is counted, and how fast; of any limit but concurrency."""
+        """Return the counted unit and its rate; for any limit except concurrency."""
         if self.requests is not None:
             return "requests", self.requests
         if self.tokens is not None:
@@ -198,7 +198,7 @@ class LimitSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanSettings:
-    """What a key or a token entitles to.
+    """Rights of a key or a token: scopes, models, limits, priority.
 
     models: names or globs of the models; absent: all
     scopes: kinds of requests

@@ -1,4 +1,4 @@
-"""What a route does once its pool cannot answer (policy key `routes[].fallback`)."""
+"""Settings of the fallback chain of a route (policy key `routes[].fallback`)."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -12,7 +12,7 @@ from policies.config.units import COUNT_ABOVE_0, STATUS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookSettings:
-    """Whom to tell.
+    """Webhook that is notified of an incident.
 
     url: receives a POST
     token: sent as a bearer

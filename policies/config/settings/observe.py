@@ -1,4 +1,4 @@
-"""What the gateway tells about itself (policy key `observe`)."""
+"""Settings of logs, metrics and traces (policy key `observe`)."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -25,7 +25,7 @@ class AccessLogSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogSettings:
-    """What the gateway itself has to say.
+    """Log of the gateway itself.
 
     path: stderr, stdout or a file
     level: least weighty that is written

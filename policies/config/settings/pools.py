@@ -1,4 +1,4 @@
-"""Who can answer (policy key `pools`)."""
+"""Settings of the pools and their endpoints (policy key `pools`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ FAULTY = ("not_sent", "no_answer", "too_slow", "broken_off", 500, 502, 504)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointTlsSettings:
-    """How an https endpoint proves itself.
+    """Verification of an https endpoint's certificate.
 
     ca: PEM file of the authorities to trust instead of the system's
     server_name: the name in its certificate, where it differs from the URL's host
@@ -146,7 +146,7 @@ class EjectionSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerSettings:
-    """Nothing is sent to an endpoint that is broken, save probes.
+    """Circuit breaker: an endpoint whose breaker is open gets no requests except probes.
 
     failures: failures in a row that open it
     open_for: open for so long at first

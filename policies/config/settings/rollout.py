@@ -1,4 +1,4 @@
-"""How a route tries another pool (policy key `routes[].canary`, `routes[].shadow`)."""
+"""Settings of canary and shadow traffic (policy keys `routes[].canary`, `routes[].shadow`)."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -9,7 +9,7 @@ from policies.config.units import COUNT_ABOVE_0, FACTOR, PERCENT, PERCENT_ABOVE_
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeSettings:
-    """When a canary is as good as the pool beside it.
+    """Criteria by which a canary is compared with the route's pool.
 
     min_requests: fewest requests before a verdict
     confidence: how sure

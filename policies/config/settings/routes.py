@@ -1,4 +1,4 @@
-"""What clients may ask for (policy key `routes`)."""
+"""Settings of the routes (policy key `routes`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ class MatchSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeoutSettings:
-    """How long each phase may take.
+    """Timeouts of the phases of a request.
 
     connect: to an endpoint, TLS included
     first_byte: to the first content of a stream
@@ -63,7 +63,7 @@ class TimeoutSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrySettings:
-    """When and how often another attempt is made.
+    """Retries: conditions, number and waits of further attempts.
 
     retries: attempts after the first, shared with hedges and fallback pools
     backoff: first wait before an endpoint is tried again
@@ -117,7 +117,7 @@ class CacheSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteSettings:
-    """What a client may ask for, and who answers it; the first match wins. Exactly one of model and path.
+    """Route from a model or a path to a pool; the first match wins. Exactly one of model and path.
 
     model: a name or a glob in the request's body
     aliases: other names or globs for it

@@ -9,7 +9,7 @@ from policies.config.kind import UNSET
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Secret:
-    """Where a secret comes from, and the secret itself once it was loaded with `secrets=True`; `repr` never shows it.
+    """Source of a secret, and its value once loaded with `secrets=True`; `repr` never shows the value.
 
     env: name of an environment variable
     file: path of a file that holds nothing else

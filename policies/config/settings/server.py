@@ -80,7 +80,7 @@ class ServerSettings:
 
 
 def _same_socket(one: Address, other: Address) -> bool:
-    """Whether the second to bind would fail; port 0 is a free one every time."""
+    """Return whether the second bind would fail; port 0 is a free port every time."""
     if one.unix is not None or other.unix is not None:
         return one.unix == other.unix
     hosts = {one.host, other.host}

@@ -44,7 +44,7 @@ class CrashLoopSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestartSettings:
-    """How a worker that died is started again.
+    """Restart of a worker that died.
 
     backoff: first wait, doubled each time
     max: longest wait
@@ -58,7 +58,7 @@ class RestartSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopSettings:
-    """How a worker is ended.
+    """Stop of a worker.
 
     drain: how long its requests may finish
     kill_after: from SIGTERM to SIGKILL
@@ -94,7 +94,7 @@ class ScaleDownSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AutoscaleSettings:
-    """When there are more or fewer workers.
+    """Automatic scaling of the number of workers.
 
     queue_per_worker: waiting requests a worker
     gpu_utilization: share of the GPU that is busy
@@ -140,7 +140,7 @@ class WorkerSettings:
     autoscale: AutoscaleSettings | None = None
 
     def check(self, engine: str) -> None:
-        """Whether a worker of this engine can be started so; ValueError says what is missing."""
+        """Check that a worker of this engine can be started; ValueError names the missing setting."""
         if self.command == VLLM and engine not in ("vllm", "simulator"):
             raise ValueError(f"workers of engine {engine} need their command line: command: [...]")
         if self.model is None and self._uses_model(engine):

@@ -1,4 +1,4 @@
-"""How each path says what counts for tokens: where the prompt stands, which fields bound the answer, how its streams
+"""Token dialects of the paths: fields of the prompt, fields that bound the answer, and how the streams
 are framed.
 
     chat, completions       max_tokens, max_completion_tokens, llama.cpp's n_predict (which it prefers), each times

@@ -21,9 +21,9 @@ Splice = tuple[int, int, bytes]
 
 
 def may_ask(dialect: TokenDialect | None, engine: str, *, stream: bool, include_usage: bool, answers: int) -> bool:
-    """Whether usage is asked for in this request's place: only where taking it out again leaves what the client gets as
-    it would have been. Of several answers vLLM moves the fingerprint from the end of each to the usage, too far to be
-    put back in time."""
+    """Return whether the gateway requests usage in the client's place: only where its removal leaves the client's bytes
+    as it would have been. Of several answers vLLM moves the fingerprint from the end of each to the usage, too far to
+    be put back in time."""
     return stream and not include_usage and answers == 1 and dialect is not None and dialect.asks and engine in ASKED_OF
 
 
@@ -62,7 +62,7 @@ def cap_output(body: bytes, dialect: TokenDialect, most: int, engine: str = "") 
 
 
 def _capped_inside(body: bytes, dialect: TokenDialect, most: int, name: str) -> list[Splice]:
-    """What caps each of the objects inside; one that is not there is written where its engine's prompt is."""
+    """Return the splices that cap each nested object; an absent object is written where the engine's prompt is."""
     found = members(body)
     places = spans(body, found)
     wanted = {inner for inner, prompts in dialect.inside if not found.keys().isdisjoint(prompts)}
@@ -83,7 +83,7 @@ def _capped_inside(body: bytes, dialect: TokenDialect, most: int, name: str) -> 
 def _capped(
     text: bytes, found: dict[str, Raw], dialect: TokenDialect, most: int, name: str, start: int = 0
 ) -> list[Splice]:
-    """What caps the object `text` with the members `found`, which begins at `start` in the body."""
+    """Return the splices that cap the object `text` with the members `found`, which begins at `start` in the body."""
     bounds = {limit: whole(found[limit], limit, 0) for limit in dialect.limits if limit in found}
     over = [limit for limit, bound in bounds.items() if bound is not None and bound > most]
     if not over:
@@ -97,7 +97,7 @@ def _capped(
 
 
 def _is(found: dict[str, Raw], name: str, written: bytes) -> bool:
-    """Whether a member is written so; one that is not there is null."""
+    """Return whether a member has this text; an absent member counts as null."""
     raw = found.get(name)
     return written == b"null" if raw is None else bytes(raw) == written
 

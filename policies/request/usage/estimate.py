@@ -28,7 +28,7 @@ _DECAY: Final = 0.98
 
 
 class TokenPlan(Protocol):
-    """What of a plan counts here (`policies.config.settings.PlanSettings`)."""
+    """Plan, as far as the estimate reads it (`policies.config.settings.PlanSettings`)."""
 
     @property
     def max_input_tokens(self) -> int | None: ...
@@ -44,12 +44,13 @@ class TokenEstimates:
         self._sums: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def bytes_per_token(self, model: str) -> float:
-        """What a token of this model's prompts takes in a request's body, about."""
+        """Return the estimated bytes per prompt token of this model."""
         sums = self._sums.get(model)
         return START if sums is None else min(MOST, max(LEAST, sums[0] / sums[1]))
 
     def learn(self, model: str, prompt_bytes: int, prompt_tokens: int) -> None:
-        """Of a request whose usage the engine returned; of one without a prompt nothing is learnt."""
+        """Update the estimate from a request whose usage the engine returned; a request without a prompt changes
+        nothing."""
         if prompt_bytes <= 0 or prompt_tokens <= 0:
             return
         if prompt_tokens > _HEAVIEST:
@@ -65,7 +66,7 @@ class TokenEstimates:
             self._sums.popitem(last=False)
 
     def prompt_tokens(self, call: DescribedRequest, model: str) -> int:
-        """Of a described call; 0 where it has no prompt, else at least 1."""
+        """Return the estimated prompt tokens of a described call; 0 without a prompt, else at least 1."""
         return -int(-call.prompt_bytes // self.bytes_per_token(model)) if call.prompt_bytes else 0
 
     def reserve(self, call: DescribedRequest, plan: TokenPlan, model: str, room: int | None = None) -> tuple[int, int]:

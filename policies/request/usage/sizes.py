@@ -1,4 +1,4 @@
-"""How much a request asks for, read from its body: bytes of prompt, the bound of an answer, how many answers.
+"""Sizes of a request, read from its body: bytes of prompt, bound of an answer, number of answers.
 
 Read only where the principal's plan counts tokens. A field that is read must be a whole number as JSON writes it
 (`100`): engines take `"100"`, `100.0` and `1e2` for one too, some of them, and the gateway must not understand another
@@ -29,7 +29,7 @@ _list: Decoder[list[Raw]] = Decoder(list[Raw])
 
 
 def sizes(found: Mapping[str, Raw], dialect: TokenDialect) -> tuple[int, int | None, int]:
-    """What the members of a body ask for; 0.9 us for a chat of 2.4 KB.
+    """Return the sizes of a body with these members; 0.9 us for a chat of 2.4 KB.
 
     - bytes of the prompt as it stands in the body; a picture or a sound counts as 1,000
     - the bound of one answer, the largest that was given; None where none was
@@ -109,7 +109,7 @@ def _text_bytes(text: bytes) -> int:
 
 
 def _prompts(raw: Raw) -> int:
-    """How many prompts a field holds: several in a list of texts or of lists; one that is a list of token ids is
+    """Return the number of prompts of a field: several in a list of texts or of lists; a list of token ids is
     one."""
     if bytes(memoryview(raw)[:1]) != b"[":
         return 1

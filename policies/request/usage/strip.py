@@ -45,7 +45,7 @@ class UsageStrip:
         """The event that was taken out."""
 
     def feed(self, data: bytes) -> bytes:
-        """What of the stream goes to the client now; may be empty."""
+        """Return the bytes that go to the client now; may be empty."""
         if self._off:
             return data
         # `find`, not `in`: `in` first takes its left side for a number, and fails, at 0.25 us a time.
@@ -62,7 +62,7 @@ class UsageStrip:
         return self._events(self._held + data)
 
     def end(self) -> bytes:
-        """What is still held, once the engine's answer has ended or broken off."""
+        """Return the bytes still held, once the engine's answer has ended or broken off."""
         rest, self._last, self._held, self._off = self._last + self._held, b"", b"", True
         return rest
 
@@ -80,7 +80,7 @@ class UsageStrip:
         return b"".join(parts)
 
     def _event(self, event: bytes) -> bytes:
-        """What goes to the client now that this event has come whole."""
+        """Return the bytes that go to the client after this complete event."""
         last, self._last = self._last, b""
         if len(event) > _LONGEST or event.find(b"\r") >= 0:
             self._off = True
