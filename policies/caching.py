@@ -1,4 +1,4 @@
-"""What may be answered from the cache, under which key, and for how long (policy key `routes[].cache`). Pure.
+"""Response cache: cacheable requests, cache keys and lifetimes (policy key `routes[].cache`). Pure.
 
 The key is SHA-256 over what decides an answer: the tenant (or none, where answers are shared), the pool with its
 version, the model's name there, the target, and the body in canonical form: names sorted, white space gone, strings by
@@ -49,7 +49,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class CacheableRequest:
-    """What decides an answer.
+    """Request with all facts that determine its answer.
 
     tenant: None where all tenants share answers
     model: the model's name at the engine
@@ -96,8 +96,8 @@ def cache_key(asked: CacheableRequest, settings: CacheSettings) -> bytes | None:
 
 
 def age_of(stored_at: float, now: float, settings: CacheSettings) -> Age | None:
-    """What an answer is, by the seconds since it was stored; None once it is too old even for a fallback. Clocks of
-    several machines differ: what comes from the future is fresh."""
+    """Return the age class of an answer by the seconds since it was stored; None once it is too old even for a
+    fallback. Clocks of several machines differ: what comes from the future is fresh."""
     age = now - stored_at
     if age < settings.ttl:
         return "fresh"
@@ -110,15 +110,15 @@ def lifetime(settings: CacheSettings) -> float:
 
 
 def wanted(headers: bytes) -> tuple[bool, bool]:
-    """What a request's Cache-Control says (RFC 9111 section 5.2.1): whether it may be answered from the cache, and
-    whether its answer may be kept."""
+    """Return the meaning of a request's Cache-Control (RFC 9111 section 5.2.1): whether it may be answered from the
+    cache, and whether its answer may be kept."""
     words = {word.strip().lower() for word in headers.split(b",")}
     keeps = b"no-store" not in words
     return keeps and b"no-cache" not in words, keeps
 
 
 def shareable(status: int, headers: Headers) -> bool:
-    """Whether an answer that begins so may go to others who asked the same: they may not read its coding."""
+    """Return whether an answer with this head may go to other clients, who may not accept its content coding."""
     return status == 200 and not any(
         (name == b"content-encoding" and value.lower() != b"identity")
         or (name == b"cache-control" and b"no-store" in value.lower())
@@ -127,12 +127,13 @@ def shareable(status: int, headers: Headers) -> bool:
 
 
 def has_end_marker(kind: PathKind) -> bool:
-    """Whether a stream of this path that is over has said so in its own words, such as `[DONE]`."""
+    """Return whether a complete stream of this path ends with an explicit marker, such as `[DONE]`."""
     return _SAMPLED.get(kind.path) == ()
 
 
 def whole(body: bytes, *, stream: bool) -> bool:
-    """Whether an answer that ended in order is one: an engine may say an error with 200, and stop in the middle."""
+    """Return whether an answer that ended in order is complete: an engine may send an error with 200, or stop in the
+    middle."""
     if _UNFINISHED.search(body):
         return False
     if stream or b'"error"' not in body:
@@ -145,7 +146,7 @@ def whole(body: bytes, *, stream: bool) -> bool:
 
 
 def _stateful(found: Mapping[str, Raw]) -> bool:
-    """Whether the answer is that of an object that changes: a background job's state, a conversation."""
+    """Return whether the answer depends on an object that changes: a background job's state, a conversation."""
     return any(
         bytes(found[name]) not in (b"null", b"false") for name in ("background", "conversation") if name in found
     )
@@ -161,7 +162,7 @@ def _deterministic(kind: PathKind, found: Mapping[str, Raw]) -> bool:
 
 
 def _is_fixed(found: Mapping[str, Raw]) -> bool:
-    """Whether it says temperature 0, or a seed; -1 is llama.cpp's word for a random one."""
+    """Return whether the request has temperature 0 or a seed; -1 means a random seed in llama.cpp."""
     temperature, seed = _number(found.get("temperature")), _number(found.get("seed"))
     return temperature == 0 or (seed is not None and seed >= 0)
 

@@ -116,7 +116,7 @@ _trailing = re.compile(r"trailing characters \(byte (\d+)\)")
 
 
 def end_of_value(data: bytes, start: int) -> int | None:
-    """Where the JSON value that begins at `start` ends: the index of the first byte after it that is no white space.
+    """Return the end of the JSON value that begins at `start`: the index of the next byte that is no white space.
 
     At C speed and without building anything, which is what makes it worth its trick: asked for one value, msgspec
     stops behind it and names the place of the first byte that it did not want. None when that can't be told: the

@@ -11,12 +11,12 @@ from fnmatch import fnmatchcase
 
 
 def is_glob(pattern: str) -> bool:
-    """Whether the pattern can match anything but itself."""
+    """Return whether the pattern can match anything but itself."""
     return any(sign in pattern for sign in "*?[")
 
 
 def matches_any(name: str, patterns: Iterable[str]) -> bool:
-    """Whether one of the patterns is the name or matches it."""
+    """Return whether one of the patterns is the name or matches it."""
     for pattern in patterns:
         if name == pattern or fnmatchcase(name, pattern):
             return True

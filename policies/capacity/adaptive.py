@@ -1,4 +1,4 @@
-"""How many requests a pool takes at a time, where nobody says (policy key `max_in_flight: auto`).
+"""Adaptive concurrency limit of a pool (policy key `max_in_flight: auto`).
 
 Additive increase, multiplicative decrease (Chiu and Jain, 1989), begun with a slow start (Jacobson, 1988). What tells
 of too many is the time to the first content, in rounds of as many answers as are let in at a time: an engine that has
@@ -10,10 +10,10 @@ slots teaches nothing about more of them. The engine's own queue depth would tel
 from typing import Final, Literal
 
 FIRST: Final = 8
-"""Where it begins: below what an engine takes, or the first round would not show how fast it can be."""
+"""Initial limit: below the capacity of an engine, or the first round would not show the best time."""
 MOST: Final = 4096
 TOLERANCE: Final = 2.0
-"""How many times as long as at best a first content may take."""
+"""Largest accepted ratio of the time to first content to the best one."""
 LESS: Final = 0.8
 # What was the best is forgotten so slowly: prompts and models change.
 _DRIFT: Final = 1.01
@@ -33,7 +33,7 @@ class _MeasuringRound:
         self.total = 0.0
 
     def slow(self) -> bool:
-        """Whether this round was slow, at its end; the next one begins."""
+        """Return whether the round that ends here was slow, and begin the next one."""
         mean = self.total / self.count
         self.count, self.total = 0, 0.0
         best = self.best = mean if self.best is None else min(mean, self.best * _DRIFT)

@@ -1,5 +1,5 @@
-"""Who gets one of a pool's slots, who waits for one, and who is told at once that waiting is of no use (policy keys
-`max_in_flight`, `queue`, plans' `priority` and `weight`).
+"""Admission to a pool: its slots, its bounded priority queue, and refusal of requests for which waiting is useless
+(policy keys `max_in_flight`, `queue`, plans' `priority` and `weight`).
 
 Priorities are strict, save that one turn in `PATIENCE` + 1 goes to a lower one: to that which has waited for its turn
 the longest. So with L priorities waiting, the lowest is served at least once in (L - 1) * (PATIENCE + 1) turns. Within
@@ -22,12 +22,12 @@ from policies.capacity.fair_queue import FairQueue
 from policies.capacity.pace import QueuePace, SlotTimes
 
 PATIENCE: Final = 9
-"""So many turns in a row at most go to the highest priority while a lower one waits."""
+"""Most turns in a row of the highest priority while a lower one waits."""
 LONGEST_QUEUE_RETRY_AFTER: Final = 60
 """Seconds: SDKs do not wait longer, but come back at once."""
 
 Reason = Literal["full", "pushed_out", "late"]
-"""Why a request does not wait (any more): no place is left, a place went to another, or it would be too late."""
+"""Reason why a request does not wait (any more): queue full, place given to another request, or too late."""
 
 
 @dataclass(slots=True, eq=False)
@@ -59,7 +59,7 @@ class WaitingTicket:
 
 @dataclass(frozen=True, slots=True)
 class AdmissionRefused:
-    """No place. `retry_after` in seconds, 1 to 60: when there may be one."""
+    """Refusal of a place. `retry_after`: seconds, 1 to 60, after which a place may be free."""
 
     reason: Reason
     retry_after: int
@@ -67,7 +67,7 @@ class AdmissionRefused:
 
 @dataclass(frozen=True, slots=True)
 class QueueLevel:
-    """What waits of one priority, for the operator's eyes. `tenants` by name, how many."""
+    """Waiting requests of one priority, for the operator. `tenants`: their number by tenant."""
 
     priority: int
     waiting: int
@@ -143,7 +143,7 @@ class AdmissionQueue:
     # -- places
 
     def offer(self, ticket: Ticket, now: float) -> WaitingTicket | AdmissionRefused:
-        """Wait for a slot, or be told that it is of no use."""
+        """Queue a request for a slot, or refuse it where waiting is useless."""
         expected = self.expected(ticket, now)
         if not self.size:
             return AdmissionRefused("full", _retry_after(expected))
@@ -163,7 +163,7 @@ class AdmissionQueue:
         return WaitingTicket(pushed_out)
 
     def leave(self, ticket: Ticket) -> None:
-        """It waits no more; nothing where it did not."""
+        """Remove a request from the queue; no effect if it does not wait."""
         for level in self._levels:
             if level.priority == ticket.priority:
                 if level.queue.remove(ticket.tenant, ticket):
@@ -171,7 +171,7 @@ class AdmissionQueue:
                 return
 
     def expected(self, ticket: Ticket, now: float) -> float | None:
-        """Seconds that it would wait; None where nobody can say."""
+        """Return the expected wait in seconds; None where it is unknown."""
         above, own = 0, None
         for level in self._levels:
             if level.priority > ticket.priority:
@@ -198,7 +198,8 @@ class AdmissionQueue:
         return self.slots / mean if mean and 0 < self.slots < math.inf else None
 
     def levels(self, now: float) -> list[QueueLevel]:
-        """What waits, the highest priority first; `oldest` in seconds of waiting, of those that are next."""
+        """Return the waiting requests by priority, highest first; `oldest` is the wait, in seconds, of the next
+        request."""
         return [
             QueueLevel(one.priority, len(one.queue), now - one.queue.peek().since, one.queue.counts())
             for one in self._levels
@@ -207,7 +208,7 @@ class AdmissionQueue:
     # -- the steps
 
     def _next(self) -> _PriorityLevel:
-        """Whose turn it is."""
+        """Return the priority level whose turn comes next."""
         if self._row < PATIENCE or len(self._levels) == 1:
             return self._levels[0]
         return min(self._levels[1:], key=lambda level: level.turn)
@@ -233,9 +234,10 @@ class AdmissionQueue:
             self._levels.remove(level)
 
     def _weaker(self, ticket: Ticket) -> Ticket | None:
-        """Whose place it may have: the newest of the tenant with the most for its weight, of the lowest priority. Of
-        the same priority only if its own tenant would still have less for its weight, of a higher one never; save that
-        each priority keeps as many places as it has turns, or who is never in the queue could never have one."""
+        """Return the request whose place it may take: the newest of the tenant with the most for its weight, of the
+        lowest priority. Of the same priority only if its own tenant would still have less for its weight, of a higher
+        one never; save that each priority keeps as many places as it has turns, or who is never in the queue could
+        never have one."""
         kept = self.size // (PATIENCE + 1)
         mine = next((len(one.queue) for one in self._levels if one.priority == ticket.priority), 0)
         for level in reversed(self._levels):

@@ -1,4 +1,4 @@
-"""Who of several tenants is next: start-time fair queuing (Goyal, Vin, Cheng, SIGCOMM 1996), each request of length 1.
+"""Fair queue of tenants: start-time fair queuing (Goyal, Vin, Cheng, SIGCOMM 1996), each request of length 1.
 
 A tenant's first waiting request has a start tag, its next one has it only once the first is served: so a client that
 leaves costs its tenant nothing. Of two tenants that both always wait, what they are served differs by their weights, to
@@ -81,7 +81,7 @@ class FairQueue(Generic[T]):
         return item
 
     def remove(self, tenant: str, item: T) -> bool:
-        """It leaves without being served; whether it was there."""
+        """Remove an item that was not served; return whether it was in the queue."""
         flow = self._flows.get(tenant)
         if flow is None or item not in flow.waiting:
             return False
@@ -90,16 +90,16 @@ class FairQueue(Generic[T]):
         return True
 
     def count(self, tenant: str) -> int:
-        """How many of one tenant wait."""
+        """Return the number of waiting items of one tenant."""
         flow = self._flows.get(tenant)
         return 0 if flow is None else len(flow.waiting)
 
     def counts(self) -> Mapping[str, int]:
-        """How many wait, by tenant."""
+        """Return the number of waiting items by tenant."""
         return {tenant: len(flow.waiting) for tenant, flow in self._flows.items() if flow.waiting}
 
     def ahead(self, tenant: str, weight: float) -> int:
-        """How many that wait now will be served before a new one of this tenant, about: as many of the others as their
+        """Estimate the number of waiting items served before a new one of this tenant: as many of the others as their
         weights allow, were all of them always waiting."""
         flow = self._flows.get(tenant)
         own = 0 if flow is None else len(flow.waiting)
@@ -116,7 +116,7 @@ class FairQueue(Generic[T]):
         return next(reversed(self._flows[tenant].waiting))
 
     def _enter(self, flow: _TenantFlow[T]) -> None:
-        """Its first one waits, from the flow's start tag on; of equal ones the earlier goes first."""
+        """Enter a flow whose first item waits, at its start tag; of equal tags the earlier goes first."""
         self._number += 1
         flow.entry = self._number
         heapq.heappush(self._heap, (flow.start, flow.entry, flow))

@@ -1,4 +1,4 @@
-"""How fast a queue moves, in seconds of one monotonic clock: by what slots are held for, and by its own turns."""
+"""Pace of a queue, in seconds of one monotonic clock: times for which slots are held, and turns of a priority."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class SlotTimes:
 
     @property
     def least(self) -> float:
-        """What nearly every request needs; 0 where they differ much."""
+        """Return the time that nearly every request needs; 0 where the times differ much."""
         return 0.0 if self.mean is None else max(0.0, self.mean - 2 * self._deviation)
 
 
 class QueuePace:
-    """Of the requests of one priority: when the last ones of them went on, or the first began to wait."""
+    """Pace of one priority: times at which its latest requests were admitted, or its first began to wait."""
 
     __slots__ = ("_moments",)
 
@@ -51,7 +51,7 @@ class QueuePace:
         self._moments.append(now)
 
     def wait(self, ahead: int, now: float) -> float:
-        """How long one waits that has so many before it."""
+        """Return the expected wait of a request with `ahead` requests before it."""
         moments = self._moments
         since = now - moments[-1]
         if len(moments) == 1:

@@ -1,1 +1,1 @@
-"""What follows from an outcome: retries, breakers, ejection, pauses, health, hedges and fallbacks."""
+"""Consequences of outcomes: retries, breakers, ejection, pauses, health, hedges and fallbacks."""

@@ -104,13 +104,13 @@ class CircuitBreaker:
         self._forgiven_at = 0.0
 
     def state(self, now: float) -> State:
-        """What it is now; an opening that is over turns into half open here."""
+        """Return the state; an opening that is over becomes half open here."""
         if self._watch.state == "open" and now >= self._until:
             self._half_open()
         return self._watch.state
 
     def available(self, now: float) -> bool:
-        """Whether `permit` would give one."""
+        """Return whether `permit` would grant a permit."""
         state = self.state(now)
         return state == "closed" or (state == "half_open" and len(self._leases) < self._settings.probes)
 
@@ -164,7 +164,7 @@ class CircuitBreaker:
             self._half_open()
 
     def idle(self) -> bool:
-        """Whether it is as good as new, and may be forgotten: closed, no failure, no opening to remember."""
+        """Return whether the breaker may be forgotten: closed, no failure, no opening to remember."""
         return self._watch.state == "closed" and self._machine.fail_counter == 0 and self._length == 0.0
 
     def _succeeded(self, now: float) -> None:
@@ -204,7 +204,7 @@ class CircuitBreaker:
 
 
 class _StateListener(pybreaker.CircuitBreakerListener):
-    """What pybreaker said last, and how often it changed its mind."""
+    """Listener that keeps pybreaker's latest state and the number of its changes."""
 
     def __init__(self) -> None:
         self.state: State = "closed"

@@ -14,14 +14,14 @@ from typing import Final, Literal
 from policies.config.settings import EjectionSettings
 
 SATURATED_IN_ROW: Final = 5
-"""So many 503 without Retry-After, with nothing else between them, are a reason (DESIGN rule 7)."""
+"""Number of 503 without Retry-After in a row that is a reason for ejection (DESIGN rule 7)."""
 
 _BUCKETS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
 class EjectionReason:
-    """Why an endpoint should be left out, with the figures for the log.
+    """Reason for an ejection, with the figures for the log.
 
     failures: in a row, or in the window where kind is `error_rate`
     requests: of the window, those failures among them
@@ -35,21 +35,21 @@ class EjectionReason:
 
 
 def may_eject(settings: EjectionSettings, members: int, ejected_now: int) -> bool:
-    """Whether a pool of `members` may leave out one more than `ejected_now`: at most `max_ejected` of it, rounded down,
-    and never its last one."""
+    """Return whether a pool of `members` may eject one more than `ejected_now`: at most `max_ejected` of it, rounded
+    down, and never its last one."""
     # 0.29 x 100 is 28.999999999999996 in floating point.
     most = int(settings.max_ejected * members + 1e-9)
     return ejected_now < min(most, members - 1)
 
 
 class FailureRecord:
-    """What one endpoint has done of late. Every `now` is in seconds of one monotonic clock.
+    """Recent outcomes of one endpoint. Every `now` is in seconds of one monotonic clock.
 
     The window has a granularity of a tenth: it looks back between 0.9 and 1 `window`. In it the share of failures is
     looked at twice: of all requests, and of the last `min_requests`. An endpoint that was well for 30 s and then fails
     every second request would else have half a minute's good answers to its credit.
     While the endpoint is ejected, failures are not counted: they are of attempts that began before, or of a pool that
-    has nobody else, and it has been told once.
+    has no other endpoint, and the ejection was reported once.
     """
 
     __slots__ = (
@@ -75,7 +75,7 @@ class FailureRecord:
         self._settings: Final = settings
         self._width: Final = settings.window / _BUCKETS
         self.ejected_until = 0.0
-        """When the last ejection is over, or was ended early."""
+        """End of the last ejection, regular or early."""
         self._length = 0.0
         self._forgiven_at = 0.0
         self._in_row = 0
@@ -182,7 +182,7 @@ class FailureRecord:
             self._old_failures -= failures
 
     def _forget(self) -> None:
-        """What was before an ejection says nothing about the time after it."""
+        """Forget the outcomes before an ejection: they carry no information about the time after it."""
         self._in_row = self._saturated = 0
         self._ends = 0.0
         self._requests = self._failures = self._recent = 0

@@ -1,4 +1,4 @@
-"""What is tried once a route's pool cannot answer: the chain, member by member (policy key `routes[].fallback`).
+"""Fallback chain of a route: its members in the order of trial (policy key `routes[].fallback`).
 
 Everything here decides and does nothing: `gateway.fallback.chain` acts. A chain is entered for what is ours to
 answer for, never for a client's own mistake, a limit of its plan or a deadline that has passed:
@@ -42,7 +42,7 @@ _SAYS_TOO_LONG: Final = (
 
 @dataclass(frozen=True, slots=True)
 class FailureKind:
-    """Why a pool could not answer.
+    """Reason why a pool could not answer.
 
     why: an error's code, or the status of an engine's answer; for people and the log
     again: whether the request may be sent once more (one that an engine may have acted upon, perhaps not)
@@ -55,12 +55,12 @@ class FailureKind:
 
 
 def kind_of(member: FallbackSettings) -> Kind:
-    """Which of the three it is."""
+    """Return the kind of a chain member: one of three."""
     return "pool" if member.pool is not None else "cache" if member.cache is not None else "message"
 
 
 def label_of(member: FallbackSettings) -> str:
-    """What `x-sluice-degraded` says of its answers."""
+    """Return the value of `x-sluice-degraded` for the member's answers."""
     if member.pool is not None:
         return member.label or "simplified"
     return kind_of(member)
@@ -69,7 +69,7 @@ def label_of(member: FallbackSettings) -> str:
 def failure_of(
     code: str, outcome: str | None, rule: RetrySettings | None, why: str | None = None
 ) -> FailureKind | None:
-    """What an error means for the chain; None where it is none of the chain's business.
+    """Return the meaning of an error for the chain; None if the error does not concern the chain.
 
     code: the error's
     outcome: the label of the last attempt; None before the first
@@ -84,7 +84,7 @@ def failure_of(
 
 
 def falls(outcome: str, rule: RetrySettings | None) -> bool:
-    """Whether an engine's own answer with this outcome leads into the chain instead of to the client."""
+    """Return whether an engine's own answer with this outcome leads into the chain instead of to the client."""
     return outcome in _repeated(rule)
 
 
@@ -108,22 +108,22 @@ def next_member(
 
 
 def kept_back(chain: Sequence[FallbackSettings], at: int) -> int:
-    """How many attempts the pool at this place (-1: the route's own) leaves for those after it."""
+    """Return the number of attempts that the pool at this place (-1: the route's own) leaves for later pools."""
     return sum(member.pool is not None for member in chain[at + 1 :])
 
 
 def fits(prompt: int | None, most: int | None) -> bool:
-    """Whether so many tokens go into a pool that takes `most`; what is not known is tried."""
+    """Return whether a prompt of this many tokens fits a pool that takes `most`; an unknown value fits."""
     return prompt is None or most is None or prompt <= most
 
 
 def longer(other: int | None, than: int | None) -> bool:
-    """Whether a pool takes more than another one; what is not known is tried."""
+    """Return whether a pool takes longer prompts than another one; an unknown value counts as longer."""
     return other is None or than is None or other > than
 
 
 def says_too_long(body: bytes) -> bool:
-    """Whether the body of an engine's 400 says that the prompt does not fit."""
+    """Return whether the body of an engine's 400 reports that the prompt does not fit."""
     said = body.lower()
     return any(words in said for words in _SAYS_TOO_LONG)
 
@@ -143,11 +143,11 @@ class _Incident:
 
 
 class Incidents:
-    """Which routes are in trouble: who is told of an incident should be told once. As many as the policy has steps.
+    """Open incidents of the routes, so that each is notified once. At most as many as the policy has steps.
 
     An incident begins with the first degraded answer of a route. It is over when the route's own pool has answered
-    again and there was no degraded answer for `quiet` seconds: neither a quiet night nor a pool that fails every other
-    request makes a new one. Times are monotonic seconds.
+    again and there was no degraded answer for `quiet` seconds: neither a time without traffic nor a pool that fails
+    every other request makes a new one. Times are monotonic seconds.
     """
 
     def __init__(self, quiet: float = 60.0) -> None:

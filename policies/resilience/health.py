@@ -1,9 +1,9 @@
-"""What the probes of one endpoint come to: is it up, suspect or down, how soon is it looked at again, when is it asked
-for a token, and when may it come back early? No I/O and no clock in here; policy key `pools.*.health`.
+"""Health of one endpoint by its probes: state (up, suspect or down), interval of the probes, token probes, and
+early return after an ejection. No I/O and no clock here; policy key `pools.*.health`.
 
-Two kinds of probe. The *health* probe asks the engine's health path. It can't see an engine that hangs, which goes on
-saying 200 (vLLM's habit); so now and then the engine is *asked* for one token. That costs it a little, so it is done
-only while nobody else uses the endpoint, at most every sixth time, and at once where something is wrong.
+Two kinds of probe. The *health* probe requests the engine's health path. It cannot detect an engine that hangs, which
+still answers 200 (as vLLM does); so a *token* probe sometimes requests one token. It costs the engine a little, so it
+is sent only while the endpoint has no other request, at most every sixth time, and at once after a failure.
 
 Busy is not dead: while the endpoint yields bytes on our streams, a probe that gets no good answer counts for nothing.
 Only a refused connection does: a server that has closed its port takes no new request, whatever it still yields.
@@ -19,11 +19,11 @@ from policies.config.settings.pools import HealthSettings
 ASK_EVERY: Final = 6
 """Good health probes between two tokens asked for while nothing is wrong."""
 TOKEN_PATIENCE: Final = 5.0
-"""How many times `health.timeout` a token may take."""
+"""Timeout of a token probe as a multiple of `health.timeout`."""
 IN_VAIN: Final = 30.0
-"""Seconds within which a failure after an early return says that it was too early."""
+"""Seconds after an early return within which a failure means that the return was too early."""
 MOST_DEMANDED: Final = 32
-"""So many times `healthy_after` good probes are asked for at most, of one that came back in vain again and again."""
+"""Largest multiple of `healthy_after` that is required of an endpoint whose early returns failed repeatedly."""
 
 State = Literal["unknown", "up", "suspect", "down"]
 Kind = Literal["good", "refused", "silent", "unwell", "full", "failed", "unaskable"]
@@ -32,15 +32,15 @@ Shut = Literal["ejected", "breaker"]
 
 @dataclass(frozen=True, slots=True)
 class ProbeFinding:
-    """What one probe has found; `why` is for the log.
+    """Finding of one probe; `why` is for the log.
 
-    good       it is well; asked for a token, it gave one
-    refused    nobody listens there, or what listens is not what it should be (TLS, no HTTP)
+    good       the endpoint is healthy; a token probe got its token
+    refused    connection refused, or the listener is of another kind (TLS, no HTTP)
     silent     no answer in time, or the connection broke before one
-    unwell     its health path says so
-    full       asked for a token: it answers, and takes no more work (429, 503)
-    failed     asked for a token: it answers that it failed, which the request may be to blame for
-    unaskable  it can't be asked for a token so
+    unwell     the health path reports a failure
+    full       token probe: the engine answers, and accepts no more work (429, 503)
+    failed     token probe: the engine answers with an error, which the request itself may have caused
+    unaskable  the engine does not support this token probe
     """
 
     kind: Kind
@@ -49,7 +49,7 @@ class ProbeFinding:
 
 @dataclass(frozen=True, slots=True)
 class HealthChange:
-    """What is to be told. `readmit`: what it was left out for is over, as far as probes can see it."""
+    """Change of health to report. `readmit`: the reason of the ejection is over, as far as probes can detect."""
 
     state: Literal["up", "suspect", "down"]
     why: str
@@ -57,7 +57,7 @@ class HealthChange:
 
 
 class HealthRecord:
-    """The record of one endpoint. `now` is in seconds of one monotonic clock."""
+    """Health record of one endpoint. `now` is in seconds of one monotonic clock."""
 
     __slots__ = (
         "_askable",
@@ -82,7 +82,7 @@ class HealthRecord:
         self.settings = settings
         self.state: State = "unknown"
         self.probed = False
-        """Whether a first probe is over, however it ended."""
+        """True once a first probe is over, with any finding."""
         self._good = self._bad = 0  # health probes in a row
         self._tokens = self._unasked = 0  # tokens in a row, got and waited for in vain
         self._since_ask = 0
@@ -106,8 +106,8 @@ class HealthRecord:
         return self.settings.suspect_every if in_doubt or waiting else self.settings.every
 
     def wants_token(self, *, idle: bool, while_well: bool) -> bool:
-        """Whether to ask for a token after a good health probe. `idle`: nothing of ours is in flight there;
-        `while_well`: the engine may be asked without need."""
+        """Return whether a token probe follows a good health probe. `idle`: no request of the gateway is in flight
+        there; `while_well`: token probes are allowed while the endpoint is healthy."""
         if not self._askable:
             return False
         if self._shut or self._slow or self._mute or self._unasked:
@@ -137,13 +137,14 @@ class HealthRecord:
         return news
 
     def opened(self, by: Shut) -> None:
-        """Requests are let to it again."""
+        """Record that the endpoint may get requests again."""
         self._shut.discard(by)
 
     # -- what probes have found
 
     def health(self, found: ProbeFinding, *, yielding: bool, now: float) -> HealthChange | None:
-        """A health probe is over. `yielding`: bytes came from it on a request of ours since the probe began."""
+        """Record the finding of a health probe. `yielding`: the endpoint sent bytes on a request since the probe
+        began."""
         self.probed = True
         if found.kind == "good":
             self._since_ask += 1
@@ -155,7 +156,7 @@ class HealthRecord:
         return self._worse(found)
 
     def token(self, found: ProbeFinding, *, yielding: bool, now: float) -> HealthChange | None:
-        """It was asked for a token."""
+        """Record the finding of a token probe."""
         self._since_ask = 0
         if found.kind == "good":
             self._tokens += 1
@@ -173,7 +174,7 @@ class HealthRecord:
         return self._no_token(found) if found.kind == "silent" else self._worse(found)
 
     def ask_again(self) -> None:
-        """What it is asked for is another model now, or it is another process: perhaps it can be asked."""
+        """Allow token probes again: the probe's model has changed, or the endpoint is another process."""
         self._askable = True
 
     # -- inside

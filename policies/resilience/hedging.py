@@ -1,4 +1,4 @@
-"""Whether a slow attempt gets a second one beside it, and which of the two wins (policy key `hedge`).
+"""Hedging: the decision to start a second attempt beside a slow one, and which of the two wins (policy key `hedge`).
 
 After Dean and Barroso, "The Tail at Scale" (CACM 56(2), 2013): a second copy is sent once the first has been silent for
 longer than nearly all are, the first answer is taken, the other copy is cancelled, and the copies have a bound. The
@@ -22,7 +22,7 @@ _ROUNDING: Final = 1e-9
 
 
 class HedgeBudget:
-    """How many hedges one pool may have in this process; it outlives the tables.
+    """Budget of the hedges of one pool in this process; kept across tables.
 
     A hedge costs 1 / `hedge.budget` requests and each request pays once, so that the hedges are never more than that
     share of them. What was not spent is kept for 10 s, or until it is enough for one: a pool with a request a second
@@ -55,7 +55,7 @@ class HedgeBudget:
 
 
 def applies(scope: str, *, stream: bool, first_byte_plain: float | None) -> bool:
-    """Whether such an answer is hedged at all. A plain generation's first byte is its end, and one that takes long is
+    """Return whether such an answer is hedged. A plain generation's first byte is its end, and one that takes long is
     not slow: it is left alone, unless the route says how long it may take (as its timeouts do)."""
     return stream or first_byte_plain is not None or scope not in GENERATIVE
 
@@ -70,7 +70,7 @@ def judge(
     budget: HedgeBudget,
     now: float,
 ) -> Why:
-    """Whether a second attempt is made, once the first has been silent for `settings.after`.
+    """Decide on a second attempt, once the first has been silent for `settings.after`.
 
     retry: the route's; its `retries` are the attempts after the first, hedges among them
     attempts: made so far
@@ -88,7 +88,7 @@ def judge(
 
 
 def wins(outcome: Outcome, retry: RetrySettings | None) -> bool:
-    """Whether the answer of one of two attempts is the client's while the other is still under way: one that is good,
+    """Return whether the answer of one of two attempts wins while the other is still in flight: one that is good,
     or that the other could only repeat (a 4xx that is the request's own fault). A failure leaves the word to the
     other."""
     if outcome.word == "ok":

@@ -1,4 +1,4 @@
-"""How an attempt ended, as data: retry, breaker, ejection, canary and metrics all read the same value."""
+"""Outcome of an attempt, as data: retry, breaker, ejection, canary and metrics all read the same value."""
 
 from dataclasses import dataclass
 from typing import Final

@@ -1,4 +1,4 @@
-"""Whether a request gets another attempt, and when (DESIGN rules 3, 4 and 12; policy key `retry`).
+"""Retries: the decision on another attempt and its time (DESIGN rules 3, 4 and 12; policy key `retry`).
 
 `judge` is entered only after an attempt that failed; a request that goes well pays one `RetryBudget.request`.
 
@@ -52,7 +52,7 @@ _DEADLINE: Final = RetryVerdict(False, 0.0, "deadline")
 
 @dataclass(slots=True)
 class _RetryState:
-    """What tenacity's strategies read of a `RetryCallState`."""
+    """State for tenacity's strategies: the fields that they read of a `RetryCallState`."""
 
     attempt_number: int
     upcoming_sleep: float = 0.0
@@ -76,7 +76,7 @@ def judge(
     chance: Callable[[], float],
     kept: int = 0,
 ) -> RetryVerdict:
-    """What follows an attempt that ended in `outcome` before any byte of it went to the client.
+    """Return the verdict on an attempt that ended in `outcome` before any byte of it went to the client.
 
     settings: the route's; None is `retry: off`
     attempts: made so far, this one, hedges and those at fallback pools included: they share one cap
@@ -105,7 +105,7 @@ def judge(
 
 
 def listed(outcome: Outcome, settings: RetrySettings) -> bool:
-    """Whether the route repeats such an outcome."""
+    """Return whether the route retries such an outcome."""
     # Whatever `when` says: the client already has a part of a broken answer, and nobody waits for a client that left.
     if outcome in (BROKEN_OFF, CLIENT_GONE):
         return False

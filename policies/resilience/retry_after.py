@@ -1,4 +1,4 @@
-"""When an upstream asks to be asked again: the value of its `Retry-After` header, as seconds from now.
+"""Reader of an upstream's `Retry-After` header: seconds from now.
 
 RFC 9110 10.2.3: a whole number of seconds, or an HTTP date. A recipient takes a date in all three forms of 5.6.7: the
 one that is written today, and the two that old servers write.

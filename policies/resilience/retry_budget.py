@@ -1,4 +1,4 @@
-"""How many retries a pool may have (policy key `retry.budget`, `retry.floor`): what keeps an outage from being
+"""Retry budget of a pool (policy key `retry.budget`, `retry.floor`), which keeps an outage from being
 multiplied.
 
 Retries of the last 10 s <= floor + budget x requests of the last 10 s, per pool and process. Ten seconds are remembered

@@ -79,7 +79,6 @@ class Outage:
         spans = (max(self.attempts) - self.requests[0]) // 10 + 1
         return len(self.requests) * (1 + self.settings.budget) + self.settings.floor * spans
 
-
     def granted(self) -> float:
         """Retries that the requests alone pay for, without the floor."""
         return self.settings.budget * len(self.requests)
