@@ -1,4 +1,4 @@
-"""The keys as the control side has them: who is let in, and what is to be said of them."""
+"""API keys of the policy in force, read from a file or the store, with the warnings about them."""
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -21,26 +21,26 @@ log = logging.getLogger("sluice.control")
 
 @dataclass(frozen=True, slots=True)
 class LoadedKeys:
-    """What was read."""
+    """API keys as read, with their warnings."""
 
     records: Mapping[bytes, KeyRecord]
     demo_key: str | None = None
     """The text of a public key, where an example has one."""
     warnings: tuple[tuple[str, Mapping[str, object]], ...] = ()
-    """What is to be said of it: an event and its fields."""
+    """Warnings to log: each an event and its fields."""
     known: bool = True
-    """Whether keys could be read at all: what is unknown else may be a good one."""
+    """False where the keys could not be read: an unknown key may then be a good one."""
 
     def warn(self) -> None:
-        """Say it."""
+        """Log the warnings."""
         for event, what in self.warnings:
             log.warning(event, extra=what)
 
 
 def read_keys(policy: Policy, *, first: bool, stored: Sequence[KeyEntry] | None = None) -> LoadedKeys:
-    """What the keys file says, or of keys in the store what was read there (None: nothing so far). A key whose plan is
-    gone is left out. Logs nothing itself: at the start there is no log yet, and on a reload it runs in a thread.
-    Raises KeyFileError."""
+    """Return the keys of the keys file, or the keys `stored` that were read from the store (None: none so far). A key
+    whose plan is gone is left out. Logs nothing: at the start there is no log yet, and on a reload this runs in a
+    thread. Raises KeyFileError."""
     place = policy.auth.api_keys
     if place is None:
         return LoadedKeys({})
@@ -60,7 +60,7 @@ def _keys(entries: Sequence[KeyEntry], policy: Policy) -> LoadedKeys:
 
 
 class StoreKeySource:
-    """Keys in the store, of whichever policy is in force. `taken` is called when there are others, `failed` with the
+    """API keys in the store, of the policy in force. `taken` is called when the keys have changed, `failed` with the
     kind of each error of the store."""
 
     def __init__(self, taken: Callable[[], Awaitable[None]], failed: Callable[[str], None]) -> None:
@@ -70,12 +70,12 @@ class StoreKeySource:
 
     @property
     def entries(self) -> Sequence[KeyEntry] | None:
-        """What was read there; None for nothing so far, and where the policy has no keys there."""
+        """Keys read from the store; None for none so far, and where the policy has no keys in the store."""
         return None if self._followed is None else self._followed.entries
 
     async def follow(self, policy: Policy) -> bool:
-        """Read the keys where this policy has them, and follow them from now on; whether that is in the store. Raises
-        OSError for a URL of no use."""
+        """Read the keys in the store, where this policy has them there, and watch them; return whether it has. Raises
+        OSError for an invalid URL."""
         await self.stop()
         if policy.auth.api_keys is None or not policy.auth.api_keys.store:
             return False
@@ -90,7 +90,7 @@ class StoreKeySource:
         return True
 
     async def stop(self) -> None:
-        """Follow none."""
+        """Stop watching."""
         before, self._followed = self._followed, None
         if before is not None:
             await before.stop()

@@ -1,5 +1,4 @@
-"""Who a client is, where that is not known at first sight: the one place that waits for an issuer's keys, and that says
-no to a credential."""
+"""Authentication of credentials that the first check does not accept: waits for an issuer's newer keys, and refuses."""
 
 import asyncio
 from collections.abc import Callable
@@ -21,23 +20,23 @@ _REASONS: Final[dict[Reason, type[errors.GatewayError]]] = {
 _NO_GUESS: Final = frozenset({"missing", "claim_missing", "token_expired"})
 
 Doubt = AuthenticationError | KeysWanted
-"""What `Authenticator.authenticate` says of a credential that it does not know to be good."""
+"""Result of `Authenticator.authenticate` for a credential that is not known to be good."""
 
 
 class KeyRefresher(Protocol):
-    """Who has an issuer's keys fetched (`backends.identity.jwks.KeySources`)."""
+    """Fetcher of an issuer's keys (`backends.identity.jwks.KeySources`)."""
 
     async def want(self, name: str, /) -> str:
-        """Wait a little for newer keys: `newest`, or `unknown` where the issuer cannot be asked."""
+        """Wait briefly for newer keys; return `newest`, or `unknown` where the issuer does not answer."""
 
 
 class SlowAuthentication:
-    """Of the data plane's newest keys, once a request has had to wait for some."""
+    """Authentication that may wait for newer keys of an issuer, against the data plane's latest table."""
 
     def __init__(
         self, plane: DataPlane, keys: KeyRefresher, guessing: GuessingLimiter, failed: Callable[[Reason], None]
     ) -> None:
-        """`failed` counts a credential that was missing or no good."""
+        """`failed` counts a credential that was missing or invalid."""
         self._plane = plane
         self._keys = keys
         self._guessing = guessing
@@ -46,8 +45,8 @@ class SlowAuthentication:
     async def later(
         self, doubt: Doubt, authorization: bytes | None, x_api_key: bytes | None, address: str
     ) -> Principal:
-        """What becomes of a credential from `address` after the first look: the principal, where newer keys of its
-        issuer prove it. Raises GatewayError, a while later where the address has failed too often."""
+        """Return the principal of a credential from `address`, where newer keys of its issuer prove it. Raises
+        GatewayError, after a delay where the address has failed too often."""
         try:
             if isinstance(doubt, AuthenticationError):
                 raise doubt
@@ -60,8 +59,8 @@ class SlowAuthentication:
     async def _with_newer_keys(
         self, wanted: KeysWanted, authorization: bytes | None, x_api_key: bytes | None
     ) -> Principal:
-        """A fetch that was under way already may have begun too early for the key, so a second one is waited for;
-        another is not made (`backends.identity.jwks.COOLDOWN`)."""
+        """Return the principal once newer keys prove it. A fetch already under way may have begun too early for the
+        key, so a second one is awaited, and no further one (`backends.identity.jwks.COOLDOWN`)."""
         for _ in range(2):
             said = await self._keys.want(wanted.issuer)
             view = self._plane.view

@@ -1,4 +1,4 @@
-"""Issuers as the control side has them: keys out of files, keys that were fetched, and what is said of both."""
+"""Issuers of tokens for the control plane: keys from files, fetched keys, and log lines about both."""
 
 import logging
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ class IssuerFileError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class IssuerKeyFiles:
-    """What was read of the files that hold issuers' keys."""
+    """Keys of issuers as read from files."""
 
     keys: Mapping[str, tuple[VerifyingKey, ...]]
     """By the issuer's name."""
@@ -30,14 +30,14 @@ class IssuerKeyFiles:
     """(issuer, what is wrong with a key of its file)"""
 
     def warn(self) -> None:
-        """Say what is wrong."""
+        """Log the problems."""
         for issuer, problem in self.problems:
             log.warning("issuer_key_left_out", extra=fields(issuer=issuer, problem=problem))
 
 
 def read_key_files(policy: Policy) -> IssuerKeyFiles:
-    """The keys of all issuers that have them in a file. Where there is an issuer this loads pyjwt, so it is called at
-    the start or in a thread. Raises IssuerFileError."""
+    """Return the keys of all issuers that have them in a file. Loads pyjwt where there is an issuer, so call at the
+    start or in a thread. Raises IssuerFileError."""
     if not policy.auth.jwt:
         return IssuerKeyFiles({})
     from policies.identity.jwks import MAX_BYTES, JwksError, read_jwks
@@ -60,7 +60,7 @@ def read_key_files(policy: Policy) -> IssuerKeyFiles:
 
 
 def issuers_of(policy: Policy, files: IssuerKeyFiles, sources: KeySources) -> tuple[Issuer, ...]:
-    """Every issuer of the policy with the keys that hold now."""
+    """Return every issuer of the policy with the keys in force."""
     return tuple(
         Issuer(one, sources.keys(one.name) if one.jwks.file is None else files.keys.get(one.name))
         for one in policy.auth.jwt
@@ -68,10 +68,10 @@ def issuers_of(policy: Policy, files: IssuerKeyFiles, sources: KeySources) -> tu
 
 
 def key_files(policy: Policy) -> list[str]:
-    """The files that are read again when they change."""
+    """Return the files that are read again when they change."""
     return [one.jwks.file for one in policy.auth.jwt if one.jwks.file is not None]
 
 
 def tell(event: Event, what: Mapping[str, object]) -> None:
-    """A line of the log for a change of what is known of an issuer."""
+    """Log a change of the keys of an issuer."""
     log.log(logging.WARNING if event in _WORSE else logging.INFO, event, extra=fields(**what))

@@ -21,8 +21,8 @@ LOOK_EVERY: Final = 0.5
 
 
 class StoredKeysWatcher:
-    """While the store is away the last keys hold, also one that was revoked meanwhile; what is odd there
-    changes nothing. Each is said once."""
+    """Watcher of the keys in the store. While the store is away the last keys hold, also a key that was revoked
+    meanwhile; invalid data in the store changes nothing. Each problem is logged once."""
 
     def __init__(
         self, settings: StoreSettings, taken: Callable[[], Awaitable[None]], failed: Callable[[str], None]
@@ -43,18 +43,19 @@ class StoredKeysWatcher:
         """None until the store could be read once."""
 
     async def start(self) -> None:
-        """Read the keys, or say why that can't be done yet, and follow them. What is read now is not told of."""
+        """Read the keys, or log why they cannot be read yet, and watch them. `taken` is not called for this first
+        read."""
         await self.look()
         self._taken = self._later
         self._task = asyncio.get_running_loop().create_task(self._follow(), name="keys in the store")
 
     async def stop(self) -> None:
-        """Ask no more."""
+        """Stop watching and close the connection."""
         await ended(self._task)
         await self._commands.close()
 
     async def look(self) -> None:
-        """Once. Never raises."""
+        """Check the version once and read changed keys. Never raises."""
         try:
             version = await self._keys.version()
             changed = self.entries is None or version != self._version

@@ -77,12 +77,12 @@ class Coalescer:
         else:
             self._read_on()
 
-    def left(self, drive: RequestDriver) -> bool:
+    def client_left(self, drive: RequestDriver) -> bool:
         """Report that the leader's client has left; return whether the request continues for subscribers."""
         if not self._subscribers or self.state not in ("waiting", "live"):
             return False
         exchange = self._exchange
-        exchange.request.heirs = None
+        exchange.request.successors = None
         exchange.record.client_gone, exchange.record.gone_phase = True, exchange.attempt.phase
         self.orphaned, self._leader_slow = drive, False
         exchange.request = self._detach(exchange, drive)
@@ -101,7 +101,7 @@ class Coalescer:
         if self.orphaned is not None:
             self._exchange.request.wire.limit(None)
             self.orphaned = None
-        self._exchange.attempt.subscribers = self._exchange.request.heirs = None
+        self._exchange.attempt.subscribers = self._exchange.request.successors = None
 
     # -- the relay's side
 

@@ -27,7 +27,7 @@ class DetachedClient(ClientRequest):
     def start(self, status: int, headers: Headers, *, length_known: bool) -> None:
         self.begun = True
 
-    def fed_by(self, pump: ReadControl) -> None:
+    def attach_source(self, pump: ReadControl) -> None:
         """Accept the writer; nothing ever pauses it."""
 
     def writer(self) -> Callable[[bytes], None]:

@@ -171,7 +171,7 @@ class ResponseCache:
         lookup.coalescer = exchange.attempt.subscribers = coalescer
         if key not in self._under_way and not exchange.client_deadline:
             self._under_way[key] = coalescer
-            exchange.request.heirs = coalescer
+            exchange.request.successors = coalescer
 
     def _detach(self, exchange: Exchange, drive: RequestDriver) -> DetachedClient:
         return detach(exchange, drive, self._wheel, self._clock)

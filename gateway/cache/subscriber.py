@@ -84,7 +84,7 @@ class Subscriber:
     def open(self) -> None:
         """Start writing: the head has gone out."""
         self._open = True
-        self._cycle.fed_by(self)
+        self._cycle.attach_source(self)
         self.push()
         self._taken()
 

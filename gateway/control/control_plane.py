@@ -50,7 +50,7 @@ class SupervisorFactory(Protocol):
 
 
 class ControlPlane:
-    """The one owner of everything that is decided outside a request."""
+    """Owner of everything that is decided outside a request."""
 
     def __init__(self, path: Path, *, metrics: Metrics, supervise: SupervisorFactory) -> None:
         self._path = path
@@ -64,10 +64,10 @@ class ControlPlane:
         self.issuers = KeySources(
             clock=time.monotonic, rng=random.Random(), changed=self._changed, say=issuers.tell
         )  # fmt: skip
-        """Who fetches the keys of those who issue tokens."""
+        """Fetcher of the keys of token issuers."""
         self._following = False
         self.leaving = False
-        """Whether the gateway is ending: no policy is read and no order taken any more."""
+        """True once the gateway shuts down: no policy is read and no order is taken."""
         self.orders = OperatorOrders()
         self.news: dict[str, EndpointEvent] = {}
         """By name, the last change of each endpoint."""
@@ -83,12 +83,12 @@ class ControlPlane:
 
     @property
     def policy(self) -> Policy:
-        """The one in force."""
+        """Policy in force."""
         return self._reading.policy
 
     @property
     def round_over(self) -> bool:
-        """Whether a first round is over: every worker was ready or failed once, every endpoint was probed once."""
+        """True once the first round is over: every worker was ready or failed once, every endpoint was probed once."""
         return self.settled.is_set() and self._prober is not None and self._prober.round_over
 
     @property
@@ -113,7 +113,7 @@ class ControlPlane:
         self._watcher = asyncio.get_running_loop().create_task(self._watch(), name="policy watch")
 
     def freeze(self) -> None:
-        """The gateway is ending: no policy is read any more, so that no worker is started for one."""
+        """Stop reading the policy, so that shutdown starts no worker."""
         self.leaving = True
         if self._watcher is not None:
             self._watcher.cancel()
@@ -132,7 +132,7 @@ class ControlPlane:
     # -- tables out
 
     def install(self) -> None:
-        """Build a table of what is true now and hand it over."""
+        """Build a table of the present state and install it in the data plane."""
         assert self._plane is not None and self._prober is not None and self._supervisor is not None, "started"
         views, reading = self._supervisor.workers(), self._reading
         table = build_table(
@@ -172,13 +172,13 @@ class ControlPlane:
         return self._supervisor.workers() if self._supervisor is not None else []
 
     def last_probe(self, pool: str, endpoint: str) -> tuple[float, ProbeFinding] | None:
-        """When its last probe was over, and what it found; None without one."""
+        """Return the time and the finding of the endpoint's last probe; None without one."""
         return self._prober.latest(pool, endpoint) if self._prober is not None else None
 
     # -- events in
 
     def heard(self, event: EndpointEvent) -> None:
-        """The data plane found nobody at an endpoint, or thinks differently of it."""
+        """Handle an event of an endpoint from the data plane."""
         if self._prober is not None:
             self._prober.heard(event)
         if event.endpoint and event.kind != "failed":
@@ -186,7 +186,7 @@ class ControlPlane:
         events.tell(event)
 
     def _changed(self) -> None:
-        """A worker's state is another. Nothing may be raised into the supervisor: the last good table stays."""
+        """Handle a changed worker. Raises nothing into the supervisor: the last good table stays."""
         if not self._following:
             return
         try:
@@ -205,7 +205,7 @@ class ControlPlane:
     # -- the files
 
     async def reload(self, why: str) -> None:
-        """Read policy and keys again and put them in force, or keep what is in force and say what is wrong."""
+        """Read policy and keys again and put them in force, or keep those in force and log the mistakes."""
         async with self._reloading:
             if self.leaving:
                 log.info("policy_not_read", extra=fields(why=why, reason="the gateway is shutting down"))
@@ -236,7 +236,7 @@ class ControlPlane:
             log.info("policy_loaded", extra=fields(generation=self._generation, why=why, keys=keys))
 
     async def _put_in_force(self, reading: LoadedPolicy) -> None:
-        """Raises OSError where no table can be made, and keeps what was before."""
+        """Put a policy in force. Raises OSError where no table can be built, and keeps the policy before."""
         before, self._reading = self._reading, reading
         self._generation += 1
         self.issuers.follow(self.policy.auth.jwt)
@@ -254,7 +254,7 @@ class ControlPlane:
             raise
 
     def _forget(self, names: Set[str]) -> None:
-        """Of endpoints that the policy has no more, nothing is kept: another may have the name one day."""
+        """Drop orders and events of endpoints that the policy no longer has: another may get the name later."""
         self.orders = self.orders.kept(names)
         self.news = {name: event for name, event in self.news.items() if name in names}
 
@@ -264,7 +264,7 @@ class ControlPlane:
             log.error("policy_refused", extra=fields(mistake=mistake, kept=self._generation))
 
     async def _find_keys(self) -> None:
-        """Keys in the store, where the policy has them there, from now on. Raises OSError."""
+        """Read the keys in the store, where the policy has them there, and watch them. Raises OSError."""
         if await self._stored.follow(self.policy):
             await self._read_stored()
 
@@ -273,7 +273,7 @@ class ControlPlane:
         self._reading = replace(self._reading, keys=keys)
 
     async def _take_stored(self) -> None:
-        """There are other keys in the store."""
+        """Put changed keys of the store in force."""
         async with self._reloading:
             if not self._following or self._stored.entries is None:
                 return

@@ -1,4 +1,4 @@
-"""The policy with all that is read for it: keys of clients, keys of those who issue tokens."""
+"""Policy with all that is read for it: keys of clients and keys of token issuers."""
 
 import asyncio
 from collections.abc import Sequence
@@ -23,47 +23,47 @@ class UnreadablePart(Exception):
     """A file is missing or wrong."""
 
     def __init__(self, mistakes: list[str]) -> None:
-        """What is wrong, each with its file."""
+        """`mistakes` are messages, each with its file."""
         super().__init__("\n".join(mistakes))
         self.mistakes = mistakes
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedPolicy:
-    """What was read, and is to hold all together."""
+    """Policy and keys that were read together and hold together."""
 
     policy: Policy
     keys: LoadedKeys
     key_files: IssuerKeyFiles
 
     def with_servers_of(self, other: "LoadedPolicy") -> "LoadedPolicy":
-        """The same, save for what is read at the start only."""
+        """Return a copy with the settings of `other` that are read at the start only."""
         return replace(self, policy=replace(self.policy, server=other.policy.server, observe=other.policy.observe))
 
     def serves_as(self, other: "LoadedPolicy") -> bool:
-        """Whether they agree on that."""
+        """Return True if both have the same settings that are read at the start only."""
         return (self.policy.server, self.policy.observe) == (other.policy.server, other.policy.observe)
 
     def keeps_keys_as(self, other: "LoadedPolicy") -> bool:
-        """Whether keys are to be looked for in the same place."""
+        """Return True if both have their API keys in the same place."""
         one, two = self.policy, other.policy
         return (one.store, one.auth.api_keys) == (two.store, two.auth.api_keys)
 
     def endpoints(self) -> set[str]:
-        """The names of all endpoints, workers included."""
+        """Return the names of all endpoints, workers included."""
         pools = self.policy.pools
         listed = {endpoint.name for pool in pools.values() for endpoint in pool.endpoints}
         return listed | {spec.name for spec in workers_of(pools)}
 
     def paths(self, policy: Path) -> list[str]:
-        """The files that are read again when they change, the policy's own first."""
+        """Return the files that are read again when they change, the policy's own first."""
         keys = self.policy.auth.api_keys
         own = [str(policy)] if keys is None or keys.file is None else [str(policy), str(keys.file)]
         return own + issuers.key_files(self.policy)
 
 
 def read_first(path: Path) -> LoadedPolicy:
-    """At the start. Raises StartError."""
+    """Read the policy at the start. Raises StartError."""
     try:
         policy = load(str(path), secrets=True)
         return LoadedPolicy(policy, read_keys(policy, first=True), read_key_files(policy))
@@ -78,7 +78,7 @@ def read_first(path: Path) -> LoadedPolicy:
 
 
 async def read_again(path: Path, before: LoadedPolicy, stored: Sequence[KeyEntry] | None) -> LoadedPolicy:
-    """While serving, so in threads. `stored` is what was read of keys in the store. Raises Unreadable."""
+    """Read the policy while serving, in threads. `stored` are the keys read from the store. Raises UnreadablePart."""
     try:
         policy = await asyncio.to_thread(load, str(path), secrets=True)
         keys = await asyncio.to_thread(read_keys, policy, first=not before.keys.records, stored=stored)

@@ -7,21 +7,21 @@ from backends.workers.supervisor import WorkerView
 
 
 class WorkerFirstRound:
-    """Of the workers that a gateway was started with."""
+    """First round of the workers that the gateway was started with."""
 
     def __init__(self) -> None:
         self._waited_for: set[str] | None = None
         self.settled = asyncio.Event()
-        """Set once every worker was ready or failed once: from then on, waiting longer means waiting for a repair."""
+        """Set once every worker was ready or failed once: waiting longer means waiting for a repair."""
 
     def begin(self, views: Iterable[WorkerView]) -> None:
-        """These were started."""
+        """Begin the round with the started workers."""
         listed = list(views)
         self._waited_for = {view.name for view in listed}
         self.see(listed)
 
     def see(self, views: Iterable[WorkerView]) -> None:
-        """The workers as they are now."""
+        """Update the round with the present state of the workers."""
         if self._waited_for is not None:
             self._waited_for -= {view.name for view in views if view.state == "ready" or view.reason}
             if not self._waited_for:

@@ -1,4 +1,4 @@
-"""The files that the control side reads, looked at by their identity: one stat call each."""
+"""Change detection of the files that the control plane reads: one stat call each."""
 
 import os
 from collections.abc import Iterable
@@ -7,20 +7,20 @@ _Signature = tuple[int, int, int] | None
 
 
 class WatchedFiles:
-    """What was last seen of each file. One that is half written now is seen again once it changes."""
+    """Signatures of files at the last check. A file that is half written is seen again once it changes."""
 
     def __init__(self, paths: Iterable[str] = ()) -> None:
         self._seen = {path: _signature(path) for path in paths}
 
     def look(self) -> list[str]:
-        """The names of those that are others than at the last look; from now on they are known as they are."""
+        """Return the names of files that changed since the last check."""
         now = {path: _signature(path) for path in self._seen}
         changed = [os.path.basename(path) for path in now if now[path] != self._seen[path]]
         self._seen = now
         return changed
 
     def follow(self, paths: Iterable[str]) -> None:
-        """Look at these from now on. What was seen of one that stays was seen before it was read, so it holds."""
+        """Watch these files. The signature of a file that stays is kept: it was taken before the file was read."""
         self._seen = {path: self._seen[path] if path in self._seen else _signature(path) for path in paths}
 
 

@@ -30,32 +30,33 @@ _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.
 
 
 def raise_descriptor_limit() -> None:
-    """Let this process have as many descriptors as it may: the soft limit, often 1024, is there for select()."""
+    """Raise the soft limit of file descriptors, often 1024 for the sake of select(), to the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def most_clients() -> int:
-    """The most client connections for the limit in force: half of it, since each may need one to an endpoint."""
+    """Return the maximum of client connections for the limit in force: half of it, since each may need one to an
+    endpoint."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = 1 << 20 if soft == resource.RLIM_INFINITY else soft
     return max(FEWEST, (limit - RESERVE) // 2)
 
 
 class AcceptedConnection(Protocol):
-    """A connection, as whoever makes room sees it (`gateway.http.connection.ClientConnection`)."""
+    """Accepted connection, as the acceptor uses it (`gateway.http.connection.ClientConnection`)."""
 
     transport: asyncio.Transport
 
     @property
     def idle_since(self) -> float | None:
-        """Since when no request is under way; None while one is."""
+        """Time since which no request is under way, by the loop's clock; None while one is."""
 
 
 class Acceptor:
-    """One listening socket. At `most` connections, those that idle longest make room: first of all who connects and
-    sends no whole request, so that nobody can hold the door against others."""
+    """Acceptor of one listening socket. At `most` connections it closes those that have been idle longest, first of
+    all clients that send no whole request, so that no client can block others."""
 
     def __init__(
         self,
@@ -67,7 +68,7 @@ class Acceptor:
         loop: asyncio.AbstractEventLoop,
         wheel: TimerWheel,
     ) -> None:
-        """`make` makes the protocol of a connection, which is in `connections` while it is open: all are
+        """`make` creates the protocol of a connection, which is in `connections` while it is open: all are
         `AcceptedConnection`."""
         self._socket = listening
         self._make = make
@@ -96,7 +97,7 @@ class Acceptor:
         self._loop.remove_reader(self._socket)
 
     def _accept(self) -> None:
-        """Somebody waits."""
+        """Accept the waiting connections, up to BURST in one turn of the loop."""
         if self._full:
             self._pause("clients_full", "all connections that there are descriptors for are open")
             return
@@ -136,14 +137,14 @@ class Acceptor:
             log.warning("accept_failed", extra=fields(reason=str(task.exception())))
 
     def _pause(self, event: str, reason: str) -> None:
-        """Nobody is accepted for a moment: a socket that stays readable would be looked at without end."""
+        """Pause accepting for PAUSE seconds: a socket that stays readable would wake the loop without end."""
         self._loop.remove_reader(self._socket)
         self._pausing = self._wheel.arm(PAUSE, self.start)
         closed = self._make_room()
         log.warning(event, extra=fields(reason=reason, open=len(self._connections), most=self._most, closed=closed))
 
     def _make_room(self) -> int:
-        """End the connections that have idled longest, an eighth of all at a time; how many it ends."""
+        """Close the connections that have been idle longest, an eighth of all at a time; return how many."""
         idle = [
             (since, number, connection)
             for number, connection in enumerate(self._connections)

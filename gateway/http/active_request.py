@@ -1,5 +1,4 @@
-"""The request under way on a client connection: driven, ended by its clocks or by its client's leaving; refused where
-it never was one."""
+"""The request under way on a client connection: started, ended by a timeout or by its client, or refused."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -15,51 +14,52 @@ from gateway.http.timers import WireSettings
 
 
 class RequestHandler(Protocol):
-    """Who takes requests."""
+    """Handler of the requests of a listener (`gateway.router.ClientRouter`)."""
 
-    def open(self, cycle: ClientRequest) -> Coroutine[Any, Any, None] | None:
-        """The coroutine that answers a request, or None for one that is answered by the ASGI application."""
+    def open(self, request: ClientRequest) -> Coroutine[Any, Any, None] | None:
+        """Return the coroutine that answers a request; None where the ASGI application answers."""
 
-    def refuse(self, cycle: ClientRequest, error: GatewayError) -> Coroutine[Any, Any, None]:
-        """The coroutine that answers what was no request; method and path are empty where nobody knows them."""
+    def refuse(self, request: ClientRequest, error: GatewayError) -> Coroutine[Any, Any, None]:
+        """Return the coroutine that answers a malformed request; method and path are empty where they are unknown."""
 
 
 class ActiveRequest(ClientConnection):
-    """What of a connection is about its one request; `gateway.http.protocol` reads them and takes them by turns."""
+    """Part of a client connection that manages its one active request; `gateway.http.protocol` parses requests and
+    starts them one after another."""
 
     conn: Any
-    """The parser, which writes the replies' framing too."""
+    """Parser, which also writes the framing of replies."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         *,
-        door: RequestHandler | None,
-        drives: set[RequestDriver],
+        handler: RequestHandler | None,
+        drivers: set[RequestDriver],
         wheel: TimerWheel,
         settings: WireSettings,
     ) -> None:
-        """`drives` are those of all connections of a listener."""
+        """`drivers` holds the drivers of all connections of a listener."""
         super().__init__(loop, wheel, settings)
-        self._door = door
-        self._drives = drives
-        self.drive: RequestDriver | None = None
-        """Who answers it; None where an ASGI application does."""
+        self._handler = handler
+        self._drivers = drivers
+        self.driver: RequestDriver | None = None
+        """Driver of the active request; None where an ASGI application answers."""
         self._partial: PartialHead | None = None
-        """Of the next request, while its head is not whole."""
+        """Head of the next request while incomplete."""
         self._fresh = False
-        """Whether its head is here and nobody has been told of it."""
+        """True while the request's head has been parsed and its handler has not been started."""
         self._turn = False
-        """Whether it is over and the next one may be taken."""
+        """True once the request has ended and the next one may start."""
 
     @property
     def answering(self) -> bool:
-        """Whether a request is here of which the reply is not wholly given."""
-        return self.cycle is not None and not self.cycle.complete
+        """True while the reply to the active request is incomplete."""
+        return self.request is not None and not self.request.complete
 
     @property
     def busy(self) -> bool:
-        """Whether a reply is not wholly given, or has not wholly left."""
+        """True while a reply is incomplete or has unsent bytes."""
         return self.answering or self.transport.get_write_buffer_size() > 0
 
     # -- who answers
@@ -68,42 +68,42 @@ class ActiveRequest(ClientConnection):
         """A reply has ended."""
         raise NotImplementedError
 
-    def _drive(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        self.drive = RequestDriver(coroutine, self.loop, self._drive_ended)
-        self._drives.add(self.drive)
-        self.drive.start()
+    def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self.driver = RequestDriver(coroutine, self.loop, self._driver_ended)
+        self._drivers.add(self.driver)
+        self.driver.start()
 
-    def _drive_ended(self, drive: RequestDriver) -> None:
-        self._drives.discard(drive)
-        if self.drive is drive:
-            self.drive = None
+    def _driver_ended(self, driver: RequestDriver) -> None:
+        self._drivers.discard(driver)
+        if self.driver is driver:
+            self.driver = None
 
     # -- who and what ends it
 
     def _left(self) -> None:
-        cycle = self.cycle
-        if cycle is None or cycle.complete or cycle.disconnected:
+        request = self.request
+        if request is None or request.complete or request.disconnected:
             return
-        cycle.disconnected = True
-        cycle.arrived()
-        if self.drive is not None and (cycle.heirs is None or not cycle.heirs.left(self.drive)):
-            self.drive.throw(ClientGone())
+        request.disconnected = True
+        request.arrived()
+        if self.driver is not None and (request.successors is None or not request.successors.client_left(self.driver)):
+            self.driver.throw(ClientGone())
         if self.write_paused:
             self.transport.abort()
 
     def limit_passed(self) -> None:
-        """Whether that ends the request under way, its timekeeper knows."""
-        drive, cycle = self.drive, self.cycle
-        if drive is None or cycle is None or cycle.timekeeper is None:
+        """Check the timeouts of the active request, which throw an error into it or set the next check."""
+        driver, request = self.driver, self.request
+        if driver is None or request is None or request.timekeeper is None:
             return
-        verdict = cycle.timekeeper.overdue(self._settings.clock())
+        verdict = request.timekeeper.overdue(self._settings.clock())
         if isinstance(verdict, GatewayError):
-            drive.throw(verdict)
+            driver.throw(verdict)
         else:
             self.limit(verdict)
 
     def head_late(self) -> None:
-        """A client that has sent nothing is not told: it is idle, or there to hold connections."""
+        """Close an idle connection without an answer; refuse a partial head with HeaderTimeout."""
         if self._partial is None:
             self.transport.close()
         else:
@@ -111,10 +111,10 @@ class ActiveRequest(ClientConnection):
             self._refuse(HeaderTimeout("The request's head was not here in time (server.header_timeout)."))
 
     def body_late(self) -> None:
-        cycle = self.cycle
-        if cycle is None or cycle.complete or not cycle.more_body or cycle.body_due is None:
+        request = self.request
+        if request is None or request.complete or not request.more_body or request.body_due is None:
             return
-        left = cycle.body_due - self.loop.time()
+        left = request.body_due - self.loop.time()
         if left > 0:
             self._clocks.watch_body(left)
         else:
@@ -124,25 +124,25 @@ class ActiveRequest(ClientConnection):
     # -- what is no request
 
     def _refuse(self, error: GatewayError) -> None:
-        """Answer what is not HTTP, too large or too late, and stop listening."""
-        cycle, started = self.cycle, not self._fresh
+        """Refuse a request that is malformed, too large or late, and stop reading further requests."""
+        request, started = self.request, not self._fresh
         self._fresh = self._turn = False
-        if cycle is None or cycle.complete:
+        if request is None or request.complete:
             partial = self._partial or PartialHead(self._settings.clock())
-            cycle = self.cycle = ClientRequest(self, partial.request(), [], partial.began)
+            request = self.request = ClientRequest(self, partial.request(), [], partial.began)
             started = False
         # Whatever of it was read, what follows can't be: the reply says that the connection ends.
-        cycle.more_body = True
-        if not started and self._door is not None:
-            self._drive(self._door.refuse(cycle, error))
-        elif self.drive is not None:
+        request.more_body = True
+        if not started and self._handler is not None:
+            self._run(self._handler.refuse(request, error))
+        elif self.driver is not None:
             # Its body can't be read, or is late: the pipeline tells, counts and logs.
-            self.drive.throw(error)
-        elif not cycle.begun:
-            answer(cycle, error)
+            self.driver.throw(error)
+        elif not request.begun:
+            answer(request, error)
             # A control route that reads the body has nobody to answer any more.
-            cycle.disconnected = True
-            cycle.arrived()
-        if not cycle.complete:
+            request.disconnected = True
+            request.arrived()
+        if not request.complete:
             self._left()
             self.linger()

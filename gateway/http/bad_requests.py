@@ -1,4 +1,4 @@
-"""What is no request: how much of a head is known while it is not whole, and what its client is told."""
+"""Malformed requests: the known part of an incomplete head, and the error that its client gets."""
 
 import re
 from dataclasses import dataclass
@@ -21,7 +21,8 @@ _LINE: Final = re.compile(rb"([!#-'*+.0-9A-Z^-z|~-]{1,32}) ([^ ?]*)(?:\?[^ ]*)?(
 
 @dataclass(frozen=True, slots=True)
 class PartialRequest:
-    """What ClientCycle reads of a parsed head, of one that was never whole. The query is left out: it may be cut."""
+    """Fields that ClientRequest reads of a parsed head, for a head that was never whole. The query is left out: it may
+    be cut."""
 
     method: bytes
     path: bytes
@@ -32,13 +33,13 @@ class PartialRequest:
 
 
 class PartialHead:
-    """A head that is not whole yet. Made only for those that don't come in one read; its bytes stay with the parser."""
+    """Incomplete head of a request. Created only for heads that do not come in one read; the parser keeps the bytes."""
 
     __slots__ = ("_ended", "_hosts", "_size", "_tail", "began", "line", "line_whole")
 
     def __init__(self, began: float) -> None:
         self.began = began
-        """When its first part came."""
+        """Arrival of its first part, on the gateway's monotonic clock."""
         self.line = b""
         """The beginning of its first line."""
         self.line_whole = False
@@ -63,11 +64,11 @@ class PartialHead:
 
     @property
     def host_missing(self) -> bool:
-        """Whether it has none or more than one: RFC 9112 section 3.2 wants one."""
+        """True if the head has no Host header or more than one: RFC 9112 section 3.2 wants one."""
         return self._hosts > 1 or (self._ended and not self._hosts)
 
     def request(self) -> PartialRequest:
-        """Its method and path, as far as they came; both are empty where that is no HTTP."""
+        """Return method and path, as far as they came; both are empty where the line is not HTTP."""
         found = _LINE.match(self.line)
         return PartialRequest(b"", b"") if found is None else PartialRequest(found[1], found[2])
 
@@ -80,7 +81,7 @@ class RefusedRequest(Exception):
 
 
 def refusal(why: str, partial: PartialHead | None, max_head: int) -> GatewayError:
-    """The error for the parser's words `why`. `partial` is None where a whole head was read before."""
+    """Return the error for the parser's message `why`. `partial` is None where a whole head was read before."""
     if "size limit" in why:
         return too_large(partial is None or partial.line_whole, max_head)
     if "header field" in why and partial is not None and partial.host_missing:
@@ -89,7 +90,7 @@ def refusal(why: str, partial: PartialHead | None, max_head: int) -> GatewayErro
 
 
 def too_large(line_whole: bool, max_head: int) -> GatewayError:
-    """For a head over one of the limits: its first line where that is not whole, else its headers."""
+    """Return the error for a head over one of the limits: its first line where that is not whole, else its headers."""
     line = min(max_head, MAX_LINE)
     if not line_whole:
         return UriTooLong(f"The URL is over the limit of {line} bytes.")
@@ -99,26 +100,26 @@ def too_large(line_whole: bool, max_head: int) -> GatewayError:
     )
 
 
-def answer(cycle: ClientRequest, error: GatewayError) -> None:
-    """Answer where there is no door: nothing is counted or logged, and no path has another family's shape."""
+def answer(request: ClientRequest, error: GatewayError) -> None:
+    """Answer without a request handler: nothing is counted or logged, and the body always has OpenAI's shape."""
     body = error_body(error, "openai")
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    cycle.start(error.status, headers, length_known=True)
-    cycle.finish(body)
+    request.start(error.status, headers, length_known=True)
+    request.finish(body)
 
 
 def head_size(request: Any, headers: Headers) -> int:
-    """Bytes of a parsed head, blanks and its last line left out."""
+    """Return the bytes of a parsed head, blanks and its last line left out."""
     return len(request.target) + sum(len(name) + len(value) + 4 for name, value in headers)
 
 
-def nothing_waits(cycle: ClientRequest, fed: int) -> bool:
-    """Whether the `fed` bytes that the parser was given since the request before were this one alone, so that what
-    comes now is the beginning of the next. The parser does not tell; a head is written with one blank a header."""
+def nothing_waits(request: ClientRequest, fed: int) -> bool:
+    """Return True if the `fed` bytes given to the parser since the previous request were that request alone, so that
+    new bytes begin the next one. The parser does not report this; a head is counted with one blank a header."""
     length = 0
-    size = len(cycle.method) + len(cycle.raw_path) + len(cycle.http_version) + len(b"  HTTP/\r\n\r\n")
-    size += len(cycle.query) + 1 if cycle.query else 0
-    for name, value in cycle.headers:
+    size = len(request.method) + len(request.raw_path) + len(request.http_version) + len(b"  HTTP/\r\n\r\n")
+    size += len(request.query) + 1 if request.query else 0
+    for name, value in request.headers:
         size += len(name) + len(value) + len(b": \r\n")
         if name == b"content-length":
             length = int(value)

@@ -1,4 +1,4 @@
-"""The socket's side of a client connection: back-pressure both ways, its end, and the end of one that was refused."""
+"""Socket side of a client connection: back-pressure both ways, end of connection, and lingering after a refusal."""
 
 import asyncio
 from typing import Final
@@ -14,14 +14,14 @@ LINGER_BYTES: Final = 64 << 20
 
 
 class ClientConnection(asyncio.Protocol):
-    """What `gateway.http.protocol` builds on: it says what the bytes mean."""
+    """Base of `gateway.http.protocol.ClientProtocol`, which parses the bytes."""
 
     transport: asyncio.Transport
 
     def __init__(self, loop: asyncio.AbstractEventLoop, wheel: TimerWheel, settings: WireSettings) -> None:
         # What each request reads stands in the instance: from the class it costs 40 ns more (Python 3.11).
         self.loop = loop
-        self.cycle: ClientRequest | None = None
+        self.request: ClientRequest | None = None
         """The request under way, or the last one."""
         self.address = "unix"
         """The client's address without its port."""
@@ -63,23 +63,23 @@ class ClientConnection(asyncio.Protocol):
         raise NotImplementedError
 
     def reader_stalled(self) -> None:
-        """The client is given up."""
+        """Abort the connection of a client that has stopped reading."""
         self._settings.timed_out("write")
-        if self.cycle is not None:
-            self.cycle.stalled = True
+        if self.request is not None:
+            self.request.stalled = True
         self.transport.abort()
 
-    def await_body(self, cycle: ClientRequest) -> None:
-        """More of a request's body is waited for, for the first time: only now is it worth a timer."""
+    def await_body(self, request: ClientRequest) -> None:
+        """Start the body timer at the first wait for more of a request's body: before that no timer is needed."""
         timeout = self._settings.body_timeout
-        if timeout is not None and cycle.body_due is None:
-            left = timeout - (self._settings.clock() - cycle.started)
-            cycle.body_due = self.loop.time() + left
+        if timeout is not None and request.body_due is None:
+            left = timeout - (self._settings.clock() - request.started)
+            request.body_due = self.loop.time() + left
             self._clocks.watch_body(left)
 
     @property
     def idle_since(self) -> float | None:
-        """Since when no request is under way, by the loop's clock; None while one is."""
+        """Time since which no request is under way, by the loop's clock; None while one is."""
         return self._clocks.idle_since
 
     # -- a refused client
@@ -93,7 +93,7 @@ class ClientConnection(asyncio.Protocol):
         self._clocks.linger(lambda: self._lingered)
 
     def _discard(self, size: int) -> None:
-        """What a refused client still sends."""
+        """Discard bytes that a refused client still sends."""
         self._lingered += size
         if self._lingered > LINGER_BYTES:
             self.transport.abort()
@@ -115,12 +115,12 @@ class ClientConnection(asyncio.Protocol):
         self.write_paused = True
         if self._lingered >= 0:
             return
-        if self.cycle is not None and self.cycle.pump is not None:
-            self.cycle.pump.pause()
+        if self.request is not None and self.request.pump is not None:
+            self.request.pump.pause()
         self._clocks.write_paused()
 
     def resume_writing(self) -> None:
         self.write_paused = False
         self._clocks.write_resumed()
-        if self.cycle is not None and self.cycle.pump is not None:
-            self.cycle.pump.resume()
+        if self.request is not None and self.request.pump is not None:
+            self.request.pump.resume()

@@ -28,15 +28,15 @@ BACKLOG: Final = 4096
 
 
 class ClientListener:
-    """One listening address. `door` takes requests first; those that it leaves, and all where it is None, go to the
-    ASGI app."""
+    """Listener on one address. `handler` takes requests first; requests that it leaves, and all where it is None, go
+    to the ASGI application."""
 
     def __init__(
         self,
         app: ASGIApp,
         address: str,
         *,
-        door: RequestHandler | None,
+        handler: RequestHandler | None,
         wheel: TimerWheel,
         settings: WireSettings,
         most: int = ADMIN_CONNECTIONS,
@@ -48,9 +48,9 @@ class ClientListener:
         self._address = address
         self._socket: socket.socket | None = None
         self._file: tuple[int, int] | None = None
-        self._drives: set[RequestDriver] = set()
+        self._drivers: set[RequestDriver] = set()
         protocol: Any = functools.partial(
-            ClientProtocol, door=door, drives=self._drives, wheel=wheel, settings=settings
+            ClientProtocol, handler=handler, drivers=self._drivers, wheel=wheel, settings=settings
         )
         self._config = Config(
             app, http=protocol, loop="none", ws="none", lifespan="off", log_config=None, access_log=False,
@@ -61,7 +61,7 @@ class ClientListener:
 
     @property
     def address(self) -> str:
-        """Where it listens, as `host:port` or `unix:PATH`, with the port that the system chose for 0."""
+        """Bound address as `host:port` or `unix:PATH`, with the port that the system chose for 0."""
         return self._address
 
     @property
@@ -77,15 +77,15 @@ class ClientListener:
     @property
     def requests(self) -> int:
         """Requests being answered now."""
-        return len(self._drives) + len(self._state.tasks)
+        return len(self._drivers) + len(self._state.tasks)
 
     @property
     def busy(self) -> bool:
-        """Whether an answer is under way, or has not wholly left."""
+        """True while an answer is under way or has unsent bytes."""
         return any(connection.busy for connection in self._connections)
 
     def bind(self) -> None:
-        """Take the address. Raises OSError with a message that says what to do."""
+        """Bind the address. Raises OSError with a message for the operator."""
         try:
             self._socket = _bind(self._address)
             if self._address.startswith("unix:"):
@@ -124,8 +124,8 @@ class ClientListener:
                 connection.shutdown()
 
     async def stop(self, grace: float = 1.0) -> None:
-        """Accept nothing more, end idle connections, tell the clients of what runs, and after `grace` seconds cut what
-        is left."""
+        """Stop accepting, close idle connections, answer running requests with shutting_down, and abort the rest after
+        `grace` seconds."""
         self.close()
         if self._acceptor is not None:
             self.let_go()
@@ -144,13 +144,13 @@ class ClientListener:
         self._file = None
 
     async def _end_requests(self, grace: float) -> None:
-        for drive in list(self._drives):
-            drive.throw(shutting_down())
+        for driver in list(self._drivers):
+            driver.throw(shutting_down())
         if self._state.tasks:
             await asyncio.wait(list(self._state.tasks), timeout=grace)
 
     async def _end_connections(self, grace: float) -> None:
-        """What was told leaves with the loop's next turns; a client that does not read it waits for nobody."""
+        """Close all connections after the loop's next turns, in which answers leave; abort after `grace` seconds."""
         await asyncio.sleep(0.005)
         for connection in list(self._state.connections):
             connection.transport.close()
@@ -182,7 +182,8 @@ def _bind(address: str) -> socket.socket:
 
 
 def _bind_unix(path: str) -> socket.socket:
-    """A socket file that a killed gateway left behind, and that nobody answers on, is taken over."""
+    """Bind a Unix socket; a socket file that a killed gateway left behind, and on which no process answers, is
+    replaced."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode) and sock.connect_ex(path) != 0:

@@ -34,7 +34,7 @@ _CR: Final = ord("\r")
 
 
 class ClientProtocol(ActiveRequest):
-    """What is made for each accepted connection (`gateway.http.accept`), in the place of one of uvicorn's protocols."""
+    """Protocol of one accepted connection (`gateway.http.accept`), in the place of one of uvicorn's protocols."""
 
     def __init__(
         self,
@@ -43,13 +43,15 @@ class ClientProtocol(ActiveRequest):
         app_state: Any,
         _loop: Any = None,
         *,
-        door: RequestHandler | None,
-        drives: set[RequestDriver],
+        handler: RequestHandler | None,
+        drivers: set[RequestDriver],
         wheel: TimerWheel,
         settings: WireSettings,
     ) -> None:
         """The first four are uvicorn's (0.54)."""
-        super().__init__(_loop or asyncio.get_running_loop(), door=door, drives=drives, wheel=wheel, settings=settings)
+        super().__init__(
+            _loop or asyncio.get_running_loop(), handler=handler, drivers=drivers, wheel=wheel, settings=settings
+        )
         self.conn: Any = zttp.Connection(zttp.SERVER)
         self._app = config.loaded_app
         self._state = server_state
@@ -67,21 +69,21 @@ class ClientProtocol(ActiveRequest):
     def connection_lost(self, exc: Exception | None) -> None:
         self._state.connections.discard(self)
         super().connection_lost(exc)
-        # It holds this: a cycle that only the garbage collector would find.
-        if self.drive is None:
-            self.cycle = None
+        # It holds this: a reference cycle that only the garbage collector would find.
+        if self.driver is None:
+            self.request = None
         else:
-            self.drive.ended = self._forget
+            self.driver.ended = self._forget
 
-    def _forget(self, drive: RequestDriver) -> None:
-        self._drive_ended(drive)
-        self.cycle = None
+    def _forget(self, driver: RequestDriver) -> None:
+        self._driver_ended(driver)
+        self.request = None
 
     def shutdown(self) -> None:
-        """uvicorn's word for: finish what you have, take nothing more. A request of which a part is here is waited for,
-        so that it is told why it gets no answer."""
-        if self.cycle is not None and self.answering:
-            self.cycle.keep_alive = False
+        """Finish the active request and take no more (uvicorn's interface). The connection waits for a request that
+        has come in part, so that the client gets a 503."""
+        if self.request is not None and self.answering:
+            self.request.keep_alive = False
         elif not self._head_bytes and self._lingered < 0:
             self.transport.close()
 
@@ -91,15 +93,15 @@ class ClientProtocol(ActiveRequest):
         if self._lingered >= 0:
             self._discard(len(data))
             return
-        cycle = self.cycle
-        if cycle is None or cycle.complete:
-            if data[0] == _CR and not self._head_bytes and (cycle is None or nothing_waits(cycle, self._fed)):
+        request = self.request
+        if request is None or request.complete:
+            if data[0] == _CR and not self._head_bytes and (request is None or nothing_waits(request, self._fed)):
                 # Some clients end a body with an empty line too many (RFC 9112 section 2.2); zttp takes it amiss.
                 data = data.lstrip(b"\r\n")
                 if not data:
                     return
             self._head_bytes += len(data)
-        elif cycle.more_body:
+        elif request.more_body:
             self._fed += len(data)
         else:
             self._wait_its_turn(len(data))
@@ -156,9 +158,9 @@ class ClientProtocol(ActiveRequest):
                         # Nothing else comes of a server's HTTP/1.1 connection that is never fed an end.
                         raise zttp.RemoteProtocolError(f"unexpected {kind.__name__}")
                     event = conn.next_event()
-                if self._fresh and self.cycle is not None:
+                if self._fresh and self.request is not None:
                     self._fresh = False
-                    self._start(self.cycle)
+                    self._start(self.request)
                 if not self._turn:
                     return
                 self._turn = False
@@ -174,7 +176,7 @@ class ClientProtocol(ActiveRequest):
     def _head(self, event: Any) -> None:
         headers = event.headers.to_list(lowercase_names=True)
         settings = self._settings
-        self.cycle = ClientRequest(self, event, headers, settings.clock())
+        self.request = ClientRequest(self, event, headers, settings.clock())
         self._clocks.busy()
         size = self._fed = self._head_bytes
         self._head_bytes = 0
@@ -186,33 +188,33 @@ class ClientProtocol(ActiveRequest):
             raise RefusedRequest(too_large(len(event.target) <= settings.max_head, settings.max_head))
 
     def _body(self, data: bytes) -> None:
-        cycle = self.cycle
-        assert cycle is not None, "a body belongs to a request"
-        cycle.parts.append(data)
+        request = self.request
+        assert request is not None, "a body belongs to a request"
+        request.parts.append(data)
         if not self._fresh:
-            if sum(map(len, cycle.parts)) > AHEAD_LIMIT:
+            if sum(map(len, request.parts)) > AHEAD_LIMIT:
                 self._pause_reading()
-            cycle.arrived()
+            request.arrived()
 
     def _body_end(self) -> None:
-        cycle = self.cycle
-        assert cycle is not None, "a body belongs to a request"
-        cycle.more_body = False
+        request = self.request
+        assert request is not None, "a body belongs to a request"
+        request.more_body = False
         if not self._fresh:
-            cycle.arrived()
+            request.arrived()
 
-    def _start(self, cycle: ClientRequest) -> None:
-        coroutine = self._door.open(cycle) if self._door is not None else None
+    def _start(self, request: ClientRequest) -> None:
+        coroutine = self._handler.open(request) if self._handler is not None else None
         if coroutine is not None:
-            # As `_drive` does it: a call less for each request.
-            drive = self.drive = RequestDriver(coroutine, self.loop, self._drive_ended)
-            self._drives.add(drive)
-            drive.start()
+            # As `_run` does it: a call less for each request.
+            driver = self.driver = RequestDriver(coroutine, self.loop, self._driver_ended)
+            self._drivers.add(driver)
+            driver.start()
             return
         address = self.transport.get_extra_info("sockname")
         server = address[:2] if isinstance(address, tuple) else ("unix", 0)
-        answer = AsgiRequest(cycle).answer(self._app, (cycle.client or self.address, 0), server)
-        task = self.loop.create_task(answer, name=f"{cycle.method} {cycle.raw_path[:64]!r}")
+        answer = AsgiRequest(request).answer(self._app, (request.client or self.address, 0), server)
+        task = self.loop.create_task(answer, name=f"{request.method} {request.raw_path[:64]!r}")
         self._state.tasks.add(task)
         task.add_done_callback(self._state.tasks.discard)
 

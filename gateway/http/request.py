@@ -13,25 +13,26 @@ if TYPE_CHECKING:
 
 
 class ReadControl(Protocol):
-    """What feeds a reply: told to pause while the client reads too slowly."""
+    """Flow control of the source of a reply: paused while the client reads too slowly."""
 
     def pause(self) -> None: ...
     def resume(self) -> None: ...
 
 
 class Timekeeper(Protocol):
-    """Who knows the times of the request under way: asked when the wire's limit has passed."""
+    """Timeouts of the request under way, checked when the time limit that was set on the wire has passed."""
 
     def overdue(self, now: float) -> float | GatewayError | None:
-        """`now` is on the gateway's monotonic clock. The seconds to wait on before it is asked again, None for no
-        limit, or what to throw into the request."""
+        """Return the seconds until the next check, None for no limit, or the error to throw into the request. `now` is
+        on the gateway's monotonic clock."""
 
 
 class Successors(Protocol):
-    """Those who want a request's answer beside its client."""
+    """Subscribers that wait for the answer to a request beside its own client."""
 
-    def left(self, drive: "RequestDriver") -> bool:
-        """Its client has left, and `drive` answers it. Whether that goes on, with somebody in the client's place."""
+    def client_left(self, driver: "RequestDriver") -> bool:
+        """Notify that the client has left while `drive` answers the request. Return True if the request goes on
+        because a subscriber takes the client's place."""
 
 
 class ClientGone(Exception):
@@ -39,27 +40,28 @@ class ClientGone(Exception):
 
 
 class ClientWire(Protocol):
-    """The connection, as its requests see it (`gateway.http.protocol.ClientProtocol`)."""
+    """Client connection, as its requests use it (`gateway.http.protocol.ClientProtocol`)."""
 
     transport: asyncio.Transport
     conn: Any
     loop: asyncio.AbstractEventLoop
     address: str
     write_paused: bool
-    """Whether more is waiting for the client than it should."""
+    """True while more unsent bytes are queued for the client than the limit allows."""
 
     def resume_reading(self) -> None: ...
-    def await_body(self, cycle: "ClientRequest") -> None:
-        """Look after the time that the rest of this request's body may take."""
+    def await_body(self, request: "ClientRequest") -> None:
+        """Start the timeout of the rest of this request's body."""
 
     def replied(self) -> None: ...
     def linger(self) -> None: ...
     def limit(self, seconds: float | None) -> None:
-        """Ask the request's timekeeper in so many seconds from now; the last word counts."""
+        """Check the request's timeouts in so many seconds from now; the last call counts."""
 
 
 class ClientRequest:
-    """`start`, `write`, `finish` and `cut` are the reply; nothing of them waits. Back-pressure comes through `pump`."""
+    """One client request and its reply: `start`, `write`, `finish` and `cut` write the reply and never wait.
+    Back-pressure goes through `pump`."""
 
     # What most requests never change stands in the class: setting an attribute costs 20 ns.
     disconnected = False
@@ -76,15 +78,16 @@ class ClientRequest:
     """An HTTP/1.0 client and a body of unknown length: unframed bytes, then close."""
     pump: ReadControl | None = None
     timekeeper: Timekeeper | None = None
-    """Asked when the wire's `limit` has passed; without one the total deadline is what has passed."""
+    """Timeouts of the request, checked when the wire's `limit` has passed; without them the total deadline is what has
+    passed."""
     client: str | None = None
-    """Who a trusted proxy says the client is, where that is the control routes' business; else the wire's address."""
+    """Client address from a trusted proxy, for the control routes; else the address of the connection."""
     body_due: float | None = None
-    """When the body must be here, by the loop's clock; None while nobody waits for it."""
+    """Deadline of the body, by the loop's clock; None while the pipeline does not wait for the body."""
     head = b""
-    """The head of a chunked reply, until its first chunk takes it along."""
-    heirs: "Successors | None" = None
-    """Asked when the client leaves: whether the request goes on without it."""
+    """Head of a chunked reply, kept until the first chunk is written with it."""
+    successors: "Successors | None" = None
+    """Subscribers of the answer, notified when the client leaves; None without any."""
     _arrival: asyncio.Future[None] | None = None
 
     def __init__(self, wire: ClientWire, request: Any, headers: Headers, now: float) -> None:
@@ -103,8 +106,8 @@ class ClientRequest:
     # -- the request's body
 
     async def read_body(self, limit: int) -> bytes:
-        """The whole body; BodyTooLarge as soon as more than `limit` bytes came, BodyTimeout when it takes longer than
-        `server.body_timeout`. Asks for it where the client expects to be asked."""
+        """Return the whole body. Raises BodyTooLarge as soon as more than `limit` bytes came, BodyTimeout when the
+        body takes longer than `server.body_timeout`. Sends `100 Continue` where the client expects it."""
         size, parts = 0, []
         while True:
             size += sum(map(len, self.parts))
@@ -128,7 +131,7 @@ class ClientRequest:
         await self._arrival
 
     def arrived(self) -> None:
-        """More of the body is there, or no more will come."""
+        """Resume the waiter: more of the body is there, or no more will come."""
         arrival, self._arrival = self._arrival, None
         if arrival is not None and not arrival.done():
             arrival.set_result(None)
@@ -161,15 +164,16 @@ class ClientRequest:
         if chunked:
             self.head = self.wire.conn.data_to_send()
 
-    def fed_by(self, pump: ReadControl) -> None:
-        """Who writes from now on; told at once if the client has not read enough of the answer before this one."""
+    def attach_source(self, pump: ReadControl) -> None:
+        """Attach the source of the reply's body; it is paused at once if the client has not read enough of the
+        previous answer."""
         self.pump = pump
         if self.wire.write_paused:
             pump.pause()
 
     def writer(self) -> Callable[[bytes], None]:
-        """What writes the rest of a reply that has begun. A stream's chunks, which are never empty, are framed here:
-        two calls into zttp less, and its memory stays out of the processor's cache."""
+        """Return the function that writes the rest of a reply that has begun. Chunks of a stream, which are never
+        empty, are framed here: this saves two calls into zttp and keeps its memory out of the processor's cache."""
         if not self.chunked or self.head:
             return self.write
         send = self.wire.transport.write

@@ -19,7 +19,7 @@ LINGER_PAUSE, LINGER_SECONDS = 5.0, 30.0
 
 
 def _nobody_counts(kind: str) -> None:
-    """The default: nobody wants to know."""
+    """Ignore the timeout: the default counter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,34 +30,34 @@ class WireSettings:
     """Monotonic, in seconds, finer than the loop's (which uvloop rounds to milliseconds)."""
     max_head: int = 32 * 1024
     header_timeout: float | None = 10.0
-    """Of the first request from the connection's start, of later ones from their first byte."""
+    """Seconds for the first head from the start of the connection, for later heads from their first byte."""
     body_timeout: float | None = 60.0
-    """From the head's end to the body's."""
+    """Seconds from the end of the head to the end of the body."""
     write_timeout: float | None = 60.0
     keep_alive: float = CLIENT_KEEP_ALIVE
     linger_pause: float = LINGER_PAUSE
     timed_out: Callable[[str], None] = _nobody_counts
-    """Told of each of these that has passed: header, body or write."""
+    """Called with the kind of each timeout that has passed: header, body or write."""
 
 
 class TimedConnection(Protocol):
-    """The connection whose times are kept: told when one has passed."""
+    """Callbacks of a connection whose timers have expired."""
 
     def head_late(self) -> None:
-        """Nothing, or not a whole head, has come for too long."""
+        """Handle a head that has not come, or not wholly, in time."""
 
     def body_late(self) -> None:
-        """The time of a body may have passed."""
+        """Check whether the body is late."""
 
     def limit_passed(self) -> None:
-        """That of the request under way."""
+        """Check the timeouts of the active request."""
 
     def reader_stalled(self) -> None:
-        """The client has read nothing for too long."""
+        """Handle a client that has read nothing for `write_timeout`."""
 
 
 class _NoOwner:
-    """Whose connection is gone."""
+    """Owner of timers whose connection is gone; does nothing."""
 
     def head_late(self) -> None: ...
     def body_late(self) -> None: ...
@@ -69,7 +69,7 @@ NOBODY: Final = _NoOwner()
 
 
 class ConnectionTimers:
-    """Timers of one connection, on the wheel."""
+    """Timers of one client connection, on the shared timer wheel."""
 
     # What most connections never need stands in the class.
     _head_due: float | None = None
@@ -100,12 +100,12 @@ class ConnectionTimers:
         self._stall_size = 0
 
     def start(self, transport: asyncio.Transport) -> None:
-        """The connection is made."""
+        """Start the timers of a new connection."""
         self._transport = transport
         self._idle_timer = self._wheel.arm(self._patience(), self._idle)
 
     def stop(self) -> None:
-        """The connection is gone. What holds it and is held by it is let go, so that no collector need find it."""
+        """Cancel all timers and release the owner, so that no reference cycle is left for the collector."""
         for timer in (self._idle_timer, self._stall_timer, self._total_timer, self._head_timer, self._body_timer):
             if timer is not None:
                 self._wheel.cancel(timer)
@@ -116,20 +116,20 @@ class ConnectionTimers:
 
     @property
     def idle_since(self) -> float | None:
-        """Since when no request is under way, by the loop's clock; None while one is."""
+        """Time since which no request is under way, by the loop's clock; None while one is."""
         return self._idle_since
 
     def busy(self) -> None:
-        """A request has come."""
+        """Note that a request is under way."""
         self._idle_since = None
 
     def idle(self) -> None:
-        """Its reply has ended."""
+        """Note that the reply has ended and the connection is idle."""
         self._idle_since = self._time()
         self._due = None
 
     def _patience(self) -> float:
-        """How long nothing may come: before the first request a head's time, after it `keep_alive`."""
+        """Return the idle limit in seconds: before the first request the header timeout, after it `keep_alive`."""
         keep, head = self._settings.keep_alive, self._settings.header_timeout
         return min(keep, head) if head is not None and self._idle_since == self._made else keep
 
@@ -145,7 +145,8 @@ class ConnectionTimers:
     # -- a head, a body
 
     def head_began(self) -> None:
-        """A head has come in part. That of the first request is timed from the connection's start."""
+        """Start the header timer for a partial head. The head of the first request is timed from the connection's
+        start."""
         timeout = self._settings.header_timeout
         if timeout is None or self._idle_since == self._made:
             return
@@ -154,7 +155,7 @@ class ConnectionTimers:
             self._head_timer = self._wheel.arm(timeout, self._head)
 
     def head_came(self) -> None:
-        """It is whole."""
+        """Stop the header timer: the head is whole."""
         self._head_due = None
 
     def _head(self) -> None:
@@ -174,7 +175,7 @@ class ConnectionTimers:
     # -- the limit of the request under way
 
     def limit(self, seconds: float | None) -> None:
-        """Look at the request under way in so many seconds; the last word counts. The timer is moved only when it would
+        """Check the active request in so many seconds; the last call counts. The timer is moved only when it would
         fire too late."""
         if seconds is None:
             return
@@ -200,13 +201,13 @@ class ConnectionTimers:
     # -- a reader that stalls
 
     def write_paused(self) -> None:
-        """The client reads too slowly."""
+        """Start the stall timer: the client reads too slowly."""
         if self._settings.write_timeout is not None and self._stall_timer is None:
             self._stall_size = self._transport.get_write_buffer_size()
             self._stall_timer = self._wheel.arm(self._settings.write_timeout, self._stalled)
 
     def write_resumed(self) -> None:
-        """It has read."""
+        """Stop the stall timer: the client has read."""
         if self._stall_timer is not None:
             self._wheel.cancel(self._stall_timer)
             self._stall_timer = None
@@ -222,8 +223,8 @@ class ConnectionTimers:
     # -- a refused client that still sends
 
     def linger(self, received: Callable[[], int]) -> None:
-        """A refused client is idle no longer: end its connection once it pauses, or after LINGER_SECONDS. `received`
-        says how much it has sent."""
+        """Close the connection of a refused client once the client pauses, or after LINGER_SECONDS. `received` returns
+        how many bytes the client has sent."""
         if self._idle_timer is not None:
             self._wheel.cancel(self._idle_timer)
         self._head_due = None

@@ -1,5 +1,5 @@
-"""What becomes ready in one turn of the event loop leaves together, at the turn's end: requests to engines, and answers
-that are whole already to clients.
+"""Batch of writes of one turn of the event loop, sent together at its end: requests to engines, and complete answers
+to clients.
 
 uvloop writes at once, and a write that wakes a sleeping process costs 8 us on a virtual machine: an interrupt to
 another core. Writes back to back wake it once; writes 20 us apart, as requests are parsed, wake it each time. What is
@@ -17,7 +17,7 @@ log = logging.getLogger("sluice.outbox")
 
 
 class WriteBatch:
-    """One an event loop."""
+    """Queue of the writes of one turn of one event loop."""
 
     __slots__ = ("_answers", "_loop", "_requests")
 
@@ -34,10 +34,10 @@ class WriteBatch:
         connection.reserve(sink)
         self._requests.append((connection, head, body, sink, head_request))
 
-    def answer(self, cycle: ClientRequest, data: bytes) -> None:
+    def answer(self, request: ClientRequest, data: bytes) -> None:
         """End a reply with its last bytes at the end of this turn, unless its client has left by then."""
         self._schedule()
-        self._answers.append((cycle, data))
+        self._answers.append((request, data))
 
     def _schedule(self) -> None:
         if not self._requests and not self._answers:
@@ -55,10 +55,10 @@ class WriteBatch:
                     log.exception("a request could not be written")
                     connection.abort()
                     sink.on_error(UpstreamError("no_answer", str(error)))
-        for cycle, data in answers:
-            if not (cycle.disconnected or cycle.complete):
+        for request, data in answers:
+            if not (request.disconnected or request.complete):
                 try:
-                    cycle.finish(data)
+                    request.finish(data)
                 except Exception:
                     log.exception("an answer could not be written")
-                    cycle.wire.transport.abort()
+                    request.wire.transport.abort()

@@ -86,7 +86,7 @@ class Gateway:
         """End in order: lame duck, drain, then `stop`; whenever `hurry` is set, without more waiting."""
         server = self.control.policy.server
         shutdown = Shutdown(
-            clients=self._clients, door=self.data.router, lame_duck=server.lame_duck, drain=server.drain, hurry=hurry,
+            clients=self._clients, router=self.data.router, lame_duck=server.lame_duck, drain=server.drain, hurry=hurry,
             streams=lambda: int(self.metrics.open_streams.value), clock=time.monotonic,
         )  # fmt: skip
         self._status.leaving = True
@@ -104,12 +104,12 @@ class Gateway:
 
     @property
     def address(self) -> str:
-        """Where clients connect: `host:port` or `unix:PATH`."""
+        """Address of the client port: `host:port` or `unix:PATH`."""
         return self._clients.address
 
     @property
     def admin_address(self) -> str:
-        """Where operators connect."""
+        """Address of the admin port."""
         return self._admin.address
 
     @property
@@ -140,7 +140,8 @@ class Gateway:
         self._lag = loop.create_task(watch_lag(self.metrics.loop_lag, loop), name="loop lag")
 
     async def _end(self, hurry: asyncio.Event | None = None, done: Callable[[], None] = lambda: None) -> None:
-        """What is left is told and cut, then workers end, then operators are let go: until then they may look."""
+        """End open requests with an answer or abort them, then the workers, then the admin port: operators may look
+        until then."""
         if self._lag is not None:
             self._lag.cancel()
         await self._clients.stop()
@@ -197,16 +198,16 @@ class Gateway:
             body_timeout=server.body_timeout, write_timeout=server.write_timeout,
         )  # fmt: skip
         self._clients = ClientListener(
-            client_routes(self._status), str(server.listen), door=self.data.router, wheel=self.wheel,
+            client_routes(self._status), str(server.listen), handler=self.data.router, wheel=self.wheel,
             settings=replace(wire, timed_out=self.metrics.timed_out), most=most_clients(),
         )  # fmt: skip
         console = AdminActions(Overview(self.plane, self.control, self.data.admission, time.monotonic), self.control)
         token = None if server.admin_token is None else server.admin_token.value
         operators = admin_routes(self._status, console, bound=server.admin, token=token)
-        self._admin = ClientListener(operators, str(server.admin), door=None, wheel=self.wheel, settings=wire)
+        self._admin = ClientListener(operators, str(server.admin), handler=None, wheel=self.wheel, settings=wire)
 
 
 def _worker_line(worker: str, text: str) -> None:
-    """What a worker printed, under its name."""
+    """Log a line that a worker printed, under the worker's name."""
     # The text is the event, so that only what repeats itself is held back.
     logging.getLogger("sluice.worker").info(f"{worker}: {text}")

@@ -1,12 +1,12 @@
-"""What `sluice serve` prints once it takes traffic: for a policy with a public demo key, everything needed for a
-first answer."""
+"""Text that `sluice serve` prints once it accepts traffic: for a policy with a public demo key, everything needed for
+a first answer."""
 
 from policies.config.settings import Policy
 
 
 def banner(policy: Policy, address: str, admin: str, key: str | None) -> str:
-    """The lines for stdout. The curl and the Python snippet work as printed; no line before the curl begins with
-    `curl`."""
+    """Return the lines for stdout. The curl and the Python snippet work as printed; no line before the curl begins
+    with `curl`."""
     base = f"http://{address}/v1" if not address.startswith("unix:") else None
     lines = ["", f"Sluice is listening on {address}; admin on http://{admin} (/healthz /readyz /metrics)"]
     model = next(

@@ -1,5 +1,5 @@
-"""What a gateway writes: its own log and the log of requests (policy key `observe`). Opened at the start, again on
-SIGHUP, and closed last of all."""
+"""Log files of a gateway: its own log and the access log (policy key `observe`). Opened at the start, again on SIGHUP,
+and closed last of all."""
 
 import asyncio
 import contextlib
@@ -27,14 +27,14 @@ class LogOutputs:
         later = functools.partial(_later, asyncio.get_running_loop())
         self.own = GatewayLog(own.path, level=own.level, form=own.format, later=later)
         self.access: AccessLog | None = None
-        """Of requests, where the policy has one."""
+        """Access log, where the policy has one."""
         if requests is not None:
             self.access = AccessLog(
                 requests.path, complain=self.own.complain, chance=rng.random, sample=requests.sample
             )
 
     def reopen(self) -> None:
-        """The files may have been moved away (logrotate)."""
+        """Open the files again after logrotate has moved them."""
         self.own.reopen()
         if self.access is not None:
             self.access.reopen()

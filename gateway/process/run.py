@@ -29,7 +29,7 @@ def serve(path: Path) -> int:
 
 
 class SignalHandlers:
-    """What the process has been told: `why` it is to end, and whether in a `hurry`."""
+    """Signal handlers: `why` the process ends, and whether in a `hurry`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.why = ""
@@ -49,7 +49,7 @@ class SignalHandlers:
         self.ended.set()
 
     def deafen(self) -> None:
-        """From here on nothing is left to be ended: a signal that comes again must not change the exit code."""
+        """Ignore all signals from now on: a repeated signal must not change the exit code."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self._loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)
@@ -99,8 +99,8 @@ def _greet(gateway: Gateway) -> None:
 
 
 def _settle_garbage() -> None:
-    """What was made at the start stays: the collector need not look at it again, nor look as often for cycles, of which
-    neither a request nor a connection makes any. Worth 5% of a request's CPU."""
+    """Move the objects of the start out of the collector's sight, and collect less often: neither a request nor a
+    connection makes reference cycles. Worth 5% of a request's CPU."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 5, 4)

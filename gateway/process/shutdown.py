@@ -14,15 +14,15 @@ from gateway.observe.log import fields
 
 log = logging.getLogger("sluice.shutdown")
 
-# Bytes that were on their way when the door closed are read before idle connections end: a request among them gets our
-# 503, where a close would reset the connection under it. Longer than a round trip in a data centre.
+# Bytes that were on their way when the router closed are read before idle connections end: a request among them gets
+# our 503, where a close would reset the connection under it. Longer than a round trip in a data centre.
 LATE: Final = 0.05
 # How often it is looked whether all have finished; the end of a deployment need not be finer.
 LOOK_EVERY: Final = 0.02
 
 
 class ClientSide(Protocol):
-    """The client listener, as its end sees it (`gateway.http.listener.ClientListener`)."""
+    """Client listener, as the shutdown uses it (`gateway.http.listener.ClientListener`)."""
 
     @property
     def busy(self) -> bool: ...
@@ -34,20 +34,20 @@ class ClientSide(Protocol):
     def let_go(self, *, idle: bool = True) -> None: ...
 
 
-class ListeningSocket(Protocol):
-    """Who takes requests (`gateway.router.ClientRouter`): once closed, each gets 503."""
+class ClosableRouter(Protocol):
+    """Request router (`gateway.router.ClientRouter`): once closed, each new request gets 503."""
 
     closed: bool
 
 
 class Shutdown:
-    """One gateway's way out. `hurry` skips what is left of the waiting; times in seconds, None is 0."""
+    """Shutdown sequence of one gateway. `hurry` skips the remaining waits; times in seconds, None is 0."""
 
     def __init__(
         self,
         *,
         clients: ClientSide,
-        door: ListeningSocket,
+        router: ClosableRouter,
         lame_duck: float | None,
         drain: float | None,
         hurry: asyncio.Event,
@@ -56,7 +56,7 @@ class Shutdown:
     ) -> None:
         """`streams` counts the open ones; `clock` is monotonic."""
         self._clients = clients
-        self._door = door
+        self._router = router
         self._lame_duck = lame_duck or 0.0
         self._drain = drain or 0.0
         self._streams = streams
@@ -65,11 +65,11 @@ class Shutdown:
         self._began = clock()
 
     async def run(self, why: str) -> None:
-        """Lame duck, then drain. Whoever calls it has made the gateway not ready, and ends what is left."""
+        """Run lame duck, then drain. The caller has made the gateway not ready, and ends what is left."""
         self._began = self._clock()
         self._tell("shutdown_began", why=why, lame_duck=self._lame_duck, drain=self._drain, hurry=self._hurry.is_set())
         await self._pause(self._lame_duck)
-        self._door.closed = True
+        self._router.closed = True
         self._clients.close()
         self._tell("shutdown_draining", connections=self._clients.connections)
         # At once for those that are being answered, so that their answers say that the connection ends.
@@ -82,11 +82,11 @@ class Shutdown:
         self._tell("shutdown_cutting" if self._clients.busy else "shutdown_drained")
 
     def done(self) -> None:
-        """Everything has ended."""
+        """Log the end of the shutdown."""
         self._tell("shutdown_done")
 
     async def _pause(self, seconds: float) -> None:
-        """Wait so long, and not at all in a hurry."""
+        """Wait so many seconds, or until `hurry` is set."""
         if seconds > 0 and not self._hurry.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):

@@ -130,7 +130,7 @@ class Relay:
                 copy.finish()
             batch.answer(request, data)
             return
-        request.fed_by(self if copy is None else copy)
+        request.attach_source(self if copy is None else copy)
         request.write(data)
         if self.error is not None:
             self._break()

@@ -99,7 +99,7 @@ async def listening(
 
     wheel = TimerWheel(asyncio.get_running_loop())
     wire = WireSettings(clock=time.monotonic, **settings)
-    listener = ClientListener(app or nothing, address, door=door, wheel=wheel, settings=wire, most=most)
+    listener = ClientListener(app or nothing, address, handler=door, wheel=wheel, settings=wire, most=most)
     listener.bind()
     await listener.start()
     try:

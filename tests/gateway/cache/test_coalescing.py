@@ -28,14 +28,14 @@ class Reader:
         self.pump: Any = None
         self.wire: Any = self
         self.transport: Any = self
-        self.heirs: Any = None
+        self.successors: Any = None
         self.aborted = False
         self.paused = False
 
     def get_write_buffer_size(self) -> int:
         return max(0, -self.room)
 
-    def fed_by(self, pump: Any) -> None:
+    def attach_source(self, pump: Any) -> None:
         self.pump = pump
         if self.paused:
             pump.pause()
@@ -179,7 +179,7 @@ class FlightMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.left and self.flight.state in ("waiting", "live") and self.patient())
     @rule()
     def the_leader_leaves(self) -> None:
-        self.left = self.flight.left(cast(RequestDriver, self.driven))
+        self.left = self.flight.client_left(cast(RequestDriver, self.driven))
         assert self.left == bool(self.following)
         if not self.left:
             self.flight.over()

@@ -317,7 +317,7 @@ class Flood:
     async def __call__(self, cycle: ClientRequest) -> None:
         loop = asyncio.get_running_loop()
         cycle.start(200, [], length_known=False)
-        cycle.fed_by(self.pump)
+        cycle.attach_source(self.pump)
         try:
             while True:
                 cycle.write(b"x" * 65536)
@@ -390,7 +390,7 @@ async def test_an_answer_that_follows_one_which_is_not_read_yet_is_held_back_too
             await flood(cycle)
             return
         cycle.start(200, [], length_known=False)
-        cycle.fed_by(first := Reader())
+        cycle.attach_source(first := Reader())
         while not first.paused:
             cycle.write(b"x" * 65536)
         cycle.finish()
