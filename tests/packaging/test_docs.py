@@ -145,3 +145,17 @@ def test_every_dependency_is_locked_within_its_range() -> None:
     assert outside(project["project"]["dependencies"], runtime) == []
     assert outside(project["dependency-groups"]["dev"], dev) == []
     assert {name: version for name, version in runtime.items() if dev[name] != version} == {}
+
+
+def test_tests_that_security_names_exist() -> None:
+    rows = [line for line in (ROOT / "SECURITY.md").read_text().splitlines() if line.startswith("| ")]
+    lost = []
+    for row in rows:
+        path = None
+        for word in re.findall(r"`(tests/\S+\.py|test_\w+)`", row):
+            if word.startswith("tests/"):
+                path = ROOT / word
+            elif path is None or not re.search(rf"def {word}\(", path.read_text()):
+                lost.append(word)
+    assert lost == []
+    assert len(rows) > 15
