@@ -11,7 +11,8 @@ from backends.control.events import EndpointEvent
 from backends.control.table import PoolSpec
 from backends.pool.endpoint import Endpoint
 from backends.workers.supervisor import WorkerView
-from policies.capacity.admission import AdmissionQueue, QueueLevel
+from policies.capacity.admission import AdmissionQueue
+from policies.capacity.tickets import QueueLevel
 from policies.resilience.health import ProbeFinding
 
 

@@ -15,7 +15,8 @@ from gateway.exchange import Exchange, Phase
 from gateway.http.driver import Signal
 from gateway.observe.member_metrics import PoolMetrics
 from policies.capacity.adaptive import AdaptiveLimit
-from policies.capacity.admission import LONGEST_QUEUE_RETRY_AFTER, AdmissionQueue, AdmissionRefused, Ticket
+from policies.capacity.admission import LONGEST_QUEUE_RETRY_AFTER, AdmissionQueue
+from policies.capacity.tickets import AdmissionRefused, Ticket
 from policies.config.settings import PlanSettings, QueueSettings
 
 TICK: Final = 0.25

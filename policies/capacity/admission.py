@@ -14,65 +14,16 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from policies.capacity.fair_queue import FairQueue
 from policies.capacity.pace import QueuePace, SlotTimes
+from policies.capacity.tickets import AdmissionRefused, QueueLevel, Ticket, WaitingTicket
 
 PATIENCE: Final = 9
 """Most turns in a row of the highest priority while a lower one waits."""
 LONGEST_QUEUE_RETRY_AFTER: Final = 60
 """Seconds: SDKs do not wait longer, but come back at once."""
-
-Reason = Literal["full", "pushed_out", "late"]
-"""Reason why a request does not wait (any more): queue full, place given to another request, or too late."""
-
-
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """One request that waits. Moments are of one monotonic clock, in seconds.
-
-    wait_until: it does not wait longer
-    deadline: when its answer must be whole; inf for never
-    admitted: whether it has a slot now
-    refused: why it has none and waits no more
-    """
-
-    tenant: str
-    priority: int
-    weight: float
-    since: float
-    wait_until: float
-    deadline: float
-    admitted: bool = False
-    refused: Reason | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class WaitingTicket:
-    """There is a place; it may have been another's."""
-
-    pushed_out: Ticket | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class AdmissionRefused:
-    """Refusal of a place. `retry_after`: seconds, 1 to 60, after which a place may be free."""
-
-    reason: Reason
-    retry_after: int
-
-
-@dataclass(frozen=True, slots=True)
-class QueueLevel:
-    """Waiting requests of one priority, for the operator. `tenants`: their number by tenant."""
-
-    priority: int
-    waiting: int
-    oldest: float
-    tenants: Mapping[str, int]
 
 
 class _PriorityLevel:

@@ -2,7 +2,8 @@
 
 from math import inf
 
-from policies.capacity.admission import PATIENCE, AdmissionQueue, AdmissionRefused, Ticket, WaitingTicket
+from policies.capacity.admission import PATIENCE, AdmissionQueue
+from policies.capacity.tickets import AdmissionRefused, Ticket, WaitingTicket
 
 
 def ticket(

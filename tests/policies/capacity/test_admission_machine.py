@@ -6,7 +6,8 @@ from hypothesis import settings as run_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from policies.capacity.admission import LONGEST_QUEUE_RETRY_AFTER, PATIENCE, AdmissionQueue, AdmissionRefused, Ticket
+from policies.capacity.admission import LONGEST_QUEUE_RETRY_AFTER, PATIENCE, AdmissionQueue
+from policies.capacity.tickets import AdmissionRefused, Ticket
 
 PRIORITIES = (-1, 0, 7)
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from policies.request.describe import (
     ENGINE_FIELDS,
-    MAX_NAME,
     DescribedRequest,
     ModelIn,
     RefusedBody,
@@ -19,6 +18,7 @@ from policies.request.describe import (
     refuse_engine_fields,
     rewrite_model,
 )
+from policies.request.fields import MAX_NAME
 
 
 def body_of(**fields: Any) -> bytes:
