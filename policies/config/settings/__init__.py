@@ -2,6 +2,17 @@
 
 Durations are seconds, sizes bytes, `off` is None (of a list: empty), and every absent key has its default. The
 docstring of a class has a line for each of its keys: `sluice schema` and the docs show them.
+
+    policy     the whole file
+    server     `server`, `store`: listener, limits of the server, shared store
+    auth       `auth`, `plans`: credentials, plans, rate limits
+    pools      `pools`: endpoints, balancing, queue, health, ejection, breaker
+    workers    `pools.NAME.workers`: processes that the gateway starts
+    routes     `routes`: model or path -> pool, timeouts, retries, cache
+    fallback   `routes[].fallback`
+    rollout    `routes[].canary`, `routes[].shadow`
+    observe    `observe`: logs, metrics, traces
+    secret     a secret and its source
 """
 
 from policies.config.addresses import Address
