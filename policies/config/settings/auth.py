@@ -23,8 +23,8 @@ Algorithm = Literal[_Rsa, _Curves, _SharedKey]
 class ApiKeysSettings:
     """Location of the hashes of the API keys.
 
-    file: a keys file, written by `sluice keys` only and read again when it changes
-    store: true keeps them in the store instead
+    file: keys file, written by `sluice keys` only and read again when it changes
+    store: true: the hashes are kept in the store instead
     """
 
     file: Annotated[str | None, PATH, UNSET] = None
@@ -39,10 +39,10 @@ class ApiKeysSettings:
 class JwksSettings:
     """An issuer's public keys.
 
-    url: where they are fetched
-    file: or a file that holds them
-    refresh: how often they are fetched
-    stale: for how long the last ones serve while they cannot be fetched
+    url: URL of the key set
+    file: file of the key set, instead of url
+    refresh: interval of the fetches
+    stale: time for which the last keys stay valid while fetches fail
     """
 
     url: Annotated[str | None, URL, UNSET] = None
@@ -75,7 +75,7 @@ class ClaimsSettings:
 class ClaimDefaultsSettings:
     """Defaults for claims that a token does not have.
 
-    tenant: the tenant
+    tenant: tenant of tokens without the claim
     plan: the plan's name
     scopes: the scopes
     models: names or globs
@@ -91,15 +91,15 @@ class ClaimDefaultsSettings:
 class JwtSettings:
     """One issuer of tokens.
 
-    name: what the gateway calls it
-    issuer: the token's `iss`
-    audience: the token's `aud`
-    algorithms: how tokens may be signed
+    name: name of the issuer in the gateway
+    issuer: value of the token's `iss`
+    audience: value of the token's `aud`
+    algorithms: accepted signature algorithms
     jwks: {url} or {file} of the public keys
-    leeway: how far clocks may differ
-    max_lifetime: the longest a token may be valid
-    claims: which claim says what; one that is named and missing is 403 unless `default` gives it
-    default: what holds where a token does not say
+    leeway: largest accepted difference of clocks
+    max_lifetime: longest accepted validity of a token
+    claims: names of the claims; a token without a named claim gets 403 unless `default` has a value
+    default: values for tokens without the claim
     shared_tenants: true: tenants are called as tokens say and not ISSUER/TENANT, so keys can have the same ones
     """
 
@@ -146,14 +146,14 @@ class AuthSettings:
 class LimitSettings:
     """One limit: exactly one of requests, tokens, output_tokens and concurrency.
 
-    requests: requests in a time, such as 60/minute
-    tokens: prompt and completion tokens in a time
-    output_tokens: completion tokens in a time
-    concurrency: open requests
-    burst: how much at once, with token_bucket; absent: the rate's count
-    strategy: how a time is measured
-    per: what is counted apart
-    on_outage: while the store is away; absent: the store's own
+    requests: requests per time, such as 60/minute
+    tokens: prompt and completion tokens per time
+    output_tokens: completion tokens per time
+    concurrency: most open requests
+    burst: largest amount at once, with token_bucket; absent: the rate's count
+    strategy: algorithm of the limit
+    per: unit with a count of its own
+    on_outage: behaviour while the store is unavailable; absent: the store's own
     """
 
     requests: Annotated[RateValue | None, RATE, UNSET] = None
@@ -202,11 +202,11 @@ class PlanSettings:
 
     models: names or globs of the models; absent: all
     scopes: kinds of requests
-    priority: higher goes first in the admission queue
+    priority: requests with a higher value leave the admission queue first
     weight: fair share among tenants of the same priority
-    max_input_tokens: longest prompt, estimated
-    max_output_tokens: caps max_tokens
-    limits: how much in what time
+    max_input_tokens: longest accepted prompt, by estimate
+    max_output_tokens: upper bound of a request's max_tokens
+    limits: rate limits
     """
 
     models: Annotated[tuple[Annotated[str, GLOB], ...] | None, UNSET] = None

@@ -14,8 +14,8 @@ from policies.config.units import COUNT_ABOVE_0, STATUS
 class WebhookSettings:
     """Webhook that is notified of an incident.
 
-    url: receives a POST
-    token: sent as a bearer
+    url: URL that receives a POST
+    token: bearer token of the POST
     """
 
     url: Annotated[str, URL]
@@ -28,13 +28,13 @@ class FallbackSettings:
 
     pool: another pool
     upstream_model: the model's name there; absent: the route's own
-    max_tokens: at most so many tokens from it
-    label: what x-sluice-degraded says of it; absent: simplified
-    concurrency: so many requests at once are sent there; others go to the next step
+    max_tokens: upper bound of the answer's tokens
+    label: value of x-sluice-degraded; absent: simplified
+    concurrency: most requests at a time for this step; further ones go to the next step
     cache: stale: an answer past its ttl
-    message: a text of ours
+    message: text that the gateway sends as the answer
     status: the text's HTTP status; from 400 on, and where the path's answers hold no text, it is an error's text
-    webhook: who is told once an incident when this step answers
+    webhook: notified once an incident when this step answers
     """
 
     pool: Annotated[str | None, NAME, UNSET] = None

@@ -14,7 +14,7 @@ class AccessLogSettings:
     """One line a request.
 
     path: a file, or "-" for stdout
-    format: how a line is written
+    format: format of a line
     sample: share of the requests that get a line
     """
 
@@ -28,8 +28,8 @@ class LogSettings:
     """Log of the gateway itself.
 
     path: stderr, stdout or a file
-    level: least weighty that is written
-    format: how a line is written
+    level: lowest level that is written
+    format: format of a line
     """
 
     path: Annotated[str, LOG_PATH] = "stderr"
@@ -45,8 +45,8 @@ class LogSettings:
 class MetricsSettings:
     """Prometheus metrics.
 
-    labels: labels that may be as many as there are tenants, models and pools
-    max_series: beyond so many series of a metric the rest is `other`
+    labels: labels with a value for each tenant, model and pool
+    max_series: most series of a metric; the rest is counted as `other`
     """
 
     labels: tuple[Literal["tenant", "model", "pool"], ...] = ("tenant", "model", "pool")
@@ -57,7 +57,7 @@ class MetricsSettings:
 class TracingSettings:
     """Traces by OTLP.
 
-    otlp: where they are sent
+    otlp: URL of the OTLP collector
     sample: share of the requests that are traced
     """
 
@@ -69,8 +69,8 @@ class TracingSettings:
 class ObserveSettings:
     """Logs, metrics and traces.
 
-    access_log: one line a request
-    log: what the gateway itself has to say
+    access_log: one line for each request
+    log: log of the gateway itself
     metrics: Prometheus metrics
     tracing: traces by OTLP
     """

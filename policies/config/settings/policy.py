@@ -19,10 +19,10 @@ class Policy:
     version: version of this file's format
     server: the gateway itself
     store: state that all processes and replicas share
-    auth: how clients prove who they are
-    plans: what a key or a token entitles to, by name
-    pools: who can answer, by name
-    routes: what clients may ask for; the first match wins
+    auth: authentication of clients
+    plans: rights of keys and tokens, by name of the plan
+    pools: groups of endpoints, by name
+    routes: models and paths for clients; the first match wins
     observe: logs, metrics and traces
     """
 

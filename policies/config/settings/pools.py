@@ -33,7 +33,7 @@ class EndpointTlsSettings:
     """Verification of an https endpoint's certificate.
 
     ca: PEM file of the authorities to trust instead of the system's
-    server_name: the name in its certificate, where it differs from the URL's host
+    server_name: name in the endpoint's certificate, if it differs from the URL's host
     """
 
     ca: Annotated[str | None, PATH, UNSET] = None
@@ -44,13 +44,13 @@ class EndpointTlsSettings:
 class EndpointSettings:
     """One base URL.
 
-    name: unique in the file; absent: POOL-0, POOL-1 ... by its place in the list
-    url: http:// or https://, a host, perhaps a port and a base path; no slash at the end
-    weight: its share of the pool
-    max_in_flight: most requests at a time
-    tags: words of the operator
-    tls: how an https endpoint proves itself
-    headers: sent with every request to it
+    name: unique in the file; absent: POOL-0, POOL-1 ... by the position in the list
+    url: http:// or https://, a host, optionally a port and a base path; no slash at the end
+    weight: share of the pool's requests, relative to the other endpoints
+    max_in_flight: most requests in flight
+    tags: labels of the operator
+    tls: verification of an https endpoint's certificate
+    headers: headers added to every request to the endpoint
     """
 
     name: Annotated[str, NAME, UNSET] = ""
@@ -68,12 +68,12 @@ class EndpointSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiscoverSettings:
-    """Endpoints that are found: in DNS, or in a file.
+    """Discovery of endpoints in DNS or in a file.
 
-    dns: a name whose addresses are the endpoints
-    port: their port
-    file: or a file that lists endpoints
-    every: how often to look
+    dns: DNS name whose addresses are the endpoints
+    port: port of the endpoints
+    file: file that lists the endpoints, instead of dns
+    every: interval of the lookups
     """
 
     dns: Annotated[str | None, HOST, UNSET] = None
@@ -90,8 +90,8 @@ class DiscoverSettings:
 class QueueSettings:
     """Requests beyond max_in_flight wait here, by priority and fair among tenants.
 
-    size: most that wait; beyond it 429
-    wait: longest that one waits
+    size: most waiting requests; further ones get 429
+    wait: longest wait of a request
     """
 
     size: Annotated[int, COUNT] = 512
@@ -102,13 +102,13 @@ class QueueSettings:
 class HealthSettings:
     """Probes.
 
-    path: what is asked, as it is written here; auto is the engine's own, below the endpoint's base path
-    port: and where; auto is the endpoint's own
-    every: how often
-    timeout: how long a probe may take; one that asks for a token, five times as long
-    unhealthy_after: failed probes in a row
-    healthy_after: good probes in a row
-    suspect_every: how often while in doubt
+    path: path of the probe, as written here; auto: the engine's own, below the endpoint's base path
+    port: port of the probe; auto: the endpoint's own
+    every: interval of the probes
+    timeout: timeout of a probe; five times as long for a probe that requests a token
+    unhealthy_after: failed probes in a row after which the endpoint is down
+    healthy_after: good probes in a row after which the endpoint is up
+    suspect_every: interval of the probes while the endpoint is suspect
     """
 
     path: Annotated[str, URL_PATH] = "auto"
@@ -122,15 +122,15 @@ class HealthSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EjectionSettings:
-    """An endpoint that fails more than the others is left out for a while.
+    """Outlier ejection: an endpoint that fails more than the others gets no requests for a while.
 
-    consecutive: failures in a row
-    error_rate: or this share of failures ...
-    min_requests: ... of at least so many requests ...
-    window: ... in this time
-    for: left out for so long at first
-    max_for: and at most
-    max_ejected: largest share of the pool that is left out
+    consecutive: failures in a row that eject the endpoint
+    error_rate: share of failures in the window that ejects the endpoint
+    min_requests: fewest requests in the window for error_rate to apply
+    window: length of the window
+    for: duration of the first ejection
+    max_for: longest duration of an ejection
+    max_ejected: largest share of the pool that is ejected
     when: outcomes that count as failures
     """
 
@@ -148,10 +148,10 @@ class EjectionSettings:
 class BreakerSettings:
     """Circuit breaker: an endpoint whose breaker is open gets no requests except probes.
 
-    failures: failures in a row that open it
-    open_for: open for so long at first
-    max_open_for: and at most
-    probes: so many at a time while half open, and so many successes in a row close it
+    failures: failures in a row that open the breaker
+    open_for: duration of the first opening
+    max_open_for: longest duration of an opening
+    probes: most probes at a time while half open, and successes in a row that close the breaker
     when: outcomes that count as failures
     """
 
@@ -166,9 +166,9 @@ class BreakerSettings:
 class ScrapeSettings:
     """The engine's own queue depth and KV-cache use.
 
-    every: how often they are read
-    path: where; auto is the engine's own
-    port: auto is the endpoint's own
+    every: interval of the scrapes
+    path: path of the metrics; auto: the engine's own
+    port: port of the metrics; auto: the endpoint's own
     """
 
     every: Annotated[float, SECONDS_ABOVE_0] = 2.0
@@ -180,24 +180,24 @@ class ScrapeSettings:
 class PoolSettings:
     """Endpoints that answer for the same model.
 
-    engine: what kind of server they are
-    version: of the model, for metrics, headers and canary verdicts
-    endpoints: listed ones
-    discover: ones that are found
-    workers: ones that we start and watch
-    api_key: what we send upstream; the client's own credential never goes there
-    balance: how an endpoint is chosen
+    engine: kind of server of the endpoints
+    version: version of the model, for metrics, headers and canary verdicts
+    endpoints: list of endpoints
+    discover: endpoints found in DNS or in a file
+    workers: endpoints that the gateway starts and supervises
+    api_key: credential that the gateway sends upstream; the client's own is never sent
+    balance: strategy that chooses an endpoint
     hash_on: for consistent_hash: key, tenant, user, session, header:NAME or body:FIELD
-    max_in_flight: most requests at a time for the pool; beyond it they wait in the queue; auto finds it
-    max_context: most tokens of a prompt; what is estimated to be longer goes to a fallback pool that takes it
+    max_in_flight: most requests in flight in the pool; further ones wait in the queue; auto: adaptive
+    max_context: most tokens of a prompt; a longer one (by estimate) goes to a fallback pool that accepts it
     queue: {size, wait}
-    keep_alive: how long an idle upstream connection is kept; 0 keeps none
-    on_disconnect: what happens upstream when the client leaves
+    keep_alive: time for which an idle upstream connection is kept; 0 keeps none
+    on_disconnect: upstream request when the client leaves: aborted or finished
     health: probes
-    ejection: leaving out what fails more than the others
-    breaker: sending nothing to what is broken
-    slow_start: how long an endpoint's share grows after it came back
-    scrape: the engine's own figures
+    ejection: ejection of endpoints that fail more than the others
+    breaker: circuit breaker of each endpoint and model
+    slow_start: time in which the share of a returning endpoint grows to its full size
+    scrape: scraping of the engine's metrics
     """
 
     engine: Engine = "vllm"

@@ -12,8 +12,8 @@ class JudgeSettings:
     """Criteria by which a canary is compared with the route's pool.
 
     min_requests: fewest requests before a verdict
-    confidence: how sure
-    error_rate: margin over the baseline's
+    confidence: statistical confidence of a verdict
+    error_rate: accepted margin over the baseline's
     first_byte_p95: ratio to the baseline's
     gap_p95: ratio to the baseline's
     broken_streams: margin over the baseline's
@@ -29,14 +29,14 @@ class JudgeSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CanarySettings:
-    """A new pool that gets more and more of the traffic.
+    """Canary: a new pool that gets a growing share of the traffic.
 
-    pool: the new one
+    pool: pool of the canary
     steps: percent of the traffic, rising
-    every: how long a step lasts
-    sticky: the same caller stays on the same side
-    judge: when it is good enough
-    on_failure: what happens when it is not
+    every: duration of a step
+    sticky: unit that stays on the same side
+    judge: criteria of the verdict
+    on_failure: action on a bad verdict
     """
 
     pool: Annotated[str, NAME]
@@ -53,10 +53,10 @@ class CanarySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShadowSettings:
-    """A pool that gets a copy of some requests and whose answers nobody sees.
+    """Shadow traffic: a pool that gets a copy of some requests; its answers are discarded.
 
-    pool: the pool
-    percent: how many of the requests
+    pool: pool that gets the copies
+    percent: share of the requests that is copied
     """
 
     pool: Annotated[str, NAME]

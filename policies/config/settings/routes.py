@@ -29,10 +29,10 @@ Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 class MatchSettings:
     """Further conditions of a route; all must hold.
 
-    plan: the principal's plan
-    prompt_tokens: a comparison with the estimated prompt, such as "<=2048"
+    plan: plan of the principal
+    prompt_tokens: comparison with the estimated prompt, such as "<=2048"
     header: headers with their values
-    stream: whether a stream is asked for
+    stream: true: streams only; false: plain answers only
     """
 
     plan: Annotated[str | None, PLAN_NAME, UNSET] = None
@@ -45,12 +45,12 @@ class MatchSettings:
 class TimeoutSettings:
     """Timeouts of the phases of a request.
 
-    connect: to an endpoint, TLS included
-    first_byte: to the first content of a stream
-    first_byte_plain: the same for a plain answer
-    idle: between bytes of a stream
-    attempt: one attempt
-    total: the whole request, all attempts together
+    connect: connection to an endpoint, TLS included
+    first_byte: time to the first content of a stream
+    first_byte_plain: time to the first byte of a plain answer
+    idle: time between bytes of a stream
+    attempt: duration of one attempt
+    total: duration of the whole request, all attempts together
     """
 
     connect: Annotated[float, SECONDS_ABOVE_0] = 2.0
@@ -66,13 +66,13 @@ class RetrySettings:
     """Retries: conditions, number and waits of further attempts.
 
     retries: attempts after the first, shared with hedges and fallback pools
-    backoff: first wait before an endpoint is tried again
-    factor: how much longer each further wait is
+    backoff: first wait before another attempt at the same endpoint
+    factor: growth of each further wait
     max: longest wait
     jitter: full draws each wait from 0 to its length
-    budget: retries for each request of the last 10 s, per pool and process
+    budget: retries per request of the last 10 s, per pool and process
     floor: retries that are always allowed in 10 s
-    when: outcomes that are retried; a broken_off answer never is, whatever stands here
+    when: outcomes that are retried; a broken_off answer is never retried
     """
 
     retries: Annotated[int, COUNT] = 3
@@ -89,8 +89,8 @@ class RetrySettings:
 class HedgeSettings:
     """A second attempt beside a slow first one.
 
-    after: how long the first may be silent
-    budget: hedges for each request
+    after: silence of the first attempt after which a hedge is sent
+    budget: hedges per request
     """
 
     after: Annotated[float, SECONDS_ABOVE_0] = 2.0
@@ -99,12 +99,12 @@ class HedgeSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheSettings:
-    """Answers that are given again.
+    """Response cache of the route.
 
     mode: deterministic (temperature 0 or a seed) or always
-    ttl: how long an answer is fresh
-    stale: how long it may serve as a fallback
-    scope: who shares answers
+    ttl: time for which an answer is fresh
+    stale: time after ttl for which an answer may serve as a fallback
+    scope: clients that share answers: those of one tenant, or all
     max_size: the largest answer that is kept
     """
 
@@ -121,11 +121,11 @@ class RouteSettings:
 
     model: a name or a glob in the request's body
     aliases: other names or globs for it
-    path: or a path, for what names no model
+    path: path, for requests that name no model; instead of model
     methods: methods of that path
     match: further conditions
-    pool: who answers
-    upstream_model: the model's name there; rewritten in the request only when it differs
+    pool: pool that answers
+    upstream_model: name of the model at the engine; rewritten in the request only when it differs
     timeouts: how long each phase may take
     retry: when and how often another attempt is made
     hedge: a second attempt beside a slow first one
