@@ -17,7 +17,7 @@ _BREAKER: Final[Mapping[str, Order]] = {"open": "breaker open", "closed": "break
 
 
 class AdminApi(Protocol):
-    """What an operator sees and orders (`gateway.admin.actions.AdminActions`). All of it is written out as JSON."""
+    """Reads and orders of an operator (`gateway.admin.actions.AdminActions`). Every result is written as JSON."""
 
     def pools(self) -> Sequence[object]: ...
     def queues(self) -> Sequence[object]: ...

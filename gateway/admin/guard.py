@@ -1,9 +1,9 @@
-"""What stands between the admin port and those who have no business there: the token, and a Host that is really ours.
+"""Access checks of the admin port: the token, and a Host that names this gateway.
 
-A browser on the operator's machine can be made to send requests to loopback by any page that it shows. Such a page
-knows no token, so what it can reach is what needs none; and with a name of its own that resolves to us (DNS rebinding)
-it could even read the answers. So the Host must be an IP literal or the name that we are bound to, which no foreign
-page's can be.
+Any page in a browser on the operator's machine can send requests to loopback. Such a page has no token, so the page
+reaches only routes that need none; with a host name of its own that resolves to the gateway (DNS rebinding) the page
+could even read the answers. So the Host must be an IP literal or the name that the port is bound to, which the name of
+a foreign page cannot be.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""What every control route is made of: one that tells, one that changes something, and refusals in our shape."""
+"""Building blocks of control routes: GET routes that read, POST routes that change something, and error responses."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -95,7 +95,7 @@ class QueueFacts:
     levels: Sequence[QueueLevel]
 
 
-class PoolSlots(Protocol):
+class GatedPool(Protocol):
     """Slots and queue of one gated pool (`gateway.admission.pool_queue.PoolQueue`)."""
 
     @property
@@ -106,7 +106,7 @@ class AdmissionQueues(Protocol):
     """Queues of the gated pools, by pool name (`gateway.admission.gate.AdmissionGate`)."""
 
     @property
-    def queues(self) -> Mapping[str, PoolSlots]: ...
+    def queues(self) -> Mapping[str, GatedPool]: ...
 
 
 class OverviewSources(Protocol):

@@ -16,7 +16,7 @@ from policies.identity.principal import Principal
 
 
 class StatusSource(Protocol):
-    """What the routes read of the gateway."""
+    """Status of the gateway, as the routes read it."""
 
     @property
     def started_at(self) -> float: ...

@@ -1,5 +1,5 @@
-"""What would become of a request, told step by step from the policy file and the keys alone: nothing is sent, nothing
-is counted, and what engines and limits are like at the moment is not known here."""
+"""Explanation of a request, step by step, from the policy file and the keys alone: nothing is sent, nothing is counted,
+and the present state of engines and limits is unknown here."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -183,7 +183,7 @@ def _cache(route: RouteSettings, told_so: Explanation) -> None:
 
 
 def _queue(pool: PoolSettings, plan: PlanSettings, told_so: Explanation) -> None:
-    """Where the pool is bounded: by what, and how its requests wait."""
+    """Explain the bound of a pool and how its requests wait; nothing for a pool without a bound."""
     bounds = [] if pool.max_in_flight is None else [str(pool.max_in_flight)]
     bounds += [f"{one.max_in_flight} at {one.name}" for one in pool.endpoints if one.max_in_flight is not None]
     if not bounds:

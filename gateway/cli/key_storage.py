@@ -1,4 +1,4 @@
-"""Where `sluice keys` finds the keys: a file, or the store."""
+"""Storage of the keys that `sluice keys` edits: a file, or the store."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What is no mistake in a policy file, but keeps `sluice serve` from starting here as it is now, or lets it do what
-nobody can have meant. `sluice check` prints it."""
+"""Warnings of `sluice check`: valid settings that keep `sluice serve` from starting on this machine, or that have an
+effect which cannot be intended."""
 
 from collections.abc import Iterator
 from dataclasses import replace

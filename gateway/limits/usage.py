@@ -1,4 +1,4 @@
-"""What a client's credential may use, and how much of it is left: `GET /v1/usage`. Nothing is taken by asking."""
+"""Limits of a client's credential and what remains of them: `GET /v1/usage`. Reading charges nothing."""
 
 import asyncio
 import logging

@@ -1,6 +1,6 @@
-"""What becomes of an endpoint or a worker, as lines of the log: one event, one line, with its reason and figures.
+"""Log lines of changes of endpoints and workers: one line an event, with its reason and figures.
 
-The names stand in the README; whoever watches the log looks for them.
+The README lists the names of the events; operators search the log for them.
 """
 
 import logging

@@ -65,7 +65,7 @@ class LineWriter:
 
     @property
     def idle(self) -> bool:
-        """Whether all that it was given has been written or lost."""
+        """True if every line handed over has been written or lost."""
         return self._idle
 
     def write(self, value: Any) -> None:

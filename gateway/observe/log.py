@@ -37,7 +37,7 @@ _PLAIN = re.compile(r"[^\s\"=\\]+")
 
 
 def fields(**named: object) -> Mapping[str, object]:
-    """What `extra=` takes so that the line ends in `key=value` pairs."""
+    """Return the value for `extra=` with which the line ends in `key=value` pairs."""
     return {FIELDS: named}
 
 
@@ -70,7 +70,7 @@ class GatewayLog:
 
     @property
     def idle(self) -> bool:
-        """Whether all that was said is written."""
+        """True if every logged line has been written."""
         return self._writer.idle
 
     def reopen(self) -> None:

@@ -1,4 +1,4 @@
-"""What keeps a storm of one event from filling the disk, and from hiding every other event."""
+"""Suppression of repeated log events, so that a storm of one event neither fills the disk nor hides other events."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ from typing import Final
 FIELDS: Final = "sluice_fields"
 """The attribute of a record that holds its `key=value` pairs."""
 AUDIT: Final = "sluice.audit"
-"""Who has changed what: never held back, whatever the level of the log."""
+"""Logger of changes made by operators: never suppressed, at any log level."""
 
 # What a line is about; a storm at one endpoint leaves room for the lines of another.
 _SUBJECTS: Final = ("endpoint", "worker", "pool")

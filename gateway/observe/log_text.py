@@ -1,4 +1,4 @@
-"""What goes into a log line as text: moments, and words that somebody else chose."""
+"""Text in log lines: timestamps, and text from outside the gateway."""
 
 from __future__ import annotations
 

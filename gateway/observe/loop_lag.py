@@ -1,4 +1,4 @@
-"""How late the event loop runs: the one number that shows a blocked loop."""
+"""Lag of the event loop: the one number that shows a blocked loop."""
 
 import asyncio
 from collections.abc import Callable

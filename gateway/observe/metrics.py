@@ -64,29 +64,30 @@ class Metrics:
         self._workers: dict[Pair, WorkerMetrics] = {}
 
     def limit_series(self, max_series: int, labels: Iterable[str] = ("tenant", "model", "pool")) -> None:
-        """What the policy says of `observe.metrics`; to be called before anything was counted."""
+        """Apply policy key `observe.metrics`; call before anything is counted."""
         self._budget.left, self._budget.off = max_series, _OPTIONAL - frozenset(labels)
 
     def finished(
         self, route: str | None, model: str | None, pool: str | None, tenant: str | None, stream: bool, code: int,
         seconds: float,
     ) -> None:  # fmt: skip
-        """One client request is over: `code` is the HTTP status it got (499: it left), `seconds` from first byte in to
-        last byte out. What was refused before it was routed has None for what is not known."""
+        """Count a finished client request: `code` is its HTTP status (499: the client left), `seconds` from first byte in
+        to last byte out. A request refused before it was routed has None for what is not known."""
         self._requests.get(route, model, pool, tenant, stream, code).value += 1
         if pool is not None:
             self._request_seconds.get(model, pool, stream).observe(seconds)
 
     def first_byte(self, model: str | None, pool: str | None) -> Observe:
-        """Of a stream: from the request's dispatch to its first content, seconds."""
+        """Return the observer of the seconds from a streamed request's dispatch to its first content."""
         return self._first_byte.get(model, pool).observe
 
     def gap(self, model: str | None, pool: str | None) -> Observe:
-        """Between two reads of a stream, seconds. To be taken once a stream and called per event."""
+        """Return the observer of the seconds between two reads of a stream: look up once a stream, call per event."""
         return self._gap.get(model, pool).observe
 
     def output_token(self, model: str | None, pool: str | None) -> Observe:
-        """Of a stream: time after the first content divided by the tokens after the first, seconds."""
+        """Return the observer of the seconds an output token: time after the first content of a stream, divided by the
+        tokens after the first."""
         return self._output_token.get(model, pool).observe
 
     def tokens(self, model: str | None, tenant: str | None, prompt: int, completion: int) -> None:
@@ -124,7 +125,7 @@ class Metrics:
             number.value = known == state
 
     def cached(self, result: str) -> None:
-        """What came of asking a route's cache, one of CACHE_RESULTS; KeyError for another."""
+        """Count the result of a lookup in a route's cache, one of CACHE_RESULTS; KeyError for another."""
         self._cache[result].value += 1
 
     def policy_loaded(self, generation: int) -> None:
@@ -164,10 +165,11 @@ class Metrics:
         self, *, pools: Iterable[str], routes: Iterable[Pair], endpoints: Iterable[Pair], workers: Iterable[Pair] = (),
         leaving: Iterable[Pair] = (),
     ) -> None:  # fmt: skip
-        """What the table in force has: pools, named routes as (model, pool), (pool, endpoint), (pool, worker).
+        """Create the series of the table in force: pools, named routes as (model, pool), (pool, endpoint) and
+        (pool, worker).
 
-        Their series exist from now on; those of pools, endpoints and workers that are gone go away, those of endpoints
-        that are `leaving`, with their pools', only once they are not named any more."""
+        The series of pools, endpoints and workers that are gone are dropped; those of endpoints that are `leaving`,
+        with their pools', only once no longer named."""
         endpoints, workers, leaving = set(endpoints), set(workers), set(leaving)
         kept = frozenset(pools) | {pool for pool, _ in leaving}
         for family in self._families.values():

@@ -74,8 +74,8 @@ class HistogramSeries:
 
 
 class Budget:
-    """What the policy allows all families together: how many more series, in lines of the exposition, traffic may bring
-    into being, and which labels are left out."""
+    """Limits that the policy sets for all families together: how many more series, in lines of the exposition, traffic
+    may create, and which labels are left out."""
 
     __slots__ = ("left", "off")
 

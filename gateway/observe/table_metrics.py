@@ -1,5 +1,5 @@
-"""What the metrics show of a table: every series of what it names is there from the start, and of what it names no
-more goes with the last attempt."""
+"""Metrics of the table in force: the series of every name in the table exist from the start; those of a removed name
+end with its last attempt."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
