@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.admin.actions import Order
-from gateway.admin.handlers import get, post, told
+from gateway.admin.handlers import get, json_response, post
 from gateway.errors import InvalidJson, InvalidRequest
 from policies import codec
 
@@ -43,25 +43,25 @@ def api_routes(console: AdminApi) -> list[Route]:
     which answer with the endpoint as it is then."""
 
     async def pools(_: Request) -> Response:
-        return told({"pools": console.pools()})
+        return json_response({"pools": console.pools()})
 
     async def queue(_: Request) -> Response:
-        return told({"queues": console.queues()})
+        return json_response({"queues": console.queues()})
 
     async def endpoints(_: Request) -> Response:
-        return told({"endpoints": console.endpoints()})
+        return json_response({"endpoints": console.endpoints()})
 
     async def breaker(request: Request, body: bytes) -> Response:
         order = _BREAKER[_read(_BREAKERS, body, '{"state": "open"}, or closed, or auto').state]
-        return told(console.order(request.path_params["name"], order, _who(request)))
+        return json_response(console.order(request.path_params["name"], order, _who(request)))
 
     async def drain(request: Request, body: bytes) -> Response:
         _read(_NOTHINGS, body or b"{}", "{} or no body")
-        return told(console.order(request.path_params["name"], "drain", _who(request)))
+        return json_response(console.order(request.path_params["name"], "drain", _who(request)))
 
     async def resume(request: Request, body: bytes) -> Response:
         _read(_NOTHINGS, body or b"{}", "{} or no body")
-        return told(console.order(request.path_params["name"], "resume", _who(request)))
+        return json_response(console.order(request.path_params["name"], "resume", _who(request)))
 
     return [
         get("/api/pools", pools),

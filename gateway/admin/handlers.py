@@ -42,7 +42,7 @@ def refusal(error: GatewayError) -> Response:
     return response
 
 
-def told(value: object) -> Response:
+def json_response(value: object) -> Response:
     """A value as JSON."""
     return Response(codec.encode(value), media_type="application/json")
 

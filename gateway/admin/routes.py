@@ -9,7 +9,7 @@ from starlette.routing import Router
 
 from gateway.admin.api import AdminApi, api_routes
 from gateway.admin.guard import AdminGuard, ASGIApp
-from gateway.admin.handlers import get, not_found, told
+from gateway.admin.handlers import get, json_response, not_found
 from gateway.errors import ModelNotFound, NoEndpoint, ShuttingDown
 from policies.config.addresses import Address
 from policies.identity.principal import Principal
@@ -63,7 +63,7 @@ def client_routes(status: StatusSource) -> Router:
 
     async def usage(request: Request) -> Response:
         principal = await _principal(request, status)
-        return told(await status.usage(principal, _address(request), request.query_params.get("model")))
+        return json_response(await status.usage(principal, _address(request), request.query_params.get("model")))
 
     routes = [
         get("/health", health),

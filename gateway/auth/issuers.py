@@ -72,6 +72,6 @@ def key_files(policy: Policy) -> list[str]:
     return [one.jwks.file for one in policy.auth.jwt if one.jwks.file is not None]
 
 
-def tell(event: Event, what: Mapping[str, object]) -> None:
+def log_issuer_event(event: Event, what: Mapping[str, object]) -> None:
     """Log a change of the keys of an issuer."""
     log.log(logging.WARNING if event in _WORSE else logging.INFO, event, extra=fields(**what))

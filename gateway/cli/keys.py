@@ -97,7 +97,7 @@ def create(
         labels=dict(map(_label, label or ())),
     )
     _change(place, lambda entries: created(entries, entry))
-    _tell(f"key {entry.id} of tenant {tenant}, plan {plan}, is in {place}; it is shown only now:")
+    _print_message(f"key {entry.id} of tenant {tenant}, plan {plan}, is in {place}; it is shown only now:")
     typer.echo(key)
 
 
@@ -128,7 +128,7 @@ def rotate(
     ends = [entry.expires for entry in _load(place) if entry.id == id][-1:]
     _change(place, lambda entries: rotated(entries, id, digest(key), now=now, overlap=overlap))
     end = min([now + overlap, *(end for end in ends if end is not None)])
-    _tell(f"key {id} has a new secret; the old one {'ends' if end > now else 'ended'} {_date(end)}:")
+    _print_message(f"key {id} has a new secret; the old one {'ends' if end > now else 'ended'} {_date(end)}:")
     typer.echo(key)
 
 
@@ -139,7 +139,7 @@ def revoke(id: Id, file: File = None, policy: Policy = None, store: Store = None
     now = _now()
     _load(place)
     _change(place, lambda entries: revoked(entries, id, now=now))
-    _tell(f"key {id} is revoked")
+    _print_message(f"key {id} is revoked")
 
 
 def _now() -> float:
@@ -170,11 +170,11 @@ def _change(place: KeyStorage, change: Change) -> None:
 
 
 def _failed(error: Exception) -> typer.Exit:
-    _tell(str(error))
+    _print_message(str(error))
     return typer.Exit(1)
 
 
-def _tell(text: str) -> None:
+def _print_message(text: str) -> None:
     # To stderr: stdout holds the key alone, for `KEY=$(sluice keys create ...)`.
     typer.echo(text, err=True)
 

@@ -62,7 +62,7 @@ class ControlPlane:
         self._supervisor: Supervisor | None = None
         self._stored = StoreKeySource(self._take_stored, metrics.store_error)
         self.issuers = KeySources(
-            clock=time.monotonic, rng=random.Random(), changed=self._changed, say=issuers.tell
+            clock=time.monotonic, rng=random.Random(), changed=self._changed, say=issuers.log_issuer_event
         )  # fmt: skip
         """Fetcher of the keys of token issuers."""
         self._following = False
@@ -183,7 +183,7 @@ class ControlPlane:
             self._prober.heard(event)
         if event.endpoint and event.kind != "failed":
             self.news[event.endpoint] = event
-        events.tell(event)
+        events.log_endpoint_event(event)
 
     def _changed(self) -> None:
         """Handle a changed worker. Raises nothing into the supervisor: the last good table stays."""
@@ -200,7 +200,7 @@ class ControlPlane:
             worker.started(event.seconds)
         elif event.kind == "died":
             worker.restarted()
-        events.tell_worker(event)
+        events.log_worker_event(event)
 
     # -- the files
 

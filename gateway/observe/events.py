@@ -29,18 +29,18 @@ LINES: Final[Mapping[Kind, tuple[str, int]]] = {
 }
 
 
-def tell(event: EndpointEvent) -> None:
+def log_endpoint_event(event: EndpointEvent) -> None:
     """Write the line."""
     name, level = LINES[event.kind]
     if log.isEnabledFor(level):
         what: dict[str, object] = {"pool": event.pool, "endpoint": event.endpoint, "reason": event.reason}
-        told = {key: value for key, value in what.items() if value}
+        facts = {key: value for key, value in what.items() if value}
         log.log(
-            level, name, extra=fields(**told, **{key: event.figures[key] for key in event.figures if key not in told})
+            level, name, extra=fields(**facts, **{key: event.figures[key] for key in event.figures if key not in facts})
         )
 
 
-def tell_worker(event: WorkerEvent) -> None:
+def log_worker_event(event: WorkerEvent) -> None:
     """The same of a worker."""
     level = logging.WARNING if event.kind == "died" else logging.INFO
     what = fields(

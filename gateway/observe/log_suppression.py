@@ -46,10 +46,10 @@ class RepeatSuppressor(logging.Filter):
             return True
         event = (record.name, record.levelno, str(record.msg)[:80])
         subject = _subject(getattr(record, FIELDS, {}))
-        told = self._admit((*event, subject), self._limit, record)
-        if told and subject is not None:
-            told = self._admit((*event, None), self._total, record)
-        return told
+        admitted = self._admit((*event, subject), self._limit, record)
+        if admitted and subject is not None:
+            admitted = self._admit((*event, None), self._total, record)
+        return admitted
 
     def over(self, now: float) -> list[logging.LogRecord]:
         """A line for each event of which lines were held back in a window that is over."""

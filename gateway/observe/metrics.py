@@ -71,8 +71,8 @@ class Metrics:
         self, route: str | None, model: str | None, pool: str | None, tenant: str | None, stream: bool, code: int,
         seconds: float,
     ) -> None:  # fmt: skip
-        """Count a finished client request: `code` is its HTTP status (499: the client left), `seconds` from first byte in
-        to last byte out. A request refused before it was routed has None for what is not known."""
+        """Count a finished client request: `code` is its HTTP status (499: the client left), `seconds` from first byte
+        in to last byte out. A request refused before it was routed has None for what is not known."""
         self._requests.get(route, model, pool, tenant, stream, code).value += 1
         if pool is not None:
             self._request_seconds.get(model, pool, stream).observe(seconds)

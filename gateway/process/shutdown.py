@@ -67,11 +67,11 @@ class Shutdown:
     async def run(self, why: str) -> None:
         """Run lame duck, then drain. The caller has made the gateway not ready, and ends what is left."""
         self._began = self._clock()
-        self._tell("shutdown_began", why=why, lame_duck=self._lame_duck, drain=self._drain, hurry=self._hurry.is_set())
+        self._log("shutdown_began", why=why, lame_duck=self._lame_duck, drain=self._drain, hurry=self._hurry.is_set())
         await self._pause(self._lame_duck)
         self._router.closed = True
         self._clients.close()
-        self._tell("shutdown_draining", connections=self._clients.connections)
+        self._log("shutdown_draining", connections=self._clients.connections)
         # At once for those that are being answered, so that their answers say that the connection ends.
         self._clients.let_go(idle=False)
         until = self._clock() + self._drain
@@ -79,11 +79,11 @@ class Shutdown:
         self._clients.let_go()
         while self._clients.busy and not self._hurry.is_set() and self._clock() < until:
             await self._pause(LOOK_EVERY)
-        self._tell("shutdown_cutting" if self._clients.busy else "shutdown_drained")
+        self._log("shutdown_cutting" if self._clients.busy else "shutdown_drained")
 
     def done(self) -> None:
         """Log the end of the shutdown."""
-        self._tell("shutdown_done")
+        self._log("shutdown_done")
 
     async def _pause(self, seconds: float) -> None:
         """Wait so many seconds, or until `hurry` is set."""
@@ -92,7 +92,7 @@ class Shutdown:
                 async with asyncio.timeout(seconds):
                     await self._hurry.wait()
 
-    def _tell(self, event: str, **more: object) -> None:
+    def _log(self, event: str, **more: object) -> None:
         what = {
             **more,
             "requests": self._clients.requests,

@@ -12,7 +12,7 @@ from typing import get_args
 import pytest
 
 from backends.control.events import EndpointEvent, Kind
-from gateway.observe.events import LINES, tell
+from gateway.observe.events import LINES, log_endpoint_event
 from gateway.observe.log import GatewayLog, fields
 
 
@@ -39,7 +39,7 @@ def test_every_kind_of_event_has_a_line() -> None:
 @pytest.mark.parametrize("kind", get_args(Kind))
 def test_a_line_has_pool_endpoint_reason_and_figures(tmp_path: Path, kind: Kind) -> None:
     log = GatewayLog(str(tmp_path / "log"), form="json")
-    tell(
+    log_endpoint_event(
         EndpointEvent("pool", "" if kind == "panic" else "pool-0", kind, "consecutive", {"failures": 5, "seconds": 1.5})
     )
     log.close()
@@ -54,7 +54,7 @@ def test_a_line_has_pool_endpoint_reason_and_figures(tmp_path: Path, kind: Kind)
 
 def test_a_figure_cannot_take_the_place_of_who_it_was(tmp_path: Path) -> None:
     log = GatewayLog(str(tmp_path / "log"), form="json")
-    tell(EndpointEvent("pool", "pool-0", "failed", "x", {"endpoint": "other", "reason": "y"}))
+    log_endpoint_event(EndpointEvent("pool", "pool-0", "failed", "x", {"endpoint": "other", "reason": "y"}))
     log.close()
     (line,) = lines(tmp_path / "log", "endpoint_failed")
     assert (line["endpoint"], line["reason"]) == ("pool-0", "x")
@@ -65,7 +65,7 @@ def test_a_storm_of_10000_events_is_a_bounded_number_of_lines_that_say_how_many_
     log = GatewayLog(str(path), form="json")
     started = time.perf_counter()
     for number in range(10_000):
-        tell(event(endpoint=f"pool-{number % 4}"))
+        log_endpoint_event(event(endpoint=f"pool-{number % 4}"))
     seconds = time.perf_counter() - started
     log.close()
     assert len(lines(path, "endpoint_failed")) <= 100
@@ -77,7 +77,7 @@ def test_a_storm_at_many_endpoints_is_bounded_too(tmp_path: Path) -> None:
     path = tmp_path / "log"
     log = GatewayLog(str(path), form="json")
     for number in range(10_000):
-        tell(event(endpoint=f"pool-{number}"))
+        log_endpoint_event(event(endpoint=f"pool-{number}"))
     log.close()
     assert len(lines(path, "endpoint_failed")) <= 110
     assert told(path, "endpoint_failed") == 10_000
@@ -87,9 +87,9 @@ def test_a_storm_of_one_event_or_at_one_endpoint_hides_nobody_elses(tmp_path: Pa
     path = tmp_path / "log"
     log = GatewayLog(str(path), form="json")
     for _ in range(5_000):
-        tell(event())
-    tell(event("ejected"))
-    tell(event(endpoint="pool-1"))
+        log_endpoint_event(event())
+    log_endpoint_event(event("ejected"))
+    log_endpoint_event(event(endpoint="pool-1"))
     logging.getLogger("sluice.worker").info("worker_ready", extra=fields(worker="w"))
     log.close()
     assert len(lines(path, "endpoint_ejected")) == len(lines(path, "worker_ready")) == 1
@@ -100,7 +100,7 @@ async def test_its_end_is_asked_for_once_from_whatever_thread(tmp_path: Path) ->
     asked: list[float] = []
     log = GatewayLog(str(tmp_path / "log"), form="json", later=lambda seconds, call: asked.append(seconds))
     for _ in range(100):
-        await asyncio.to_thread(tell, event())
+        await asyncio.to_thread(log_endpoint_event, event())
     log.close()
     (seconds,) = asked
     assert 9 < seconds <= 10.2
