@@ -162,7 +162,7 @@ class Exchange:
     target: path and query as received
     client: the client's address, as a trusted proxy forwards it
     pool: name of the pool that answers now; a fallback changes it
-    body: as it goes upstream; `original_body` as received, kept where a fallback may need it
+    body: as it goes upstream, with the declared edits (DESIGN rule 8)
     strips_usage: the gateway requested usage in the client's place and removes it from the stream again
     total: seconds from `started` to the deadline; `client_deadline`: the client shortened it
     """
@@ -174,7 +174,6 @@ class Exchange:
     pool: str | None = None
     stream = False
     body = b""
-    original_body: bytes | None = None
     strips_usage = False
     timeouts: TimeoutSettings
     total: float | None

@@ -104,7 +104,8 @@ class Pipeline:
             # route, deadline
             match = self._route(exchange, view, principal, call)
             self._set_timeouts(exchange, match)
-            # limit
+            # limit; the edits start from the body as the client sent it, anew for each pool of a fallback
+            original = exchange.body if match.route.fallback else b""
             if view.limits and principal.plan in view.limits:
                 held = await self._limit(exchange, view, principal, call, match)
                 await self._edit(exchange, view, principal, call, match)
@@ -117,7 +118,7 @@ class Pipeline:
             if not match.route.fallback:
                 await self._answer_by_pool(exchange, view.pools[match.route.pool], match)
             else:
-                request = FallbackRequest(principal, call, match, self._answer_by_pool, lookup)
+                request = FallbackRequest(principal, call, match, original, self._answer_by_pool, lookup)
                 await self._fallbacks.serve(exchange, view, request)
         except errors.GatewayError as error:
             self._fail(exchange, error)
@@ -252,10 +253,8 @@ class Pipeline:
     async def _edit(
         self, exchange: Exchange, view: TableView, principal: Principal, call: DescribedRequest, match: RouteMatch
     ) -> None:
-        """Make the edits of the body that the limits need; a route with a fallback keeps the body as received."""
+        """Make the edits of the body that the limits need."""
         limits, engine = view.limits[principal.plan], view.pools[match.route.pool].engine
-        if match.route.fallback:
-            exchange.original_body = exchange.body
         try:
             if len(exchange.body) <= ON_LOOP:
                 self._limiter.edit(exchange, limits, call, engine)

@@ -53,6 +53,7 @@ class KeptAnswers(Protocol):
 class FallbackRequest:
     """One request of a route with a fallback.
 
+    original: the body as the client sent it; the edits for the next pool start from it
     attempt: makes one pool answer
     kept: cache state; None on a route without a cache
     prompt: estimated tokens; None where no pool has a bound
@@ -61,6 +62,7 @@ class FallbackRequest:
     principal: Principal
     call: DescribedRequest
     route_match: RouteMatch
+    original: bytes
     attempt: Attempt
     kept: KeptAnswers | None
     prompt: int | None = None
@@ -112,8 +114,6 @@ class FallbackChain:
         if exchange.record.client_gone:
             # Its client had left, and it continued for subscribers that have been released.
             raise ClientGone from None
-        if exchange.original_body is None:
-            exchange.original_body = exchange.body
         plain, why, spent = exchange.attempt.reply_headers, None, False
         try:
             while True:
@@ -200,8 +200,7 @@ class FallbackChain:
         self, exchange: Exchange, view: TableView, request: FallbackRequest, member: FallbackSettings, pool: Pool
     ) -> None:
         """Make the declared edits (DESIGN rule 8) anew for this pool's engine, and cap the answer by this step."""
-        assert exchange.original_body is not None, "kept when the chain was entered"
-        exchange.body, exchange.strips_usage = exchange.original_body, False
+        exchange.body, exchange.strips_usage = request.original, False
         limits = view.limits.get(request.principal.plan)
         dialect = DIALECTS.get(exchange.kind.path)
         try:
@@ -211,7 +210,7 @@ class FallbackChain:
                 exchange.body = cap_output(exchange.body, dialect, member.max_tokens, pool.engine)
         except RefusedBody as error:
             raise REFUSALS[error.code](str(error), param=error.param) from None
-        exchange.record.size_in = len(exchange.original_body)
+        exchange.record.size_in = len(request.original)
 
     def _send_message(
         self, exchange: Exchange, call: DescribedRequest, member: FallbackSettings, error: errors.GatewayError
