@@ -37,7 +37,7 @@ class Phase(enum.Enum):
     RETRY = "retry"
 
 
-class PoolSlots(Protocol):
+class SlotSource(Protocol):
     """Slots of one bounded pool (`gateway.admission.pool_queue.PoolQueue`), as the holder of a slot sees them."""
 
     def enter(self) -> bool:
@@ -85,7 +85,7 @@ class AttemptState:
     recorded = False
     exhausted = False
     fallback_step = NO_FALLBACK_STEP
-    slot: PoolSlots | None = None
+    slot: SlotSource | None = None
     """The bounded pool of which the exchange holds a slot, since `slot_since`."""
     slot_since = 0.0
     queue_deadline = 0.0

@@ -15,7 +15,7 @@ from backends.http1.interface import UpstreamError
 from backends.pool.endpoint import Endpoint
 from backends.pool.pool import Pool
 from gateway.error_mapping import outcome_of_error
-from gateway.exchange import Exchange, Phase, PoolSlots
+from gateway.exchange import Exchange, Phase, SlotSource
 from gateway.http.driver import Signal
 from gateway.relay.relay import Relay
 from gateway.timeouts import arm
@@ -71,7 +71,7 @@ class Race:
         self.pool = pool
         self.route_match = route_match
         self.legs: list[RaceLeg] = []
-        self.second_slot: PoolSlots | None = None
+        self.second_slot: SlotSource | None = None
         """Pool that gave the second leg a slot beside the request's own."""
         self.due = False
         """A second attempt is due."""
