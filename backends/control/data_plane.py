@@ -129,7 +129,7 @@ class DataPlane:
         """What the probes of an endpoint have come to; of one that has left the table it is ignored."""
         for spec, endpoint in self._endpoints.items():
             if (spec.pool, spec.name, spec.incarnation) == (verdict.pool, verdict.endpoint, verdict.incarnation):
-                endpoint.standing.heard(verdict, self._clock())
+                endpoint.health.apply_verdict(verdict, self._clock())
 
     def named(self, pool: str, name: str) -> list[Endpoint]:
         """The endpoint of this name, and those before it that left the table while an exchange still uses them."""
@@ -175,7 +175,7 @@ class DataPlane:
                 state.install(state.spec, (), now)
         self._states = states
         for name, spec in table.pools.items():
-            states[name].install(spec, [self._endpoints[one].standing for one in spec.endpoints], now)
+            states[name].install(spec, [self._endpoints[one].health for one in spec.endpoints], now)
             for one in spec.endpoints:
                 self._endpoints[one].most = spec.most.get(one.name, inf)
 

@@ -63,7 +63,7 @@ class Breakers:
         breaker = self._by_model.get(model, self._rest)
         return None if breaker is None else breaker.permit(now)
 
-    def settle(
+    def record_outcome(
         self, model: str | None, permit: BreakerPermit | None, failed: bool | None, now: float, *, settings:
         BreakerSettings | None, last_closed: bool,
     ) -> bool:  # fmt: skip

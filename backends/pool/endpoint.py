@@ -46,7 +46,7 @@ class Endpoint:
     failing: whether it has failed just now
     usual: whether nothing of its share is held back
     most: how many attempts it takes at a time; inf without a bound of its own
-    standing: what it has come to; whether it may be tried
+    health: what it has come to; whether it may be tried
     """
 
     __slots__ = (
@@ -54,6 +54,7 @@ class Endpoint:
         "_heads",
         "_yielded_at",
         "failing",
+        "health",
         "in_flight",
         "meter",
         "most",
@@ -62,7 +63,6 @@ class Endpoint:
         "reply_headers",
         "slot",
         "spec",
-        "standing",
         "usual",
         "warmth",
         "weight",
@@ -79,7 +79,7 @@ class Endpoint:
         self.most: float = inf
         self.meter = meter
         self.slot = Slot(self, meter.in_flight)
-        self.standing = EndpointHealth(spec, self, state, meter)
+        self.health = EndpointHealth(spec, self, state, meter)
         self._yielded_at = 0.0
         self._connections = connections
         self._heads: dict[tuple[str, bytes], bytes] = {}
@@ -127,17 +127,18 @@ class Endpoint:
         return await self._connections.connect(timeout)
 
     def permit(self, model: str | None, now: float) -> BreakerPermit | None:
-        """The breaker's leave for one attempt, for `settle`. None in the usual state; `choose` has asked before."""
-        standing = self.standing
-        return standing.permit(model, now) if standing.troubled else None
+        """The breaker's leave for one attempt, for `record_outcome`. None in the usual state; `choose` has asked
+        before."""
+        health = self.health
+        return health.permit(model, now) if health.troubled else None
 
     def began(self, model: str | None, permit: BreakerPermit, now: float) -> None:
         """The answer of an attempt that needed leave goes to the client and goes on. A half-open breaker has its proof:
         it does not wait for the end of a long stream."""
         if permit.lease:
-            self.standing.began(model, permit, now)
+            self.health.began(model, permit, now)
 
-    def settle(
+    def record_outcome(
         self, outcome: Outcome, now: float, *, model: str | None = None, permit: BreakerPermit | None = None,
         retry_after: float | None = None, excused: bool = False, released: bool = False,
     ) -> None:  # fmt: skip
@@ -148,12 +149,12 @@ class Endpoint:
         excused: it was not the endpoint's fault; that is counted, and only gives the permit back
         released: whether a byte of the answer may have gone to the client
         """
-        standing = self.standing
+        health = self.health
         if outcome is OK:
             self.meter.attempt("ok")
             self._yielded_at = now
-            if not standing.troubled:
-                record = standing.record
+            if not health.troubled:
+                record = health.record
                 if record is not None:
                     record.succeeded(now)
                 return
@@ -161,7 +162,7 @@ class Endpoint:
             self.meter.attempt(outcome.label)
             if released and outcome.word in ("broken_off", "too_slow"):
                 self.meter.broken.value += 1
-        standing.learn(outcome, now, model, permit, retry_after, excused)
+        health.record_outcome(outcome, now, model, permit, retry_after, excused)
 
     def yielded_since(self, moment: float) -> bool:
         """Whether bytes of any answer have come since: one that does is busy, and not dead."""

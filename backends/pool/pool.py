@@ -95,7 +95,7 @@ class Pool:
 
     def fresh(self, now: float, model: str | None, tried: Sequence[Endpoint], *, absent: bool = False) -> bool:
         """Whether a candidate is there that was not tried yet; where those are `absent`, one of the last resort too."""
-        if any(one not in tried for one in self.available(now) if one.standing.breakers.lets(model, now)):
+        if any(one not in tried for one in self.available(now) if one.health.breakers.lets(model, now)):
             return True
         return absent and any(one not in tried for one in self._last_resorts(now, model))
 
@@ -115,13 +115,13 @@ class Pool:
         """Why `choose` gave None. Of several reasons it is that of the endpoint that is back first."""
         if not self.candidates:
             return NoCandidate("down" if self._known else "empty", SOON)
-        there = [one.standing for one in self.candidates if not one.standing.drained]
+        there = [one.health for one in self.candidates if not one.health.drained]
         if not there:
             return NoCandidate("drained", SOON)
         reasons: list[NoCandidate] = []
-        for standing in there:
-            pause = standing.paused_until - now if standing.told else 0.0
-            retry_in = standing.breakers.retry_in(model, now)
+        for health in there:
+            pause = health.paused_until - now if health.paused_by_engine else 0.0
+            retry_in = health.breakers.retry_in(model, now)
             reasons.append(NoCandidate("paused", pause) if pause > retry_in else NoCandidate("breaker", retry_in))
         soonest = min(reasons, key=lambda one: one.retry_after)
         return soonest if soonest.retry_after < float("inf") else NoCandidate("breaker", SOON)
@@ -136,7 +136,7 @@ class Pool:
         their own word, so that waiting helps; inf where nothing bounds them, or where only an answer at once helps."""
         if not self.candidates:
             return 0.0 if self.spec.coming else inf
-        usual = [one for one in self.available(now) if one.standing.breakers.worst(now) == "closed"]
+        usual = [one for one in self.available(now) if one.health.breakers.worst(now) == "closed"]
         there = usual or self._last_resorts(now, None)
         if there:
             return sum(one.most for one in there)
@@ -147,24 +147,24 @@ class Pool:
         of them gets more than its bound: admission counts slots, so that is a retry, or they have become fewer."""
         let = usual
         if self._doubtful:
-            let = [one for one in usual if one.standing.lets(model, now)] or self._past_trials(model, now)
+            let = [one for one in usual if one.health.lets(model, now)] or self._past_trials(model, now)
         return [one for one in let if one.in_flight < one.most] or let
 
     def _past_trials(self, model: str | None, now: float) -> Sequence[Endpoint]:
-        return [one for one in self._usual if one.standing.breakers.lets(model, now)]
+        return [one for one in self._usual if one.health.breakers.lets(model, now)]
 
     def _look(self) -> None:
         """Work out who is a candidate."""
         self._seen = self._state.version
-        self._usual = [one for one in self.candidates if one.standing.available]
-        self._doubtful = any(one.standing.guarded for one in self._usual)
+        self._usual = [one for one in self.candidates if one.health.available]
+        self._doubtful = any(one.health.guarded for one in self._usual)
         self._guarded = self._doubtful or bool(self.spec.most)
 
     def _last_resorts(self, now: float, model: str | None) -> list[Endpoint]:
         """Who may be tried at all."""
         return [
             one for one in self.candidates
-            if not one.standing.drained and not one.standing.told and one.standing.breakers.lets(model, now)
+            if not one.health.drained and not one.health.paused_by_engine and one.health.breakers.lets(model, now)
         ]  # fmt: skip
 
     def _panic(self, now: float, request: RequestView, tried: Sequence[Endpoint]) -> Endpoint | None:
@@ -184,5 +184,5 @@ _TROUBLES = ("none", "paused", "ejected", "down")
 
 def _trouble(endpoint: Endpoint) -> int:
     """What keeps it out, the worst of all: an index into _TROUBLES."""
-    standing = endpoint.standing
-    return 3 if standing.down else 2 if standing.ejected else 1 if standing.paused else 0
+    health = endpoint.health
+    return 3 if health.down else 2 if health.ejected else 1 if health.paused else 0

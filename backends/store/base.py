@@ -35,7 +35,7 @@ class LimitStore(Protocol):
         what it took or still takes; where `cancel()` says False there is an answer. Whoever has a `Granted` settles it.
         """
 
-    def settle(self, granted: Granted, changes: Sequence[Change] = ()) -> None:
+    def refund(self, granted: Granted, changes: Sequence[Change] = ()) -> None:
         """The request is over: its lease is given back, and what it really used is made good. Returns at once, is
         carried out soon, and never raises. Once a grant.
 
@@ -52,4 +52,4 @@ class LimitStore(Protocol):
         """Begin what goes on in the background. Returns though the store is away."""
 
     async def stop(self) -> None:
-        """Carry out what is left to settle, for a moment at most, and end."""
+        """Carry out what is left to refund, for a moment at most, and end."""

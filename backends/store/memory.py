@@ -92,8 +92,8 @@ class MemoryStore:
         held = self._debit(demands, states, lease, now)
         return Granted(_levels(demands, states, now), at=now, lease=lease, slots=held)
 
-    def settle(self, granted: Granted, changes: Sequence[Change] = ()) -> None:
-        """As `Store.settle`."""
+    def refund(self, granted: Granted, changes: Sequence[Change] = ()) -> None:
+        """As `LimitStore.refund`."""
         now = self._now()
         for bucket in granted.slots:
             self._give_back(bucket, granted.lease)

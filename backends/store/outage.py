@@ -104,14 +104,14 @@ class StoreOutage:
             return LimitRefused(rules[answer.rule.name], answer.retry_after, levels, "local")
         return replace(answer, levels=levels, mode="local")
 
-    def settle(self, granted: Granted, changes: Sequence[Change]) -> None:
+    def refund(self, granted: Granted, changes: Sequence[Change]) -> None:
         """What `answer` granted is over."""
         if granted.mode == "local":
             mine = [change for change in changes if change[0].rule.on_outage == "local"]
             shared = self._shared([demand for demand, _ in mine])
             # What was used, beyond what was taken of the share, which may be less than what was asked for.
             used = [demand.amount + amount for demand, amount in mine]
-            self._local.settle(granted, [(one, much - one.amount) for one, much in zip(shared, used, strict=True)])
+            self._local.refund(granted, [(one, much - one.amount) for one, much in zip(shared, used, strict=True)])
 
     async def seen(self, demands: Sequence[Demand]) -> tuple[LimitLevel, ...]:
         """Where this process's shares stand; of rules that it does not count (open, closed) nothing is known."""
@@ -156,7 +156,7 @@ class RemoteStore(Protocol):
     """The store that may be away. It raises StoreLostError; only `take` always answers, if need be by StoreOutage."""
 
     def take(self, demands: Sequence[Demand], lease: str) -> "asyncio.Future[Answer]": ...
-    def settle(self, granted: Granted, changes: Sequence[Change] = ()) -> None: ...
+    def refund(self, granted: Granted, changes: Sequence[Change] = ()) -> None: ...
     async def seen(self, demands: Sequence[Demand]) -> tuple[LimitLevel, ...]: ...
     async def beat(self) -> None: ...
     async def connect(self) -> None: ...
@@ -185,12 +185,12 @@ class GuardedStore:
             return self._outage.answer(demands, lease)
         return self._remote.take(demands, lease)
 
-    def settle(self, granted: Granted, changes: Sequence[Change] = ()) -> None:
-        """As `Store.settle`."""
+    def refund(self, granted: Granted, changes: Sequence[Change] = ()) -> None:
+        """As `LimitStore.refund`."""
         if granted.mode == "store":
-            self._remote.settle(granted, changes)
+            self._remote.refund(granted, changes)
         else:
-            self._outage.settle(granted, changes)
+            self._outage.refund(granted, changes)
 
     async def seen(self, demands: Sequence[Demand]) -> tuple[LimitLevel, ...]:
         """As `Store.seen`; while the store is away, of this process's shares."""

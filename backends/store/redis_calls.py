@@ -5,17 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 from backends.store.base import LEASE_LIFETIME
+from backends.store.redis_channel import RedisChannel
 from backends.store.redis_errors import Kind, ReplyError, StoreLostError
 from backends.store.redis_link import DesyncError
-from policies.limits import Answer, Demand, LimitLevel, LimitRefused, LimitRule, fixed_window, slots, token_bucket
+from backends.store.redis_wire import Change, RedisCommandWriter
+from policies.limits import (
+    Answer,
+    Demand,
+    Granted,
+    LimitLevel,
+    LimitRefused,
+    LimitRule,
+    fixed_window,
+    slots,
+    token_bucket,
+)
 from policies.limits.token_bucket import State
-
-if TYPE_CHECKING:
-    from backends.store.redis_store import RedisStore
-    from backends.store.redis_wire import Change
 
 LIFETIME: Final = round(LEASE_LIFETIME * 1_000_000)
 
@@ -31,6 +39,21 @@ class OutageRules(Protocol):
     def worked(self) -> None: ...
     def failed(self, kind: Kind, reason: str) -> None: ...
     def answer(self, demands: Sequence[Demand], lease: str) -> Answer: ...
+
+
+class CallOwner(Protocol):
+    """The store that sends a call (`backends.store.redis_store.RedisStore`), as the call sees it."""
+
+    wire: RedisCommandWriter
+    channel: RedisChannel
+    outage: OutageRules
+
+    def number(self) -> int: ...
+    def worked(self, now: int, *, in_time: bool) -> None: ...
+    def granted(self, demands: Sequence[Demand], lease: str, states: Sequence[State], now: int) -> Granted: ...
+    def give_back(self, demands: Sequence[Demand], lease: str, now: int) -> None: ...
+    def release(self, demands: Sequence[Demand], lease: str) -> None: ...
+    def keep(self, changes: Sequence[Change], *, whole: bool = False) -> None: ...
 
 
 class _RedisArithmetic(Protocol):
@@ -51,9 +74,7 @@ class TakeCall:
 
     __slots__ = ("_nonce", "_store", "demands", "future", "lease", "whole")
 
-    def __init__(
-        self, store: RedisStore, demands: Sequence[Demand], lease: str, future: asyncio.Future[Answer]
-    ) -> None:
+    def __init__(self, store: CallOwner, demands: Sequence[Demand], lease: str, future: asyncio.Future[Answer]) -> None:
         self.demands = demands
         self.future = future
         self.lease = lease
@@ -122,7 +143,7 @@ class RefundCall:
 
     __slots__ = ("_changes", "_count", "_nonce", "_store", "_whole")
 
-    def __init__(self, store: RedisStore, changes: Sequence[Change]) -> None:
+    def __init__(self, store: CallOwner, changes: Sequence[Change]) -> None:
         self._store = store
         self._changes = changes
         self._count = len(changes)
@@ -131,7 +152,7 @@ class RefundCall:
 
     def pack(self) -> bytes:
         self._nonce = self._store.number()
-        return self._store.wire.settle(self._nonce, self._changes, whole=self._whole)
+        return self._store.wire.refund(self._nonce, self._changes, whole=self._whole)
 
     def replied(self, reply: Any) -> None:
         if isinstance(reply, ReplyError):

@@ -30,7 +30,7 @@ from policies.limits import Answer, Demand, Granted, LimitLevel
 from policies.limits import Change as Used
 from policies.limits.token_bucket import State
 
-# Changes in one call of settle.lua, and buckets in one of beat.lua: the server does nothing else meanwhile.
+# Changes in one call of refund.lua, and buckets in one of beat.lua: the server does nothing else meanwhile.
 _BATCH: Final = 100
 _MOST_SETTLES: Final = 20_000
 # A server's clock that went so much further than ours, or less far, has jumped.
@@ -92,8 +92,8 @@ class RedisStore:
         self.channel.send(call)
         return call.future
 
-    def settle(self, granted: Granted, changes: Sequence[Used] = ()) -> None:
-        """As `Store.settle`."""
+    def refund(self, granted: Granted, changes: Sequence[Used] = ()) -> None:
+        """As `LimitStore.refund`."""
         for bucket in granted.slots:
             self._drop_slot(bucket, granted.lease)
         for demand, amount in changes:
@@ -147,7 +147,7 @@ class RedisStore:
         return (self._clock() * 1e6 + self._offset) / 1e6
 
     async def stop(self, patience: float) -> None:
-        """Carry out what is left to settle, for so many seconds at most, and end."""
+        """Carry out what is left to refund, for so many seconds at most, and end."""
         try:
             async with asyncio.timeout(patience):
                 if self.channel.up:
@@ -243,7 +243,7 @@ class RedisStore:
         self._offset = reply[1] - self._clock() * 1e6
 
     def _settlings(self) -> Iterator[RefundCall]:
-        """What is left to settle. It goes before what is taken: a slot that was given back is free."""
+        """What is left to refund. It goes before what is taken: a slot that was given back is free."""
         while self._settles:
             yield RefundCall(self, [self._settles.popleft() for _ in range(min(_BATCH, len(self._settles)))])
 

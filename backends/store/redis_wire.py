@@ -8,8 +8,8 @@ from typing import Final, Literal
 
 from policies.limits import Demand, LimitRule
 
-Name = Literal["take", "settle", "beat"]
-NAMES: Final[Sequence[Name]] = ("take", "settle", "beat")
+Name = Literal["take", "refund", "beat"]
+NAMES: Final[Sequence[Name]] = ("take", "refund", "beat")
 LETTERS: Final[Mapping[str, str]] = {"token_bucket": "b", "fixed_window": "f", "slots": "s"}
 
 # What is remembered of what was packed; then it begins anew. A key is 100 to 300 bytes.
@@ -49,7 +49,7 @@ class RedisCommandWriter:
 
     def take(self, nonce: int, demands: Sequence[Demand], lease: str, *, looks: bool, whole: bool = False) -> bytes:
         """`take.lua` for one request; `whole` sends the script itself."""
-        # Written out, as in `settle`, since every request comes here: 1 us for three rules.
+        # Written out, as in `refund`, since every request comes here: 1 us for three rules.
         keys, values, known_keys, known_rules = "", "", self._keys, self._rules
         for demand in demands:
             rule, bucket, amount = demand.rule, demand.bucket, demand.amount
@@ -66,8 +66,8 @@ class RedisCommandWriter:
         mode = self._look if looks else self._take
         return f"{head}{keys}${len(number)}\r\n{number}\r\n${len(lease)}\r\n{lease}\r\n{mode}{values}".encode()
 
-    def settle(self, nonce: int, changes: Sequence["Change"], *, whole: bool = False) -> bytes:
-        """`settle.lua` for a batch of changes."""
+    def refund(self, nonce: int, changes: Sequence["Change"], *, whole: bool = False) -> bytes:
+        """`refund.lua` for a batch of changes."""
         keys, values, known_keys, known_rules = "", "", self._keys, self._rules
         for rule, bucket, what, taken in changes:
             keys += known_keys.get(bucket) or self.key(bucket)
@@ -78,7 +78,7 @@ class RedisCommandWriter:
                 packed = known[1] if known is not None else self._rule(rule)
                 at = str(taken)
                 values += f"{packed}${len(what)}\r\n{what}\r\n${len(at)}\r\n{at}\r\n"
-        head = self._head("settle", len(changes), 1 + 6 * len(changes), whole)
+        head = self._head("refund", len(changes), 1 + 6 * len(changes), whole)
         return f"{head}{keys}{bulk(str(nonce))}{values}".encode()
 
     def beat(

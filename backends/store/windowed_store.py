@@ -88,11 +88,11 @@ class WindowedStore:
             return _run(work)
         return asyncio.get_running_loop().create_task(work, name="windows of a request")
 
-    def settle(self, granted: Granted, changes: Sequence[Change] = ()) -> None:
-        """As `LimitStore.settle`."""
+    def refund(self, granted: Granted, changes: Sequence[Change] = ()) -> None:
+        """As `LimitStore.refund`."""
         if self._windows is not None:
             changes = [change for change in changes if change[0].rule.strategy not in WINDOWS]
-        self._store.settle(granted, changes)
+        self._store.refund(granted, changes)
 
     async def seen(self, demands: Sequence[Demand]) -> tuple[LimitLevel, ...]:
         """As `LimitStore.seen`."""
@@ -141,7 +141,7 @@ class WindowedStore:
         finally:
             # Refused, lost or cancelled between the two steps.
             if granted is not None and not hit:
-                self._store.settle(granted, [(demand, -demand.amount) for demand in own])
+                self._store.refund(granted, [(demand, -demand.amount) for demand in own])
 
     async def _take_own(self, own: Sequence[Demand], lease: str) -> Answer:
         if not own:
@@ -154,7 +154,7 @@ class WindowedStore:
         except asyncio.CancelledError:
             if answer.done() and not answer.cancelled() and isinstance(granted := answer.result(), Granted):
                 # It was answered in the turn in which we were cancelled, so nobody has cancelled it.
-                self._store.settle(granted, [(demand, -demand.amount) for demand in own])
+                self._store.refund(granted, [(demand, -demand.amount) for demand in own])
             raise
 
 

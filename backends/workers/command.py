@@ -15,7 +15,7 @@ def fill(argv: Sequence[str], *, name: str, host: str, ports: Sequence[int]) -> 
     return [PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), word) for word in argv]
 
 
-def settle(argv: Sequence[str], model: str | None) -> tuple[str, ...]:
+def complete_command(argv: Sequence[str], model: str | None) -> tuple[str, ...]:
     """The words with the model filled in, which is the same for all workers of a pool."""
     values = {} if model is None else {"model": model}
     return tuple(PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), word) for word in argv)

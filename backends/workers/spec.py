@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from backends.engines import HealthEndpoint, health_of
 from backends.workers import simulator, vllm
-from backends.workers.command import flags, settle
+from backends.workers.command import complete_command, flags
 from backends.workers.process import RestartRules
 from policies.config.settings import PoolSettings, WorkerSettings
 from policies.config.settings.workers import VLLM
@@ -73,7 +73,7 @@ def _argv(pool: PoolSettings, workers: WorkerSettings) -> tuple[str, ...]:
         argv = vllm.command(program, model=model, served_name=served_name, args=args)
     else:
         argv = (*program, *flags(args))
-    return settle(argv, model)
+    return complete_command(argv, model)
 
 
 def _env(pool: PoolSettings, workers: WorkerSettings, index: int, api_key: str | None) -> dict[str, str]:

@@ -196,7 +196,7 @@ class Overview:
         return self._live(pool, current[0], in_flight, facts)
 
     def _live(self, pool: PoolSpec, endpoint: Endpoint, in_flight: int, worker: WorkerFacts | None) -> EndpointFacts:
-        report = endpoint.standing.report(self._clock())
+        report = endpoint.health.report(self._clock())
         news = self._control.news.get(endpoint.name)
         reason = None if report.state in ("up", "unknown") or news is None else news.reason or news.kind
         return EndpointFacts(

@@ -131,7 +131,7 @@ class RateLimiter:
             amount = more if kind == "tokens" else more_output if kind == "output_tokens" else 0
             if amount:
                 changes.append((one, amount))
-        held.store.settle(held.granted, changes)
+        held.store.refund(held.granted, changes)
 
     def _used(self, exchange: Exchange, held: HeldLimits) -> tuple[int, int]:
         """Return the tokens of prompt and answer; nothing where no answer came."""
@@ -158,4 +158,4 @@ def _abandon(store: LimitStore, answer: "asyncio.Future[Answer]", demands: tuple
     if not answer.cancel() and not answer.cancelled() and answer.exception() is None:
         came = answer.result()
         if isinstance(came, Granted):
-            store.settle(came, [(one, -one.amount) for one in demands])
+            store.refund(came, [(one, -one.amount) for one in demands])

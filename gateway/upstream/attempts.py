@@ -96,7 +96,7 @@ class Attempts:
             now = attempt.ended_at = self._clock()
             if failed is None:
                 attempt.outcome = outcome.label
-                endpoint.settle(
+                endpoint.record_outcome(
                     outcome, now, model=exchange.model, permit=permit, released=exchange.request.begun
                 )  # fmt: skip
             else:

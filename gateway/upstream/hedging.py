@@ -201,7 +201,7 @@ class HedgedAttempts:
             *exchange.attempt.trail,
             (leg.endpoint.name, outcome.label, int((now - leg.began) * 1e6) / 1000),
         )
-        leg.endpoint.settle(
+        leg.endpoint.record_outcome(
             outcome,
             now,
             model=exchange.model,

@@ -64,7 +64,7 @@ class AttemptJudge:
         if attempt.recorded:
             return
         attempt.recorded, attempt.outcome = True, outcome.label
-        failed.endpoint.settle(
+        failed.endpoint.record_outcome(
             outcome, now, model=exchange.model, permit=failed.permit, retry_after=failed.retry_after,
             excused=failed.excused, released=exchange.request.begun,
         )  # fmt: skip

@@ -162,12 +162,12 @@ class Rig:
         """Attempts that took no permit end so."""
         for _ in range(times):
             for outcome in outcomes:
-                self[name].settle(outcome, self.now, model=model, **how)
+                self[name].record_outcome(outcome, self.now, model=model, **how)
 
     def tries(self, name: str, outcome: Outcome, *, model: str | None = MODEL, **how: Any) -> None:
         """One whole attempt, with the breaker's leave."""
         permit = self[name].permit(model, self.now)
-        self[name].settle(outcome, self.now, model=model, permit=permit, **how)
+        self[name].record_outcome(outcome, self.now, model=model, permit=permit, **how)
 
     def choose(self, model: str | None = MODEL, tried: Sequence[str] = ()) -> str | None:
         chosen = self.pool.choose(self.now, FakeRequest(model), [self[name] for name in tried])

@@ -74,7 +74,7 @@ def requests(rules: tuple[LimitRule, ...]) -> tuple[float, float, float]:
         grants.append(answer)
 
     demanding = _each(20_000, lambda number: demands(rules, subject, 500, 100))
-    return demanding, _each(20_000, take), _each(20_000, lambda number: store.settle(grants[number], changes))
+    return demanding, _each(20_000, take), _each(20_000, lambda number: store.refund(grants[number], changes))
 
 
 PLANS = {

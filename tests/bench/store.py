@@ -69,7 +69,7 @@ async def measure(redis: Server, url: str, clients: int, seconds: float) -> Figu
             found = await answer if isinstance(answer, asyncio.Future) else answer
             waited.append(time.perf_counter() - began)
             assert isinstance(found, Granted) and found.mode == "store"
-            store.settle(found, _corrections(asked))
+            store.refund(found, _corrections(asked))
 
     await asyncio.gather(*(client(number) for number in range(clients)))
     cpu = time.process_time() - cpu

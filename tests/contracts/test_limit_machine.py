@@ -151,10 +151,10 @@ class LimitMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.open)
     @rule(which=st.integers(0, 10), used=st.integers(0, 60))
-    def settle(self, which: int, used: int) -> None:
+    def refund(self, which: int, used: int) -> None:
         done = self.open.pop(which % len(self.open))
         changes = [(d, used - d.amount) for d in done.asked if d.rule.kind == "tokens" and used != d.amount]
-        self.stage.store.settle(done.granted, changes)
+        self.stage.store.refund(done.granted, changes)
         self.run(self.stage.settled())
         for model, demand, window in zip(self.models, done.asked, done.windows, strict=True):
             model.look(self.now)

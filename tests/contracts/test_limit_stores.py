@@ -309,11 +309,11 @@ async def test_a_changed_count_keeps_what_was_used(stage: Stage) -> None:
 async def test_what_was_not_used_is_given_back_and_what_was_used_beyond_is_taken(stage: Stage, rule: str) -> None:
     asked = one(plan(stage, _of(OWN[rule], 100)), tokens=60, output=60)
     first = await granted(stage.store, asked)
-    stage.store.settle(first, [(asked[0], -40)])
+    stage.store.refund(first, [(asked[0], -40)])
     await stage.settled()
     assert await remaining(stage.store, asked) == [80]
     second = await granted(stage.store, asked)
-    stage.store.settle(second, [(asked[0], 15)])
+    stage.store.refund(second, [(asked[0], 15)])
     await stage.settled()
     assert await remaining(stage.store, asked) == [5]
 
@@ -322,7 +322,7 @@ async def test_what_was_not_used_is_given_back_and_what_was_used_beyond_is_taken
 async def test_debt_is_remembered_shown_as_nothing_and_bounded(stage: Stage, strategy: str) -> None:
     asked = one(plan(stage, per(3600, 3600, "tokens", strategy=strategy)), tokens=3000)
     done = await granted(stage.store, asked)
-    stage.store.settle(done, [(asked[0], 100_000)])
+    stage.store.refund(done, [(asked[0], 100_000)])
     await stage.settled()
     assert await remaining(stage.store, asked) == [0]
     small = [replace(asked[0], amount=1)]
@@ -340,7 +340,7 @@ async def test_debt_is_remembered_shown_as_nothing_and_bounded(stage: Stage, str
 async def test_no_refund_leads_above_the_burst(stage: Stage, strategy: str) -> None:
     asked = one(plan(stage, per(100, MONTH, "tokens", strategy=strategy)), tokens=10)
     done = await granted(stage.store, asked)
-    stage.store.settle(done, [(asked[0], -1000)])
+    stage.store.refund(done, [(asked[0], -1000)])
     await stage.settled()
     assert await remaining(stage.store, asked) == [100]
     for _ in range(10):
@@ -353,10 +353,10 @@ async def test_a_window_that_has_ended_is_given_nothing_back_and_the_next_pays_w
     first, second = await granted(stage.store, asked), await granted(stage.store, asked)
     await stage.advance(3600)
     await granted(stage.store, asked)
-    stage.store.settle(first, [(asked[0], -50)])
+    stage.store.refund(first, [(asked[0], -50)])
     await stage.settled()
     assert await remaining(stage.store, asked) == [50]
-    stage.store.settle(second, [(asked[0], 20)])
+    stage.store.refund(second, [(asked[0], 20)])
     await stage.settled()
     assert await remaining(stage.store, asked) == [30]
 
@@ -364,7 +364,7 @@ async def test_a_window_that_has_ended_is_given_nothing_back_and_the_next_pays_w
 async def test_a_request_can_be_given_back(stage: Stage) -> None:
     asked = one(plan(stage, per(2, MONTH), per(2, MONTH, strategy="moving_window")))
     done = await granted(stage.store, asked)
-    stage.store.settle(done, [(demand, -1) for demand in asked])
+    stage.store.refund(done, [(demand, -1) for demand in asked])
     await stage.settled()
     # The library gives nothing back.
     assert await remaining(stage.store, asked) == [2, 1]
@@ -379,11 +379,11 @@ async def test_a_slot_is_given_back_when_the_request_is_settled(stage: Stage) ->
     await granted(stage.store, asked, "b")
     answer = await refused(stage.store, asked, "c")
     assert answer.retry_after == 1.0
-    stage.store.settle(first)
+    stage.store.refund(first)
     await stage.settled()
     assert await remaining(stage.store, asked) == [1]
     await granted(stage.store, asked, "c")
-    stage.store.settle(first)
+    stage.store.refund(first)
     await stage.settled()
     assert await remaining(stage.store, asked) == [0]
 
@@ -402,7 +402,7 @@ async def test_a_slot_is_held_for_as_long_as_the_request_is_open(stage: Stage) -
         await stage.advance(LEASE_LIFETIME / 3)
         await stage.settled()
         await refused(stage.store, asked, "b")
-    stage.store.settle(held)
+    stage.store.refund(held)
     await stage.settled()
     await granted(stage.store, asked, "b")
 
@@ -419,7 +419,7 @@ async def test_slots_of_a_process_that_died_are_free_after_the_lifetime(mortal: 
         await mortal.advance(LEASE_LIFETIME / 3)
         await mortal.settled()
     assert await remaining(mortal.store, asked) == [2]
-    peer.settle(held)
+    peer.refund(held)
 
 
 # -- an answer that nobody waits for
@@ -439,6 +439,6 @@ async def test_who_stops_waiting_has_taken_nothing(stage: Stage) -> None:
         else:
             done = answer.result()
         assert isinstance(done, Granted)
-        stage.store.settle(done, [(demand, -demand.amount) for demand in asked])
+        stage.store.refund(done, [(demand, -demand.amount) for demand in asked])
     await stage.settled()
     assert await remaining(stage.store, asked) == [100, 100]

@@ -60,7 +60,7 @@ class Asker:
         """By whom a request was decided just now; it is over at once."""
         answer = (await self.ask(asked)).answer
         if isinstance(answer, Granted):
-            self.store.settle(answer, [(demand, -demand.amount) for demand in asked])
+            self.store.refund(answer, [(demand, -demand.amount) for demand in asked])
         return answer.mode
 
     async def lose(self, asked: Sequence[Demand]) -> list[Asked]:

@@ -49,13 +49,13 @@ class Ledger:
         self.modes += [one.mode for one in granted]
         return granted
 
-    def settle(self, granted: Sequence[Granted]) -> None:
+    def refund(self, granted: Sequence[Granted]) -> None:
         for one in granted:
             # What this process's share was used for meanwhile is its own.
             if one.mode == "store":
                 self.tokens += USED
                 self.requests += 1
-            self._client.store.settle(one, [(self.asked[0], USED - RESERVED)])
+            self._client.store.refund(one, [(self.asked[0], USED - RESERVED)])
 
     async def counted(self) -> tuple[int, int, int]:
         """Tokens, requests and slots that the store has counted."""
@@ -67,30 +67,30 @@ class Ledger:
 async def test_what_is_used_around_a_freeze_is_counted_once(redis: Server, seconds: float) -> None:
     async with asker(redis.url) as client:
         ledger = Ledger(client)
-        ledger.settle(await ledger.take(20))
+        ledger.refund(await ledger.take(20))
         early, late = await ledger.take(10), await ledger.take(10)
         assert set(ledger.modes) == {"store"}
 
         redis.freeze()
         thaw = asyncio.get_running_loop().call_later(seconds, redis.thaw)
         # These are sent to a server that does not read ...
-        ledger.settle(early)
+        ledger.refund(early)
         waiting = asyncio.gather(*(ledger.take(1) for _ in range(5)))
         await asyncio.sleep(0.01)
-        ledger.settle(late)
+        ledger.refund(late)
         # ... these wait in vain, and what they may have taken is given back as soon as the server says so ...
         for some in await waiting:
-            ledger.settle(some)
+            ledger.refund(some)
         # ... and these are decided here, if the freeze is long enough.
         for _ in range(10):
-            ledger.settle(await ledger.take(2))
+            ledger.refund(await ledger.take(2))
         await client.until(lambda: not redis.frozen)
         await client.back(ledger.asked)
 
-        ledger.settle(await ledger.take(20))
+        ledger.refund(await ledger.take(20))
         held = await ledger.take(3)
         await settled(ledger, slots=3)
-        ledger.settle(held)
+        ledger.refund(held)
         await settled(ledger, slots=0)
         assert ledger.modes[-23:] == ["store"] * 23
         if seconds > 1:
@@ -117,7 +117,7 @@ async def test_what_a_server_refused_to_write_is_counted_when_it_writes_again(re
         ledger = Ledger(client)
         held = await ledger.take(10)
         redis.ask("REPLICAOF", "127.0.0.1", 1)
-        ledger.settle(held)
+        ledger.refund(held)
         await client.until(lambda: client.meter.errors.get("readonly", 0) > 0)
         await client.lose(ledger.asked)
         redis.ask("REPLICAOF", "NO", "ONE")

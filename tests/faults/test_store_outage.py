@@ -274,7 +274,7 @@ async def test_what_was_settled_meanwhile_is_carried_out_when_it_is_back(redis: 
         await client.lose(asked)
         for answer in held:
             assert isinstance(answer, Granted)
-            client.store.settle(answer, [(asked[0], 9)])
+            client.store.refund(answer, [(asked[0], 9)])
         await asyncio.sleep(0.3)
         redis.thaw()
         await client.back(asked)
@@ -296,7 +296,7 @@ async def test_a_restarted_server_is_taught_anew_and_leases_are_there_again(redi
         assert [level.remaining for level in await client.store.seen(asked)][1] == 2
         for answer in held:
             assert isinstance(answer, Granted)
-            client.store.settle(answer)
+            client.store.refund(answer)
         await remaining(client, asked, lambda left: left[1] == 5)
 
 
@@ -311,7 +311,7 @@ async def test_scripts_that_were_forgotten_are_sent_again(redis: Server) -> None
             assert {one.answer.mode for one in answers} == {"store"}
             for one in answers:
                 assert isinstance(one.answer, Granted)
-                client.store.settle(one.answer)
+                client.store.refund(one.answer)
         assert client.meter.errors == {}
 
 
@@ -509,7 +509,7 @@ async def test_the_servers_clock_jumps(redis: Server, hours: int) -> None:
         requests, slots = await stage.store.seen(asked)
         assert requests.remaining == 5 and slots.remaining == 0
         for each in held:
-            stage.store.settle(each)
+            stage.store.refund(each)
         await stage.settled()
         assert (await stage.store.seen(asked))[1].remaining == 4
         # What comes in does so from the new time on.
@@ -563,7 +563,7 @@ async def test_wherever_a_request_is_broken_off_nothing_stays_taken(redis: Serve
                 # Cancelled in the very turn in which it was answered: then it is ours to settle.
                 found = answer.result() if isinstance(answer, asyncio.Future) and not answer.cancelled() else answer
                 if isinstance(found, Granted):
-                    client.store.settle(found, [(demand, -demand.amount) for demand in asked])
+                    client.store.refund(found, [(demand, -demand.amount) for demand in asked])
 
         for turn in range(60):
             task = asyncio.get_running_loop().create_task(request(turn))

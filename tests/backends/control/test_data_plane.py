@@ -233,7 +233,7 @@ async def test_a_retired_endpoint_serves_its_last_exchange_and_is_closed_then(
         backend.release.set()
         async with asyncio.timeout(2):
             await sink.ended.wait()
-        a.settle(outcomes.OK, NOW)
+        a.record_outcome(outcomes.OK, NOW)
     assert sink.error is None
     await backend.all_closed(timeout=1.0)
     assert (plane.in_flight, plane.active_connections, plane.idle_connections) == (0, 0, 0)

@@ -282,7 +282,7 @@ def test_the_first_content_of_a_long_answer_is_its_success() -> None:
     assert rig.meter("a").breakers[-1] == "closed"
     assert "a" in rig.chosen()
     for permit in permits:
-        rig["a"].settle(BROKEN_OFF, rig.now, model=MODEL, permit=permit, released=True)
+        rig["a"].record_outcome(BROKEN_OFF, rig.now, model=MODEL, permit=permit, released=True)
     assert rig.meter("a").breakers[-1] == "closed", "what came of them is not counted again"
 
 
@@ -293,7 +293,7 @@ def test_only_so_many_probes_are_under_way_at_a_time() -> None:
     permits = [rig["a"].permit(MODEL, rig.now), rig["a"].permit(MODEL, rig.now)]
     assert None not in permits
     assert rig.chosen() == {"b"}
-    rig["a"].settle(CLIENT_GONE, rig.now, model=MODEL, permit=permits[0])
+    rig["a"].record_outcome(CLIENT_GONE, rig.now, model=MODEL, permit=permits[0])
     assert rig.chosen() == {"a", "b"}, "a probe whose client left gives its place back"
 
 
@@ -317,18 +317,18 @@ def test_one_models_breaker_says_nothing_of_the_others() -> None:
     assert rig.choose("ill") is None
     assert rig.chosen(model="well") == {"a", "b"}
     assert rig.chosen(model=None) == {"a", "b"}
-    assert rig["a"].standing.report(rig.now).breakers == {"ill": "open"}
+    assert rig["a"].health.report(rig.now).breakers == {"ill": "open"}
 
 
 def test_breakers_are_bounded_whatever_models_clients_name() -> None:
     rig = Rig("a", ejection=None)
     for number in range(3 * MODELS):
         rig.ends("a", NO_ANSWER, model=f"m{number}")
-    assert len(rig["a"].standing.report(rig.now).breakers) == MODELS + 1
+    assert len(rig["a"].health.report(rig.now).breakers) == MODELS + 1
     for number in range(3 * MODELS):
         rig.ends("a", OK, model=f"m{number}")
     # What the others share has opened meanwhile; those of their own are forgotten.
-    assert rig["a"].standing.report(rig.now).breakers == {"(others)": "open"}
+    assert rig["a"].health.report(rig.now).breakers == {"(others)": "open"}
 
 
 def test_the_last_closed_breaker_of_a_pool_opens_for_a_second_first() -> None:
@@ -487,17 +487,17 @@ def test_a_breaker_that_is_held_closed_ends_an_opening() -> None:
     broken(rig)
     rig.install("a", "b", forced={"a": "closed"})
     assert rig["a"].permit(MODEL, rig.now) is None
-    assert rig["a"].standing.breakers.lets(MODEL, rig.now)
+    assert rig["a"].health.breakers.lets(MODEL, rig.now)
 
 
 def test_the_report_tells_all_of_it() -> None:
     rig = Rig("a", "b", drained=frozenset({"b"}))
     rig.ends("a", of_status(503), retry_after=20.0)
     broken(rig)
-    report = rig["a"].standing.report(rig.now)
+    report = rig["a"].health.report(rig.now)
     assert (report.state, report.probes, report.paused_for) == ("paused", "unknown", 20.0)
     assert (report.drained, report.forced, report.breaker, report.breakers) == (False, None, "open", {MODEL: "open"})
-    assert rig["b"].standing.report(rig.now).drained
+    assert rig["b"].health.report(rig.now).drained
 
 
 # -- reloads
@@ -548,8 +548,8 @@ def test_one_that_left_the_table_learns_nothing_more_and_nobody_hears_of_it() ->
     rig.install("b")
     rig.told()
     for _ in range(50):
-        gone.settle(NO_ANSWER, rig.now, model=MODEL)
-        gone.settle(of_status(503), rig.now, model=MODEL)
+        gone.record_outcome(NO_ANSWER, rig.now, model=MODEL)
+        gone.record_outcome(of_status(503), rig.now, model=MODEL)
     assert rig.told() == []
     rig.passes(5.0)
     assert rig.loop.timers == 0

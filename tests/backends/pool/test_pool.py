@@ -362,10 +362,12 @@ class PoolMachine(RuleBasedStateMachine):
             assert rig.pool.nobody(rig.now, model).retry_after >= 0.0
             assert not rig.pool.fresh(rig.now, model, endpoints)
             return
-        standing = chosen.standing
+        standing = chosen.health
         assert standing.breakers.lets(model, rig.now), "never one with an open breaker"
         assert not standing.drained
-        assert not (standing.told and standing.paused_until > rig.now), "never against the engine's Retry-After"
+        assert not (standing.paused_by_engine and standing.paused_until > rig.now), (
+            "never against the engine's Retry-After"
+        )
         fresh = rig.pool.fresh(rig.now, model, endpoints)
         assert not (fresh and (chosen in endpoints or not standing.available)), "never while there is a better one"
         permit = chosen.permit(model, rig.now)
@@ -384,7 +386,7 @@ class PoolMachine(RuleBasedStateMachine):
     def an_attempt_ends(self, outcome: object, after: float | None, pick: int) -> None:
         if self.under_way:
             endpoint, permit, model = self.under_way.pop(pick % len(self.under_way))
-            endpoint.settle(outcome, self.rig.now, model=model, permit=permit, retry_after=after)  # type: ignore[attr-defined]
+            endpoint.record_outcome(outcome, self.rig.now, model=model, permit=permit, retry_after=after)  # type: ignore[attr-defined]
 
     @rule(name=st.sampled_from(NAMES), outcome=st.sampled_from(OUTCOMES), times=st.integers(1, 8))
     def attempts_end_alike(self, name: str, outcome: object, times: int) -> None:
@@ -408,7 +410,7 @@ class PoolMachine(RuleBasedStateMachine):
     def at_most_the_allowed_share_is_ejected(self) -> None:
         if not hasattr(self, "rig"):
             return
-        standings = [one.standing for one in self.rig.pool.candidates]
+        standings = [one.health for one in self.rig.pool.candidates]
         settings = self.rig.settings["ejection"]
         ejected = sum(one.ejected for one in standings)
         if settings is None:
@@ -423,7 +425,7 @@ class PoolMachine(RuleBasedStateMachine):
         rig = self.rig
         rig.pool.available(rig.now)
         for one in rig.pool.candidates:
-            report = one.standing.report(rig.now)
+            report = one.health.report(rig.now)
             assert rig.shown(one.name) == report.state
             assert rig.meter(one.name).breakers[-1] == report.breaker
             assert 0.0 < one.warmth <= 1.0
@@ -435,7 +437,7 @@ class PoolMachine(RuleBasedStateMachine):
         if not hasattr(self, "rig"):
             return
         for one in self.rig.pool.candidates:
-            if not one.standing.troubled:
+            if not one.health.troubled:
                 assert one.permit(MODEL, self.rig.now) is None
 
     def teardown(self) -> None:
@@ -455,7 +457,7 @@ class PoolMachine(RuleBasedStateMachine):
                     rig.tries(name, OK, model=model)
             rig.passes(2.0)
         assert {rig.shown(name) for name in self.names} == {"up"}
-        assert all(not rig[name].standing.troubled and rig[name].usual for name in self.names)
+        assert all(not rig[name].health.troubled and rig[name].usual for name in self.names)
         assert rig.chosen(200) == set(self.names)
         assert rig.loop.timers == 0
 

@@ -40,13 +40,13 @@ def test_what_is_idle_is_forgotten_while_others_come() -> None:
     for number in range(1000):
         answer = store.take(demands(RULES, subject(number), tokens=100), f"{number}")
         assert isinstance(answer, Granted)
-        store.settle(answer)
+        store.refund(answer)
     assert len(store) == 3000, "none of them is idle yet"
     clock.now += 61
     for number in range(1000, 2001):
         answer = store.take(demands(RULES, subject(number), tokens=100), f"{number}")
         assert isinstance(answer, Granted)
-        store.settle(answer)
+        store.refund(answer)
     assert len(store) <= 3003 + 3, "those of before are gone, two for each that came"
 
 
@@ -54,10 +54,10 @@ def test_one_that_asks_again_and_again_makes_the_others_forgotten() -> None:
     clock = Clock()
     store = MemoryStore(clock)
     for number in range(100):
-        store.settle(_granted(store, number))
+        store.refund(_granted(store, number))
     clock.now += 61
     for _ in range(400):
-        store.settle(_granted(store, 7))
+        store.refund(_granted(store, 7))
     assert len(store) == 3
 
 
@@ -101,7 +101,7 @@ def test_no_holder_is_kept_of_a_slot_given_back() -> None:
     for number in range(100):
         answer = store.take(demands(RULES[3:], subject(number)), f"{number}")
         assert isinstance(answer, Granted)
-        store.settle(answer)
+        store.refund(answer)
     assert len(store) == 0
 
 

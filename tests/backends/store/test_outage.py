@@ -27,7 +27,7 @@ def test_who_reserves_more_than_the_share_is_charged_what_was_used() -> None:
         if not isinstance(answer, Granted):
             break
         used += 900
-        outage.settle(answer, [(asked[0], 900 - 5000)])
+        outage.refund(answer, [(asked[0], 900 - 5000)])
     # The share of one of ten is 1,000 tokens; who gets in uses at most one request's more.
     assert 0 < used <= 2 * 1000
 

@@ -90,7 +90,7 @@ async def test_a_race_never_leads_over_the_limit_and_leaves_our_own_rules_exact(
     assert all(answer.retry_after >= RACE_WAIT for answer in refused)
     assert await rig.left() == [90, 900, 40, 0, 10]
     for answer in granted:
-        rig.store.settle(answer)
+        rig.store.refund(answer)
     assert (await rig.left())[2] == 50
 
 
@@ -127,7 +127,7 @@ async def test_a_request_that_leaves_at_any_moment_holds_nothing(turns: int) -> 
     if not answer.cancel():
         done = answer.result()
         assert isinstance(done, Granted)
-        rig.store.settle(done, [(demand, -demand.amount) for demand in ASKED])
+        rig.store.refund(done, [(demand, -demand.amount) for demand in ASKED])
     with pytest.raises(asyncio.CancelledError) if answer.cancelled() or not answer.done() else _nothing():
         await answer
     assert (await rig.left())[:3] == [100, 1000, 50]
@@ -192,9 +192,9 @@ class Spy(MemoryStore):
         super().__init__(lambda: 0.0, now())
         self.changes: list[Change] = []
 
-    def settle(self, granted: Granted, changes: Sequence[Change] = ()) -> None:
+    def refund(self, granted: Granted, changes: Sequence[Change] = ()) -> None:
         self.changes += changes
-        super().settle(granted, changes)
+        super().refund(granted, changes)
 
 
 def test_the_store_below_hears_of_no_window() -> None:
@@ -203,7 +203,7 @@ def test_the_store_below_hears_of_no_window() -> None:
     store.ready(RULES)
     answer = store.take(ASKED, "a")
     assert isinstance(answer, Granted)
-    store.settle(answer, [(demand, -demand.amount) for demand in ASKED])
+    store.refund(answer, [(demand, -demand.amount) for demand in ASKED])
     assert [demand.rule for demand, _ in below.changes] == list(RULES[:3])
 
 

@@ -3,7 +3,7 @@
 import sys
 
 from backends.workers import simulator, vllm
-from backends.workers.command import fill, flags, ports_wanted, settle
+from backends.workers.command import complete_command, fill, flags, ports_wanted
 
 
 def filled(argv: tuple[str, ...]) -> list[str]:
@@ -21,7 +21,7 @@ def test_vllm_is_told_model_name_address_and_arguments() -> None:
 
 def test_a_whole_command_line_of_the_operators_is_only_filled_in() -> None:
     argv = vllm.command(["run.sh", "{port}", "{model}"], model="m", served_name="s", args={"x": "1"})
-    assert filled(settle(argv, "m")) == ["run.sh", "1001", "m", "--x", "1"]
+    assert filled(complete_command(argv, "m")) == ["run.sh", "1001", "m", "--x", "1"]
 
 
 def test_braces_that_are_no_placeholder_stay() -> None:
@@ -32,7 +32,7 @@ def test_braces_that_are_no_placeholder_stay() -> None:
 
 
 def test_a_model_that_looks_like_a_placeholder_is_a_model() -> None:
-    assert settle(("{model}", "{name}"), "{model}") == ("{model}", "{name}")
+    assert complete_command(("{model}", "{name}"), "{model}") == ("{model}", "{name}")
 
 
 def test_an_option_without_a_value_is_bare() -> None:
