@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from backends.simulator.faults import Fault, FaultError
+from backends.simulator.exchange import SimulatorExchange, SimulatorRequest
+from backends.simulator.faults import Fault, FaultError, Faults
 from backends.simulator.faultspec import parse
 from backends.simulator.jobs import JSON
 from policies.codec import JSONError, decode, encode
 
-if TYPE_CHECKING:
-    from backends.simulator.exchange import SimulatorExchange, SimulatorRequest
-    from backends.simulator.routes import SimulatorRoutes
-
 HEADER = "x-simulator-fault"
 
 
-def handle(routes: SimulatorRoutes, exchange: SimulatorExchange) -> None:
+class FaultTarget(Protocol):
+    """Server whose faults are set (`backends.simulator.routes.SimulatorRoutes`)."""
+
+    faults: Faults
+
+    def state(self) -> dict[str, object]: ...
+    def clear_faults(self) -> None: ...
+    def add_fault(self, fault: Fault) -> None: ...
+
+
+def handle(routes: FaultTarget, exchange: SimulatorExchange) -> None:
     """POST, GET and DELETE /simulator/faults; GET /simulator/state."""
     request = exchange.request
     status = 404
@@ -28,7 +35,7 @@ def handle(routes: SimulatorRoutes, exchange: SimulatorExchange) -> None:
     exchange.respond(status, JSON, encode(answer))
 
 
-def _faults(routes: SimulatorRoutes, request: SimulatorRequest) -> tuple[int, dict[str, object]]:
+def _faults(routes: FaultTarget, request: SimulatorRequest) -> tuple[int, dict[str, object]]:
     if request.method == "DELETE":
         routes.clear_faults()
     elif request.method == "POST":

@@ -1,16 +1,35 @@
-"""One request and its answer, as what makes the answer sees them: whole bytes out, and word when the client has
-left.
-"""
+"""One request and its answer, as the code that makes the answer sees them: whole bytes out, and a call when the client
+has left."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from backends.simulator.wire import SimulatorConnection, SimulatorWire
+from backends.simulator.ticker import Ticker
 
 Headers = Iterable[tuple[bytes, bytes]]
+
+
+class ResponseHeads(Protocol):
+    """Writer of response heads, with the server's timer (`backends.simulator.wire.SimulatorWire`)."""
+
+    ticker: Ticker
+
+    def head(self, status: int, headers: Headers, framing: bytes, keep_alive: bool) -> bytes: ...
+
+
+class ResponseConnection(Protocol):
+    """Connection that an answer is written to (`backends.simulator.wire.SimulatorConnection`)."""
+
+    paused: bool
+
+    @property
+    def heads(self) -> ResponseHeads: ...
+    def write(self, data: bytes) -> None: ...
+    def next(self, keep_alive: bool) -> None: ...
+    def close(self) -> None: ...
+    def reset(self) -> None: ...
 
 
 class SimulatorRequest:
@@ -30,7 +49,7 @@ class SimulatorRequest:
 
 
 class SimulatorExchange:
-    """The answer to one request: `respond`, or `begin`, `send`... and `finish`. After the end, or once the client
+    """Answer to one request: `respond`, or `begin`, `send`... and `finish`. After the end, or once the client
     left, calls do nothing.
 
     `on_end(gone)` is called exactly once: when the last byte was handed over (False) or when the client left or was
@@ -40,7 +59,7 @@ class SimulatorExchange:
 
     __slots__ = ("_connection", "ended", "keep_alive", "on_end", "on_writable", "request")
 
-    def __init__(self, connection: SimulatorConnection, request: SimulatorRequest) -> None:
+    def __init__(self, connection: ResponseConnection, request: SimulatorRequest) -> None:
         self._connection = connection
         self.request = request
         self.keep_alive = request.keep_alive
@@ -49,15 +68,15 @@ class SimulatorExchange:
         self.on_writable: Callable[[], None] | None = None
 
     @property
-    def wire(self) -> SimulatorWire:
-        return self._connection.wire
+    def wire(self) -> ResponseHeads:
+        return self._connection.heads
 
     @property
     def writable(self) -> bool:
         return not self._connection.paused
 
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
-        """A whole answer with its content-length (no body bytes for HEAD)."""
+        """Send a whole answer with its content-length (no body bytes for HEAD)."""
         if self.ended:
             return
         head = self.wire.head(status, headers, b"content-length: %d\r\n" % len(body), self.keep_alive)
@@ -65,37 +84,37 @@ class SimulatorExchange:
         self._end(gone=False)
 
     def begin(self, status: int, headers: Headers) -> None:
-        """The head of a chunked answer, sent now."""
+        """Send the head of a chunked answer now."""
         if not self.ended:
             self._connection.write(self.wire.head(status, headers, b"transfer-encoding: chunked\r\n", self.keep_alive))
 
     def send(self, events: Iterable[bytes]) -> None:
-        """Each event in an HTTP chunk of its own, as uvicorn frames what vLLM yields; one write for all of them."""
+        """Send each event in an HTTP chunk of its own, as uvicorn frames vLLM's events; one write for all of them."""
         if not self.ended:
             self._connection.write(b"".join([b"%x\r\n%b\r\n" % (len(event), event) for event in events]))
 
     def finish(self) -> None:
-        """The terminating chunk."""
+        """Send the terminating chunk."""
         if not self.ended:
             self._connection.write(b"0\r\n\r\n")
             self._end(gone=False)
 
     def write(self, data: bytes) -> None:
-        """Bytes as they are, for answers that are wrong on purpose."""
+        """Write bytes as they are, for answers that are wrong on purpose."""
         if not self.ended:
             self._connection.write(data)
 
     def done(self) -> None:
-        """What was written by hand is the whole answer."""
+        """End an answer that was written by `write` alone."""
         self._end(gone=False)
 
     def close(self) -> None:
-        """FIN after what was written, whether the answer is whole or not."""
+        """Send FIN after the written bytes, whether the answer is whole or not."""
         self._end(gone=True)
         self._connection.close()
 
     def reset(self) -> None:
-        """RST, after what was written has left this machine; what the client has not read by then it can still read."""
+        """Send RST once the written bytes have left this machine; the client can still read them."""
         self._end(gone=True)
         self._connection.reset()
 

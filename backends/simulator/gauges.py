@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from backends.simulator.engine import SimulatedEngine
-    from backends.simulator.jobs import Job
+from backends.simulator.settings import SimulatorSettings
 
 _FIRST = (
     .001, .005, .01, .02, .04, .06, .08, .1,
@@ -51,6 +49,27 @@ class SimulatedHistogram:
         return [*rows, f"{self.name}_count{labels} {self.count}.0", f"{self.name}_sum{labels} {self.sum}"]
 
 
+class FinishedJob(Protocol):
+    """Job that has ended (`backends.simulator.jobs.Job`); counts are tokens, `weight` sequences, `since` clock time."""
+
+    weight: int
+    since: float
+    prompt: int
+    done: int
+
+
+class EngineState(Protocol):
+    """Load of the engine (`backends.simulator.engine.SimulatedEngine`)."""
+
+    settings: SimulatorSettings
+    running: int
+
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def cache_usage(self) -> float: ...
+
+
 class EngineGauges:
     """Everything that is counted. Counters count what was generated; `generated` for /metrics, the rest by request."""
 
@@ -76,7 +95,7 @@ class EngineGauges:
     def tokens(self, count: int) -> None:
         self.generated += count
 
-    def ended(self, reason: str, job: Job, now: float) -> None:
+    def ended(self, reason: str, job: FinishedJob, now: float) -> None:
         """A request is over, one way or another."""
         self.reasons[reason] = self.reasons.get(reason, 0) + job.weight
         if reason != "abort":
@@ -84,7 +103,7 @@ class EngineGauges:
             self.prompts.observe(job.prompt)
             self.answers.observe(job.done * job.weight)
 
-    def page(self, engine: SimulatedEngine) -> bytes:
+    def page(self, engine: EngineState) -> bytes:
         """The whole page, in the text format that Prometheus reads."""
         model = engine.settings.models[0].replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
         page = _MetricsText(model)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from backends.simulator.exchange import Headers, SimulatorExchange
+from backends.simulator.gauges import EngineGauges
+from backends.simulator.settings import SimulatorSettings
 from backends.simulator.ticker import TickerEntry
-
-if TYPE_CHECKING:
-    from backends.simulator.engine import SimulatedEngine
 
 EVENT_STREAM: Headers = ((b"content-type", b"text/event-stream; charset=utf-8"),)
 JSON: Headers = ((b"content-type", b"application/json"),)
@@ -18,6 +17,18 @@ _BURST = 64
 
 Steps = Iterator[list[bytes]]
 """For each token of a stream its events; the last step has all that follows the last token."""
+
+
+class JobEngine(Protocol):
+    """Engine that runs a job (`backends.simulator.engine.SimulatedEngine`), as the job sees it; times in seconds."""
+
+    settings: SimulatorSettings
+    gauges: EngineGauges
+    now: Callable[[], float]
+
+    def prefill(self, prompt: int) -> float: ...
+    def stretched(self, seconds: float) -> float: ...
+    def again(self, job: Job) -> None: ...
 
 
 class Job:
@@ -50,11 +61,11 @@ class Job:
         self.entry: TickerEntry | None = None
         self.comment: TickerEntry | None = None
 
-    def wait(self, engine: SimulatedEngine) -> float:
+    def wait(self, engine: JobEngine) -> float:
         """Seconds from the start in a slot to the next thing that `advance` does."""
         raise NotImplementedError
 
-    def advance(self, engine: SimulatedEngine) -> None:
+    def advance(self, engine: JobEngine) -> None:
         """The time has come: yield what is due, and ask to be called again or end the exchange."""
         raise NotImplementedError
 
@@ -85,11 +96,11 @@ class PlainJob(Job):
     def finish_reason(self) -> str:
         return self._reason
 
-    def wait(self, engine: SimulatedEngine) -> float:
+    def wait(self, engine: JobEngine) -> float:
         gaps = self.length - 1
         return engine.prefill(self.prompt) + (engine.stretched(engine.settings.gap * gaps) if gaps else 0.0)
 
-    def advance(self, engine: SimulatedEngine) -> None:
+    def advance(self, engine: JobEngine) -> None:
         engine.gauges.tokens(self.length * self.weight)
         engine.gauges.prompt_tokens += self.prompt
         engine.gauges.first_token.observe(engine.settings.first_byte + engine.settings.prompt_token * self.prompt)
@@ -113,10 +124,10 @@ class StreamJob(Job):
     def finish_reason(self) -> str:
         return self._reason
 
-    def wait(self, engine: SimulatedEngine) -> float:
+    def wait(self, engine: JobEngine) -> float:
         return engine.prefill(self.prompt)
 
-    def advance(self, engine: SimulatedEngine) -> None:
+    def advance(self, engine: JobEngine) -> None:
         exchange, now, gap = self.exchange, engine.now(), engine.settings.gap
         for _ in range(_BURST):
             if not exchange.writable:
@@ -135,7 +146,7 @@ class StreamJob(Job):
                 break
         engine.again(self)
 
-    def _count(self, engine: SimulatedEngine, now: float) -> None:
+    def _count(self, engine: JobEngine, now: float) -> None:
         self.done += 1
         engine.gauges.tokens(self.weight)
         if self.done == 1:
@@ -145,7 +156,7 @@ class StreamJob(Job):
             engine.gauges.between_tokens.observe(now - self.last)
         self.last = now
 
-    def _resume(self, engine: SimulatedEngine) -> Callable[[], None]:
+    def _resume(self, engine: JobEngine) -> Callable[[], None]:
         def resume() -> None:
             self.exchange.on_writable = None
             self.due = max(self.due, engine.now())

@@ -116,6 +116,11 @@ class SimulatorConnection(asyncio.Protocol):
 
     # -- asyncio
 
+    @property
+    def heads(self) -> SimulatorWire:
+        """Writer of response heads."""
+        return self.wire
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # A cast, because uvloop's transports are not asyncio's by descent.
         self._transport = cast(asyncio.Transport, transport)
