@@ -31,7 +31,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from backends.control.data_plane import TableView
+from backends.data_plane import TableView
 from backends.pool.pool import Pool
 from gateway import errors
 from gateway.admission.gate import AdmissionGate

@@ -7,7 +7,7 @@ import re
 from collections.abc import Coroutine
 from typing import Any, Final
 
-from backends.control.data_plane import DataPlane, TableView
+from backends.data_plane import DataPlane, TableView
 from gateway import errors
 from gateway.exchange import Exchange
 from gateway.http.request import ClientRequest

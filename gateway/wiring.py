@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from backends.cache.factory import make_cache
-from backends.control.data_plane import DataPlane, TableView
+from backends.data_plane import DataPlane, TableView
 from backends.http1.timer_wheel import TimerWheel
 from backends.store.factory import StoreContext, make_store
 from backends.store.windowed_store import WindowedStore

@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 
 from policies.codec import JSONError, Raw, decode, encode_sorted
 from policies.config.settings.routes import CacheSettings
-from policies.request.json_object import RefusedBody, members
+from policies.json_object import RefusedBody, members
 from policies.request.paths import PathKind
 
 CANONICAL: Final = 64 << 10

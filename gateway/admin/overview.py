@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from math import inf
 from typing import Protocol
 
-from backends.control.data_plane import DataPlane, TableView
 from backends.control.events import EndpointEvent
 from backends.control.table import PoolSpec
+from backends.data_plane import DataPlane, TableView
 from backends.pool.endpoint import Endpoint
 from backends.workers.supervisor import WorkerView
 from policies.capacity.admission import AdmissionQueue

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from backends.control.data_plane import DataPlane, TableView
+from backends.data_plane import DataPlane, TableView
 from gateway.observe.access_log import AccessLog
 from gateway.observe.metrics import Metrics
 from policies.identity.principal import AuthenticationError, KeysWanted, Principal

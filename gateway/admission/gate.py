@@ -8,7 +8,7 @@ slot until its end, retries included, and gives it back with `Exchange.leave_poo
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from backends.control.data_plane import TableView
+from backends.data_plane import TableView
 from backends.http1.timer_wheel import TimerWheel
 from backends.pool.pool import Pool
 from gateway.admission.pool_queue import PoolQueue

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from backends.control.data_plane import DataPlane
+from backends.data_plane import DataPlane
 from gateway import errors
 from gateway.durations import whole_seconds
 from policies.identity.guessing import HOLD, GuessingLimiter

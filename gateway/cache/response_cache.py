@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from backends.cache.base import AnswerStore, CachedAnswer, CacheMiss
-from backends.control.data_plane import TableView
+from backends.data_plane import TableView
 from backends.http1.timer_wheel import TimerWheel
 from gateway.cache.coalescing import Coalescer
 from gateway.cache.detached_client import DetachedClient, detach

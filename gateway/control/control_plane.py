@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from backends.control.data_plane import DataPlane, TableView
 from backends.control.events import EndpointEvent
 from backends.control.table import Forced
 from backends.control.table_builder import build_table
+from backends.data_plane import DataPlane, TableView
 from backends.identity.jwks import KeySources
 from backends.probes.prober import Prober
 from backends.workers.supervisor import Supervisor, WorkerEvent, WorkerView

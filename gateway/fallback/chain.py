@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from backends.control.data_plane import TableView
+from backends.data_plane import TableView
 from backends.pool.pool import Pool
 from gateway import errors
 from gateway.error_mapping import REFUSALS
@@ -22,9 +22,9 @@ from gateway.http.request import ClientGone
 from gateway.reply import send_answer, send_error
 from policies.config.settings import FallbackSettings
 from policies.identity.principal import Principal
+from policies.json_object import members
 from policies.limits.plans import PlanLimits
 from policies.request.describe import DescribedRequest, RefusedBody
-from policies.request.json_object import members
 from policies.request.routing import RouteMatch
 from policies.request.usage.dialects import DIALECTS
 from policies.request.usage.edits import cap_output

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from backends.control.data_plane import TableView
+from backends.data_plane import TableView
 from backends.store.base import LimitStore
 from gateway.exchange import Exchange
 from gateway.limits.limit_error import limit_error

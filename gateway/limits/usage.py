@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from backends.control.data_plane import TableView
+from backends.data_plane import TableView
 from backends.store.base import LimitStore
 from gateway.limits.limit_error import rule_text
 from gateway.observe.log import fields

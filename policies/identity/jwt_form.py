@@ -16,7 +16,7 @@ from typing import Any, Final
 from policies.codec import JSONError, Raw, decode
 from policies.identity.issuers import is_kid
 from policies.identity.principal import AuthenticationError
-from policies.request.json_object import RefusedBody, members
+from policies.json_object import RefusedBody, members
 
 _COMPACT: Final = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 # `crit` and `b64` change what is signed, `enc` and `zip` what it says; the rest would have the token name its own key.

@@ -24,6 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from policies.json_object import RefusedBody, members, replace
 from policies.request.fields import (
     boolean_of,
     checked_name,
@@ -33,7 +34,6 @@ from policies.request.fields import (
     model_of,
     user_of,
 )
-from policies.request.json_object import RefusedBody, members, replace
 from policies.request.multipart import fields_of, replace_field
 from policies.request.usage.dialects import TokenDialect
 from policies.request.usage.sizes import sizes

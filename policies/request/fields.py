@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from policies.codec import Decoder, JSONError, JSONShapeError, Raw, Struct
-from policies.request.json_object import RefusedBody
+from policies.json_object import RefusedBody
 
 MAX_NAME = 256  # characters of a model's or a user's name
 

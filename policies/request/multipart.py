@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from policies.request.json_object import RefusedBody
+from policies.json_object import RefusedBody
 
 MAX_PARTS = 128
 MAX_PART_HEAD = 4096  # bytes

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from backends.control.data_plane import DataPlane
 from backends.control.events import EndpointEvent, ProbeVerdict
 from backends.control.meters import EndpointMeter
 from backends.control.meters import Gauge as AnyGauge
 from backends.control.table import EndpointSpec, PoolSpec, Table
+from backends.data_plane import DataPlane
 from backends.http1.timer_wheel import TimerWheel
 from backends.pool.endpoint import Endpoint
 from backends.pool.pool import Pool

@@ -19,7 +19,7 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.control.data_plane import TableView
+from backends.data_plane import TableView
 from backends.store.factory import StoreContext, make_store
 from gateway.exchange import AttemptState, Exchange, LogRecord
 from gateway.limits.limiter import RateLimiter

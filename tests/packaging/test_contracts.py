@@ -26,7 +26,11 @@ def test_every_contract_sees_an_import_that_breaks_it(tmp_path: Path) -> None:
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     libraries = [library for contract in CONTRACTS for library in contract.get("forbidden_modules", [])]
     planted = "\n".join(f"import {library}" for library in ["backends", *libraries])
-    (tmp_path / "policies" / "planted.py").write_text(planted + "\n")
+    # A policy that imports every library and the layer above it, two siblings that import each other, and a feature of
+    # the gateway that imports another one.
+    (tmp_path / "policies" / "planted.py").write_text(f"{planted}\nimport policies.other\n")
+    (tmp_path / "policies" / "other.py").write_text("import policies.planted\n")
+    (tmp_path / "gateway" / "auth" / "planted.py").write_text("import gateway.limits.limiter\n")
 
     done = lint_imports(tmp_path)
 

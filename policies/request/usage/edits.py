@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from policies.codec import Raw
-from policies.request.json_object import members, opening, spans
+from policies.json_object import members, opening, spans
 from policies.request.usage.dialects import ASKED_OF, CHAT, TokenDialect
 from policies.request.usage.sizes import nested, whole
 

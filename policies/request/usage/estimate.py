@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final, Protocol
 
-from policies.request.describe import DescribedRequest
-from policies.request.json_object import RefusedBody
+from policies.json_object import RefusedBody
 from policies.request.usage.dialects import TokenDialect
 
 START: Final = 4.0
@@ -25,6 +24,15 @@ _GUESS: Final = 256
 _HEAVIEST: Final = 8192
 # What a request leaves of those before it: half after 34.
 _DECAY: Final = 0.98
+
+
+class MeasuredRequest(Protocol):
+    """Sizes of a request (`policies.request.describe.DescribedRequest`): bytes of the prompt, bound and number of
+    answers."""
+
+    prompt_bytes: int
+    max_tokens: int | None
+    answers: int
 
 
 class TokenPlan(Protocol):
@@ -65,11 +73,11 @@ class TokenEstimates:
         if len(self._sums) > self._models:
             self._sums.popitem(last=False)
 
-    def prompt_tokens(self, call: DescribedRequest, model: str) -> int:
+    def prompt_tokens(self, call: MeasuredRequest, model: str) -> int:
         """Return the estimated prompt tokens of a described call; 0 without a prompt, else at least 1."""
         return -int(-call.prompt_bytes // self.bytes_per_token(model)) if call.prompt_bytes else 0
 
-    def reserve(self, call: DescribedRequest, plan: TokenPlan, model: str, room: int | None = None) -> tuple[int, int]:
+    def reserve(self, call: MeasuredRequest, plan: TokenPlan, model: str, room: int | None = None) -> tuple[int, int]:
         """(prompt tokens, output tokens) that the call may take.
 
         room: the least burst of the plan's token rules. An answer that the client does not bound is reserved with no
@@ -113,7 +121,7 @@ def real(
 
 
 def counted(
-    call: DescribedRequest, dialect: TokenDialect | None, *, events: int, size: int, stream: bool, whole: bool
+    call: MeasuredRequest, dialect: TokenDialect | None, *, events: int, size: int, stream: bool, whole: bool
 ) -> int:
     """The tokens of an answer without usage, from what of it went to the client: of a stream one an event, without what
     frames it; of a plain answer by its bytes. Never more than the request's own bound.

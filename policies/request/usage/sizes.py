@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from policies.codec import Decoder, JSONError, Raw
-from policies.request.json_object import RefusedBody, members
+from policies.json_object import RefusedBody, members
 from policies.request.usage.dialects import TokenDialect
 
 # 2**31 - 1 is a usual way to say "no bound".

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policies.json_object import RefusedBody
 from policies.request.describe import DescribedRequest, describe, rewrite_model
-from policies.request.json_object import RefusedBody
 from policies.request.multipart import MAX_PARTS, boundary_of, fields_of, replace_field
 
 TYPE = b"multipart/form-data; boundary=B"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from policies.request.json_object import MAX_MEMBERS, RefusedBody, members, replace
+from policies.json_object import MAX_MEMBERS, RefusedBody, members, replace
 from tests.pace import cpu, slowdown
 
 # Few names, so that two are often the same, some of them prefixes of others or longer in bytes than in characters.

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import pytest
 
-from backends.control.data_plane import DataPlane, TableView
 from backends.control.events import EndpointEvent, ProbeVerdict
 from backends.control.table import EndpointSpec, PoolSpec, Table
+from backends.data_plane import DataPlane, TableView
 from backends.http1.connection import UpstreamConnection
 from backends.http1.interface import UpstreamError
 from backends.http1.timer_wheel import TimerWheel
