@@ -103,7 +103,7 @@ async def answered(endpoint: Endpoint) -> None:
     """One whole exchange."""
     sink = Sink()
     await asked(endpoint, sink)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(15):
         await sink.ended.wait()
     assert sink.error is None
 
@@ -231,7 +231,7 @@ async def test_a_retired_endpoint_serves_its_last_exchange_and_is_closed_then(
         assert (plane.in_flight, plane.active_connections) == (1, 1), "it is counted until its last exchange ends"
         assert len(backend.open) == 1
         backend.release.set()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(15):
             await sink.ended.wait()
         a.record_outcome(outcomes.OK, NOW)
     assert sink.error is None
@@ -292,7 +292,7 @@ async def test_close_ends_idle_connections_now_and_those_in_use_with_their_excha
     await asyncio.sleep(0.02)
     assert len(backend.open) == 1
     backend.release.set()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(15):
         await sink.ended.wait()
     await eventually(lambda: backend.open == [], "its connection is still open")
 

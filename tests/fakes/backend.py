@@ -25,6 +25,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Self, cast
 
+from tests.pace import own_timeout
+
 Headers = Iterable[tuple[str, str]]
 
 
@@ -369,13 +371,13 @@ class Backend:
 
     async def requested(self, count: int = 1, timeout: float = 15.0) -> Request:
         """Wait until so many requests have come whole; the last of them."""
-        async with asyncio.timeout(timeout), self._changed:
+        async with own_timeout(timeout), self._changed:
             await self._changed.wait_for(lambda: len(self.requests) >= count)
         return self.requests[count - 1]
 
     async def all_closed(self, timeout: float = 3.0) -> None:
         """Wait until no connection is open; TimeoutError after `timeout` seconds."""
-        async with asyncio.timeout(timeout):
+        async with own_timeout(timeout):
             for connection in list(self.connections):
                 await connection.closed.wait()
 

@@ -9,6 +9,8 @@ import struct
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tests.pace import own_timeout
+
 End = Literal["complete", "cut", "eof"]
 
 
@@ -96,13 +98,13 @@ class Client:
 
     async def until(self, mark: bytes, timeout: float = 15.0) -> bytes:
         """Everything up to and with `mark`."""
-        async with asyncio.timeout(timeout):
+        async with own_timeout(timeout):
             return await self.reader.readuntil(mark)
 
     async def rest(self, timeout: float = 15.0) -> bytes:
         """Everything until the connection ends; a reset counts as the end."""
         parts = []
-        async with asyncio.timeout(timeout):
+        async with own_timeout(timeout):
             try:
                 while part := await self.reader.read(1 << 16):
                     parts.append(part)
@@ -123,7 +125,7 @@ class Client:
         """The next response, whole or as far as it came."""
         status, headers = await self.head(timeout)
         fields = dict(headers)
-        async with asyncio.timeout(timeout):
+        async with own_timeout(timeout):
             if method == "HEAD" or status in (204, 304) or status < 200:
                 return Answer(status, headers, b"", "complete", "none")
             if fields.get("transfer-encoding") == "chunked":

@@ -14,6 +14,7 @@ from tests.fakes.backend import STREAM_HEAD, Backend, Connection, Request, plain
 from tests.fakes.certificates import Authority
 from tests.fakes.client import Client, request
 from tests.fakes.listeners import full_backlog, silent
+from tests.pace import Watch
 
 
 async def send(backend: Backend, data: bytes) -> Client:
@@ -82,12 +83,12 @@ async def test_it_knows_when_a_connection_was_closed(backend: Backend) -> None:
     client = await send(backend, request("POST", "/", b"{}"))
     await backend.requested()
     assert len(backend.open) == 1
-    at = asyncio.get_running_loop().time()
+    at, watch = asyncio.get_running_loop().time(), Watch()
     client.writer.close()
     await backend.all_closed()
     closed_at = backend.connections[0].closed_at
     assert closed_at is not None
-    assert 0 <= closed_at - at < 0.1
+    assert 0 <= closed_at - at < 0.1 + watch.waited
 
 
 async def test_a_script_may_do_anything(backend: Backend) -> None:

@@ -13,6 +13,7 @@ from tests.fakes.backend import Backend
 from tests.fakes.client import request
 from tests.flow.harness import CHAT, Running, eventually
 from tests.gateway.served import Served, policy
+from tests.pace import Watch
 
 RESERVED = 50_000
 
@@ -31,11 +32,11 @@ def limited(url: str, *limits: dict[str, Any], **store: Any) -> dict[str, Any]:
 
 
 async def mode(gw: Running, state: str, within: float) -> float:
-    """Seconds until the metric says that limits are in this state, and no other."""
-    began = time.monotonic()
+    """Seconds, as `Watch.own` counts them, until the metric says that limits are in this state, and no other."""
+    watch = Watch()
     await eventually(lambda: gw.total("limit_mode", state=state) == 1, f"never {state}", timeout=within)
     assert gw.total("limit_mode") == 1
-    return time.monotonic() - began
+    return watch.own
 
 
 def said(gw: Running, event: str) -> int:

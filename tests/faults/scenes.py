@@ -3,7 +3,6 @@ tells of them."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,15 +69,3 @@ def state(gw: Running, endpoint: str, metric: str = "endpoint_state") -> str:
     labels = [dict(pairs) for (name, pairs), value in series.items() if name == metric and value == 1]
     (found,) = [each["state"] for each in labels if each["endpoint"] == endpoint]
     return found
-
-
-class Watch:
-    """Seconds since it was made."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._began = self._loop.time()
-
-    @property
-    def seconds(self) -> float:
-        return self._loop.time() - self._began

@@ -18,6 +18,7 @@ from policies.config.units import RateValue
 from policies.limits import Answer, Demand, Granted, LimitSubject, demands, rules_of
 from policies.limits.rules import Outage
 from tests.fakes.store import SpyMeter
+from tests.pace import Watch
 
 TIMEOUT = 0.2
 BACK_WITHIN = 5.0
@@ -50,11 +51,11 @@ class Asker:
 
     async def ask(self, asked: Sequence[Demand]) -> Asked:
         self._leases += 1
-        began = time.perf_counter()
+        watch = Watch()
         answer = self.store.take(asked, f"lease-{id(self)}-{self._leases}")
         waited = isinstance(answer, asyncio.Future)
         found = await answer if isinstance(answer, asyncio.Future) else answer
-        return Asked(found, time.perf_counter() - began, waited)
+        return Asked(found, watch.own, waited)
 
     async def mode(self, asked: Sequence[Demand]) -> str:
         """By whom a request was decided just now; it is over at once."""

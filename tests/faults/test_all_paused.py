@@ -12,8 +12,9 @@ import pytest
 
 from tests.fakes.backend import Backend
 from tests.fakes.client import Answer, Client
-from tests.faults.scenes import Watch, pool, route
+from tests.faults.scenes import pool, route
 from tests.flow.harness import Running, eventually, gateway_with
+from tests.pace import Watch
 
 BUSY = b'{"error":{"message":"busy"}}'
 BOUND: dict[str, Any] = {"max_in_flight": 8, "queue": {"size": 2, "wait": "30s"}}
@@ -49,7 +50,7 @@ def at_once(watch: Watch, answer: Answer, status: int, code: str) -> None:
     assert (answer.status, answer.error["code"]) == (status, code)
     assert 8 <= int(answer.header("retry-after") or 0) <= 12
     assert answer.header("x-sluice-attempts") is None
-    assert watch.seconds < 3
+    assert watch.own < 3
 
 
 async def hurried(gw: Running, *, stream: bool = True) -> Answer:

@@ -169,19 +169,20 @@ async def test_a_heavy_body_is_400_or_passes_and_holds_the_loop_for_15_ms_at_mos
     async with gateway_with(backend) as gw:
         data = gw.request("POST", CHAT, body)
         delays = []
-        for _ in range(4):
+        for _ in range(8):
             delay, status = await longest_delay(gw, data)
             assert status in (200, 400), status
             delays.append(delay / slowdown())
             if delays[-1] < 0.015:
                 break
-        # Others use this machine: one quiet run of four shows what the work takes.
+        # Others use this machine: one quiet run of eight shows what the work takes.
         assert min(delays) < 0.015, delays
 
 
 async def longest_delay(gw: Running, data: bytes) -> tuple[float, int]:
     """How late the loop ran while a client on another thread sent this, and the answer's status. What others on this
-    machine take of the processor does not count: no delay is longer than the CPU seconds that were used in it."""
+    machine take of the processor does not count: no delay is longer than the CPU seconds that this process without the
+    client's thread used in it."""
     loop = asyncio.get_running_loop()
     worst = 0.0
     status: list[int] = []
@@ -191,10 +192,18 @@ async def longest_delay(gw: Running, data: bytes) -> tuple[float, int]:
 
     thread = threading.Thread(target=client)
     thread.start()
+    assert thread.ident is not None
+    clock = time.pthread_getcpuclockid(thread.ident)
+
+    def ours() -> float:
+        with contextlib.suppress(OSError):  # The thread has just ended.
+            return time.process_time() - time.clock_gettime(clock)
+        return float("inf")
+
     while thread.is_alive():
-        before, used = loop.time(), time.process_time()
+        before, used = loop.time(), ours()
         await asyncio.sleep(0.001)
-        worst = max(worst, min(loop.time() - before - 0.001, time.process_time() - used))
+        worst = max(worst, min(loop.time() - before - 0.001, max(0.0, ours() - used)))
     thread.join()
     return worst, status[0]
 

@@ -21,6 +21,7 @@ from tests.fakes.backend import Backend, Request
 from tests.fakes.client import Answer, Client, request
 from tests.flow.harness import Running, eventually, gateway_with
 from tests.gateway.served import engine, policy, serving
+from tests.pace import own_timeout
 
 
 def times(lame_duck: str = "0", drain: str = "20s") -> dict[str, Any]:
@@ -42,7 +43,7 @@ class Leaving:
         return dict(pair.split("=", 1) for pair in shlex.split(line)[3:])
 
     async def ended(self, within: float = 3.0) -> None:
-        async with asyncio.timeout(within):
+        async with own_timeout(within):
             await self.task
 
 

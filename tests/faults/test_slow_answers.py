@@ -12,12 +12,14 @@ from typing import Any, cast
 
 import pytest
 
+from gateway.exchange import AttemptState, Phase
 from gateway.timeouts import overdue
 from policies.config.settings import TimeoutSettings
 from policies.config.settings.pools import HealthSettings
 from tests.fakes.backend import STREAM_HEAD, Backend, Connection, Request, Said, chunked, plain
-from tests.faults.scenes import TICK, Watch, ask_first_at, pool, state, steps
+from tests.faults.scenes import TICK, ask_first_at, pool, state, steps
 from tests.flow.harness import gateway_with
+from tests.pace import Watch
 
 ROLE, *_ = Said(("a",)).events()
 ANTHROPIC_START = (
@@ -53,12 +55,12 @@ async def test_a_slow_first_token_fails_over_at_about_first_byte_and_is_answered
     async with gateway_with(backend, other, policy=pool(), route=rule) as gw:
         watch = Watch()
         answer, line = await ask_first_at(gw, "pool-0")
-        took = watch.seconds
+        took = watch.stop()
         await backend.all_closed(timeout=1.0)
         # Requests that went to the other one before this took milliseconds.
-        assert 1.0 <= took < 1.0 + 2 * TICK + 0.2
+        assert took.within(1.0, 1.0 + 2 * TICK + 0.2)
         assert steps(line) == [("pool-0", "too_slow"), ("pool-1", "ok")]
-        assert 1000 - 5 <= line["trail"][0][2] < 1000 * (1.0 + 2 * TICK)
+        assert 1000 - 5 <= line["trail"][0][2] < 1000 * (1.0 + 2 * TICK + took.waited)
         # Once, from its beginning, and nothing of what the first one had sent.
         assert (answer.status, answer.end, answer.text) == (200, "complete", "bc")
         assert answer.body == b"".join(Said(("b", "c")).events())
@@ -90,7 +92,7 @@ async def test_a_plain_answer_of_five_minutes_is_left_alone(backend: Backend, ot
             watch = Watch()
             await client.send(gw.chat_request(stream=False))
             answer = await client.answer(timeout=10)
-        assert 2.99 <= watch.seconds < 3.5
+        assert watch.within(2.99, 3.5)
         assert (answer.status, answer.end, answer.json) == (200, "complete", {"ok": True})
         # No second generation, and nobody is blamed.
         assert backend.attempts + other.attempts == 1
@@ -103,10 +105,12 @@ async def test_a_plain_answer_of_five_minutes_is_left_alone(backend: Backend, ot
 def test_under_the_defaults_nothing_is_over_after_five_minutes_of_a_plain_answer() -> None:
     """The same with the defaults as they are, and a clock that is told."""
     timeouts = TimeoutSettings()
+    attempt = AttemptState(0.0)
+    attempt.began_at = attempt.dispatched_at = 0.0
+    attempt.enter(Phase.FIRST_BYTE)
     plain_one: Any = SimpleNamespace(
-        started=0.0, attempt_began=0.0, dispatched=0.0, total=timeouts.total, timeouts=timeouts, phase="first_byte",
-        stream=False, relay=None,
-    )  # fmt: skip
+        started=0.0, total=timeouts.total, timeouts=timeouts, stream=False, attempt=attempt
+    )
     for now in (0.0, 60.0, 300.0):
         left = overdue(plain_one, now)
         assert cast(float, left) > 1000, (now, left)

@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.faults.scenes import Watch, pool, route, state
+from tests.faults.scenes import pool, route, state
 from tests.flow.harness import Running, eventually, gateway_with
+from tests.pace import Watch
 
 SETTINGS = {
     "engine": "simulator",
@@ -68,7 +69,7 @@ class Load:
                 answer = await client.answer()
                 assert (answer.status, answer.end) == (200, "complete"), answer
                 self.seen.append((answer.status, answer.header("x-sluice-endpoint")))
-                self.waits.append(watch.seconds)
+                self.waits.append(watch.own)
 
     async def share(self, endpoint: str, of: int) -> float:
         """This endpoint's share of the next so many answers."""
@@ -92,12 +93,12 @@ async def test_an_engine_that_stands_still_is_left_out_and_comes_back_slowly_onc
                 watch = Watch()
                 await eventually(lambda: state(gw, "pool-0") in ("ejected", "down"), "nobody noticed")
                 # Some wait for `first_byte` once, then it is known; probes alone would need 3 x (50 + 100) ms.
-                assert watch.seconds < 1.5
+                assert watch.own < 1.5
                 assert await load.share("pool-0", of=300) == 0.0
                 os.kill(frozen, signal.SIGCONT)
                 watch = Watch()
                 await eventually(lambda: load.seen[-1][1] == "pool-0", "it never came back", timeout=5)
-                assert watch.seconds < 1.5
+                assert watch.own < 1.5
                 assert state(gw, "pool-0") == "up"
                 # It is cold: at first it gets far less than its share.
                 assert await load.share("pool-0", of=100) < 0.2

@@ -20,6 +20,7 @@ from tests.fakes.backend import Backend, Connection, Request, plain
 from tests.fakes.client import Answer
 from tests.fakes.tokens import AUDIENCE, ISSUER, Signer, hmac_token, issuer_entry, jwk_set, shared_jwk, valid_now
 from tests.flow.harness import Running, eventually, gateway_with, merged
+from tests.pace import Watch
 
 RSA, NEW, OTHER = Signer(), Signer("k2", name="new"), Signer(name="other")
 SET, BOTH, NEW_SET = jwk_set(RSA.jwk()), jwk_set(RSA.jwk(), NEW.jwk()), jwk_set(NEW.jwk())
@@ -251,9 +252,9 @@ async def test_a_gateway_starts_without_its_issuer(backend: Backend) -> None:
         url = gone.url
     settings = issuer_entry({"url": f"{url}/certs"})
     async with gateway_with(backend, policy=policy(settings)) as gw:
-        began = time.monotonic()
+        watch = Watch()
         assert code(await ask(gw, RSA.token(valid_now()))) == (503, "identity_unavailable")
-        assert time.monotonic() - began < 4
+        assert watch.own < 4
         assert (await gw.ask()).status == 200
 
 
@@ -283,9 +284,9 @@ async def test_unknown_keys_by_the_thousand_make_one_fetch_and_hold_nobody_up(ss
         async def times(count: int) -> list[float]:
             found = []
             for _ in range(count):
-                began = time.perf_counter()
+                watch = Watch()
                 assert (await ask(gw, good)).status == 200
-                found.append(time.perf_counter() - began)
+                found.append(watch.own)
             return sorted(found)
 
         storms = [asyncio.get_running_loop().create_task(storm(n), name=f"storm {n}") for n in range(8)]

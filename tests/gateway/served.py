@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from tests.pace import Watch
+
 ENGINE = Path(__file__).parents[1] / "backends" / "workers" / "engine.py"
 MARK = "SLUICE_APP_TEST"
 
@@ -92,10 +94,12 @@ class Served:
 
     def ends(self, within: float) -> int:
         """Its exit code; nothing of it is left after so many seconds."""
-        deadline = time.monotonic() + within
-        code = self.process.wait(within)
-        while marked(self.mark):
-            assert time.monotonic() < deadline, f"left: {marked(self.mark)}"
+        watch = Watch()
+        while (code := self.process.poll()) is None:
+            assert watch.calm < within, "it does not end"
+            time.sleep(0.01)
+        while left := marked(self.mark):
+            assert watch.calm < within, f"left: {left}"
             time.sleep(0.01)
         return code
 

@@ -12,6 +12,7 @@ from backends.http1.connection_pool import ConnectionPool
 from backends.http1.interface import Headers, Origin, UpstreamError
 from backends.http1.timer_wheel import TimerWheel
 from backends.http1.tls import TlsSettings
+from tests.pace import own_timeout
 
 BODY = b'{"model": "m"}'
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(BODY)
@@ -94,7 +95,7 @@ class Server:
 
     async def all_closed(self) -> None:
         """Wait until every connection is closed."""
-        async with asyncio.timeout(2), self._settled:
+        async with own_timeout(2), self._settled:
             await self._settled.wait_for(lambda: not self.open)
 
 

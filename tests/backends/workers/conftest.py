@@ -17,6 +17,7 @@ from backends.workers.supervisor import Supervisor
 from backends.workers.worker import WorkerEvent, WorkerView
 from policies.config.settings.pools import PoolSettings
 from policies.config.settings.workers import RestartSettings, StopSettings, WorkerSettings
+from tests.pace import own_timeout
 
 ENGINE = Path(__file__).with_name("engine.py")
 
@@ -46,7 +47,7 @@ class House:
 
     async def until(self, holds: Callable[[], object], within: float = 10.0) -> None:
         """Waits for something that the supervisor tells of."""
-        async with asyncio.timeout(within):
+        async with own_timeout(within):
             while not holds():
                 self.moved.clear()
                 await self.moved.wait()
@@ -117,7 +118,7 @@ def alive(pid: int) -> bool:
 
 async def become(holds: Callable[[], object], within: float = 2.0) -> None:
     """Waits for something that nobody tells of."""
-    async with asyncio.timeout(within):
+    async with own_timeout(within):
         while not holds():  # noqa: ASYNC110 - the kernel's table of processes has no event for us
             await asyncio.sleep(0.005)
 

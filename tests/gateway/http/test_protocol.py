@@ -13,6 +13,7 @@ from tests.fakes.backend import Backend
 from tests.fakes.client import Client, request
 from tests.flow.harness import eventually, gateway_with
 from tests.gateway.wire import Door, Held, Reader, echo, listening, plain
+from tests.pace import Watch
 
 GET = request("GET", "/a")
 
@@ -216,22 +217,21 @@ async def test_an_idle_client_that_leaves_leaves_nothing() -> None:
 
 async def test_an_idle_connection_is_closed_after_keep_alive() -> None:
     async with listening(Door(echo), keep_alive=0.3) as listener, await Client.to(listener.address) as client:
-        loop = asyncio.get_running_loop()
         await asyncio.sleep(0.15)
         await client.send(GET)
         await client.answer()
-        answered = loop.time()
+        answered = Watch()
         assert await client.rest(timeout=2) == b""
-        assert 0.25 < loop.time() - answered < 0.8
+        assert answered.within(0.25, 0.8)
 
 
 async def test_a_client_that_never_sends_a_whole_head_is_closed_after_keep_alive() -> None:
     async with listening(Door(echo), keep_alive=0.3) as listener, await Client.to(listener.address) as client:
-        started = asyncio.get_running_loop().time()
+        watch = Watch()
         dripping = asyncio.get_running_loop().create_task(drip(client, GET[:-2], 0.05))
         # What it is told (408 or nothing) is the header timeout's business.
         await client.rest(timeout=2)
-        assert asyncio.get_running_loop().time() - started < 0.8
+        assert watch.own < 0.8
         dripping.cancel()
 
 
@@ -263,47 +263,47 @@ class Keeper:
 
 
 async def test_a_requests_timekeeper_says_when_its_time_is_over() -> None:
-    keeper, ended = Keeper(2), list[float]()
+    keeper, ended = Keeper(2), list[Watch]()
     loop = asyncio.get_running_loop()
 
     async def waits(cycle: ClientRequest) -> None:
         cycle.timekeeper = keeper
         cycle.wire.limit(0.1)
-        started = loop.time()
+        watch = Watch()
         try:
             await loop.create_future()
         except FirstByteTimeout:
-            ended.append(loop.time() - started)
+            ended.append(watch.stop())
             plain(cycle, b"late", 504)
 
     async with listening(Door(waits)) as listener, await Client.to(listener.address) as client:
         await client.send(GET)
         assert (await client.answer()).status == 504
         assert keeper.asked == 3
-        assert 0.3 <= ended[0] < 0.8
+        assert ended[0].within(0.3, 0.8)
         await asyncio.sleep(0.2)
         assert keeper.asked == 3, "the limit ends with its request"
 
 
 async def test_the_last_word_on_a_limit_counts_whether_it_is_sooner_or_later() -> None:
     loop = asyncio.get_running_loop()
-    times: list[float] = []
+    times: list[Watch] = []
 
     async def waits(cycle: ClientRequest) -> None:
         cycle.timekeeper = Keeper(0)
-        started = loop.time()
+        watch = Watch()
         for seconds in (5.0, 0.1, 0.3):
             cycle.wire.limit(seconds)
         try:
             await loop.create_future()
         except FirstByteTimeout:
-            times.append(loop.time() - started)
+            times.append(watch.stop())
             plain(cycle, b"late", 504)
 
     async with listening(Door(waits)) as listener, await Client.to(listener.address) as client:
         await client.send(GET)
         assert (await client.answer()).status == 504
-        assert 0.3 <= times[0] < 0.6
+        assert times[0].within(0.3, 0.6)
 
 
 class Flood:
@@ -342,9 +342,9 @@ async def test_a_client_that_reads_nothing_pauses_what_feeds_it_and_is_given_up(
             cycle = await door.opened()
             await eventually(lambda: flood.pump.paused, "it is written to without end")
             assert cycle.wire.transport.get_write_buffer_size() <= 2 * 65536 + 1024
-            paused = asyncio.get_running_loop().time()
+            watch = Watch()
             await eventually(lambda: flood.gone == [cycle], "it was never given up")
-            assert 0.3 < asyncio.get_running_loop().time() - paused < 1.0
+            assert watch.within(0.3, 1.0)
             assert cycle.stalled
             assert passed == ["write"]
 
@@ -519,12 +519,12 @@ async def test_a_head_that_is_not_whole_in_time_is_408_and_a_close() -> None:
     passed: list[str] = []
     async with listening(door := Door(echo), header_timeout=0.3, timed_out=passed.append) as listener:
         async with await Client.to(listener.address) as client:
-            started = asyncio.get_running_loop().time()
+            watch = Watch()
             dripping = asyncio.get_running_loop().create_task(drip(client, request("GET", "/v1/slow")[:-2], 0.02))
             answer = await client.answer()
             assert (answer.status, answer.error["code"]) == (408, "header_timeout")
             assert answer.header("connection") == "close"
-            assert 0.25 < asyncio.get_running_loop().time() - started < 0.8
+            assert watch.within(0.25, 0.8)
             dripping.cancel()
             assert await client.rest() == b""
         assert passed == ["header"]
@@ -542,11 +542,11 @@ async def test_a_later_head_has_its_time_from_its_first_byte() -> None:
             assert (await client.answer()).status == 200
             # Idle is not late.
             await asyncio.sleep(0.4)
-        started = asyncio.get_running_loop().time()
+        watch = Watch()
         await client.send(GET[:-2])
         answer = await client.answer()
         assert (answer.status, answer.error["code"]) == (408, "header_timeout")
-        assert 0.25 < asyncio.get_running_loop().time() - started < 0.7
+        assert watch.within(0.25, 0.7)
         assert len(door.cycles) == 2
 
 
@@ -619,12 +619,12 @@ async def test_a_body_that_is_not_whole_in_time_is_thrown_into_its_request() -> 
 
     async with listening(Door(reads), body_timeout=0.3, timed_out=passed.append) as listener:
         async with await Client.to(listener.address) as client:
-            started = asyncio.get_running_loop().time()
+            watch = Watch()
             dripping = asyncio.get_running_loop().create_task(drip(client, request("POST", "/a", b"x" * 1000), 0.001))
             answer = await client.answer()
             assert (answer.status, answer.body) == (408, b"body_timeout")
             assert answer.header("connection") == "close"
-            assert 0.25 < asyncio.get_running_loop().time() - started < 1.5
+            assert watch.within(0.25, 1.5)
             dripping.cancel()
         assert passed == ["body"]
 

@@ -48,7 +48,7 @@ async def test_a_request_leaves_at_the_end_of_the_turn() -> None:
         pool, outbox, answer = _pool(backend), WriteBatch(asyncio.get_running_loop()), Answer()
         connection = await pool.connect(2.0)
         outbox.request(connection, HEAD, b"", answer, head_request=False)
-        await asyncio.wait_for(answer.over.wait(), 2.0)
+        await asyncio.wait_for(answer.over.wait(), 15.0)
         assert (answer.status, answer.error) == (200, None)
         pool.close()
 
@@ -89,7 +89,7 @@ async def _one_fails(backend: Backend) -> None:
     # No transport takes a text for bytes.
     outbox.request(first, "text", b"", deaf, head_request=False)  # type: ignore[arg-type]
     outbox.request(second, HEAD, b"", answer, head_request=False)
-    await asyncio.wait_for(answer.over.wait(), 2.0)
+    await asyncio.wait_for(answer.over.wait(), 15.0)
     assert (answer.status, answer.error) == (200, None)
     assert deaf.error is not None and deaf.error.kind == "no_answer"
     pool.close()
