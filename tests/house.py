@@ -28,7 +28,8 @@ BARE: Final = frozenset(
 _DOCUMENTS: Final = re.compile(r"\b(FAULTS|CASES|TRAPS|POLICY|ENGINES|STYLE)(?:\.md| row| section| rule|: `|'s `)")
 _RULES: Final = re.compile(r"(?<!\w)(DESIGN )?rules? (\d+(?:(?:, | and |, and )\d+)*)")
 _SECTIONS: Final = re.compile(r"\bDESIGN,? section \"?([^\"`).;,\n]+)")
-_FAULTS: Final = re.compile(r"\bfaults? (\d+)(?:(?:-|, | and )(\d+))*")
+_FAULTS: Final = re.compile(r"\b[Ff]aults? (\d+)(?:(?:, | and | to )(\d+))*")
+_ISSUES: Final = re.compile(r"\b[Pp]oints? \d+ of (?:the )?issue|\bissue \d+(?:'s|,) point|\bof issue \d+")
 _PATHS: Final = re.compile(r"`((?:gateway|backends|policies|tests|deploy|nginx)/[\w./-]+\.\w+)(?:::\w+)?`")
 _MODULES: Final = re.compile(r"`((?:gateway|backends|policies|tests)(?:\.[a-z_0-9]+)+)(?:\.[A-Z]\w*(?:\.\w+)?)?`")
 
@@ -173,6 +174,7 @@ def _missing(
     for found in _SECTIONS.finditer(line):
         if found.group(1).strip() not in headings:
             yield f'DESIGN.md has no section "{found.group(1).strip()}"'
+    yield from (f'"{found.group(0)}" is in no document of this repository' for found in _ISSUES.finditer(line))
     cited = [row for found in _FAULTS.finditer(line) for row in re.findall(r"\d+", found.group(0))]
     yield from (f"tests/faults/README.md has no row {row}" for row in cited if row not in rows)
     yield from _no_such_file(line, modules, root)

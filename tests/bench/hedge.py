@@ -1,5 +1,5 @@
 """What hedging does for a pool with one endpoint that is now and then ten times as slow, and what it costs:
-`python -m tests.bench.hedge [SECONDS [SEED]]`, twice so many seconds (point 4 of issue 5).
+`python -m tests.bench.hedge [SECONDS [SEED]]`, twice so many seconds.
 
 Four scripted endpoints yield their first content after `usual` seconds, one of them after ten times that for a fifth of
 its requests, which are a twentieth of all. Requests come at a steady pace, whoever has answered; gateway, endpoints and

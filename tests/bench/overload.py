@@ -1,4 +1,4 @@
-"""Three times as many requests as a pool takes (point 1 of issue 5): what is served, for whom, and how soon it is over.
+"""Three times as many requests as a pool takes: what is served, for whom, and how soon it is over.
 
     .venv/bin/python -m tests.bench.overload [--seconds 60] [--seed N]
 

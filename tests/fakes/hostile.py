@@ -1,4 +1,4 @@
-"""Tokens that no gateway may accept (fault 74-77, point 5 of issue 4), each with one thing wrong. Their times
+"""Tokens that no gateway may accept (faults 74 to 77), each with one thing wrong. Their times
 are around the `now` that they are made for."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Four simulator workers of the supervisor under a steady load: what the tests of issue 2's point 3 share."""
+"""Four simulator workers of the supervisor under a steady load: shared by the tests of failing workers."""
 
 from __future__ import annotations
 

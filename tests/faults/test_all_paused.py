@@ -1,4 +1,4 @@
-"""fault 85: every endpoint has asked to be left alone, the queue is full or the client can't wait so long: it is
+"""Fault 85: every endpoint has asked to be left alone, the queue is full or the client can't wait so long: it is
 told at once when somebody is back first, and no engine hears of it. Row 37 for those that wait for them."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Point 2 of issue 4: cancellation injected at every await of the gateway's own path and of the stores, in whichever
+"""Cancellation injected at every await of the gateway's own path and of the stores, in whichever
 task of theirs. Whatever was taken is back in the end: counts end at zero.
 
 That clients really leave at each of these places is in test_limits_leaving.py.

@@ -1,4 +1,4 @@
-"""fault 35-36, 38, 39 and point 6 of issue 1: the client leaves or stops reading, in every phase."""
+"""Faults 35, 36, 38 and 39: the client leaves or stops reading, in every phase."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ async def test_a_client_that_reads_slowly_gets_everything(backend: Backend) -> N
             assert size > 400 * 16_000
 
 
-# -- point 6: ten thousand aborts
+# -- ten thousand aborts
 
 # Aborts in each of six phases: 12,000 in all in a long run.
 ABORTS = size(300, 2000)

@@ -1,4 +1,4 @@
-"""fault 40-42-47, 50-53: what clients send, by mistake or on purpose."""
+"""Faults 40, 42 to 47 and 50 to 53: what clients send, by mistake or on purpose."""
 
 from __future__ import annotations
 

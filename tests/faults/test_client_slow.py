@@ -1,4 +1,4 @@
-"""fault 41-47 and 48: who sends slowly, or a head without end, costs us a timer and is told so; others do not
+"""Faults 41, 47 and 48: who sends slowly, or a head without end, costs us a timer and is told so; others do not
 notice. What is refused by the parser is counted, logged and answered like everything else."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Point 3 of issue 2, fault 31-33, 34 and 66: one of four workers fails under a steady load, and clients do not
+"""Faults 31, 33, 34 and 66: one of four workers fails under a steady load, and clients do not
 see it."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """A second attempt beside a slow first one: whoever is first, and whatever breaks or leaves, one answer reaches the
-client whole and nothing of the other is left (point 4 of issue 5)."""
+client whole and nothing of the other is left."""
 
 from __future__ import annotations
 
@@ -478,7 +478,7 @@ async def test_who_yields_to_others_or_had_no_time_is_not_doubted(backend: Backe
 async def test_a_leader_that_leaves_while_two_race_hurts_no_follower(
     backend: Backend, other: Backend, winner: int
 ) -> None:
-    """With a cache several clients wait for one answer, whose first asker may leave (issue 5, point 3)."""
+    """With a cache several clients wait for one answer, whose first asker may leave."""
     good, bad = (backend, other) if winner == 0 else (other, backend)
     good.streams("a", "b", hold=0)
     bad.does(silent())

@@ -1,4 +1,4 @@
-"""fault 74-77 and 80 and point 5 of issue 4 through the whole gateway: every hostile token and key is refused,
+"""Faults 74 to 77 and 80 through the whole gateway: every hostile token and key is refused,
 in either header, nothing is fetched for it and no file is opened."""
 
 from __future__ import annotations

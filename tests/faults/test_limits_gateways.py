@@ -1,4 +1,4 @@
-"""fault 58-60: several gateways on one Redis, and one of them is killed."""
+"""Faults 58 and 60: several gateways on one Redis, and one of them is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Point 2 of issue 4 through the whole gateway: whenever a client leaves, nothing that was taken for it stays taken."""
+"""Through the whole gateway: whenever a client leaves, nothing that was taken for it stays taken."""
 
 from __future__ import annotations
 

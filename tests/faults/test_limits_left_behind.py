@@ -1,4 +1,4 @@
-"""Point 6 of issue 4: whatever the gateway writes to Redis, of its own accord it goes away. API keys stay."""
+"""Whatever the gateway writes to Redis, of its own accord it goes away. API keys stay."""
 
 from __future__ import annotations
 

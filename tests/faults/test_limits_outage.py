@@ -1,4 +1,4 @@
-"""fault 54-55 and point 3 of issue 4 through the whole gateway: limits while Redis is away."""
+"""Faults 54 and 55 through the whole gateway: limits while Redis is away."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Point 1 of issue 2: fault x phase x streaming or not, and what stands beside it, pair by pair; the invariants are
+"""Fault x phase x streaming or not, and what stands beside it, pair by pair; the invariants are
 asserted after each.
 
 `SLUICE_SEED=7` repeats a choice of cases, `SLUICE_LONG=1` runs the whole product (some 5 minutes).

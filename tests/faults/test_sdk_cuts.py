@@ -1,4 +1,4 @@
-"""Point 5 of issue 2, and CASES "SDK retries": to the SDKs that people use a cut stream is an error, never an end; and
+"""To the SDKs that people use a cut stream is an error, never an end; and
 where our attempts are spent, they make none of their own."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Point 4 of issue 2 and fault 83: a slow first token fails over; a plain answer may take five minutes.
+"""Fault 83: a slow first token fails over; a plain answer may take five minutes.
 
 The five minutes themselves pass in `make soak` (tests/soak/patience.py). Here every limit, every health interval and
 the answer are a hundredth of what they are by default.

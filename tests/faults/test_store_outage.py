@@ -1,4 +1,4 @@
-"""fault 54-60: a store that is away, slow, read-only, empty, full, or talks nonsense. What it adds to a request is
+"""Faults 54 to 60: a store that is away, slow, read-only, empty, full, or talks nonsense. What it adds to a request is
 `store.timeout` for the first few and then nothing; the declared policy holds; it is back within 2 s."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Point 4 of issue 1: however a stream is cut on its way, its bytes arrive unchanged."""
+"""However a stream is cut on its way, its bytes arrive unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""fault 1-2, 5, 28, 29 and 30: nobody is there, or somebody who hangs up before a word. The client hears of it
+"""Faults 1, 2, 5, 28, 29 and 30: nobody is there, or somebody who hangs up before a word. The client hears of it
 only when nobody else is left."""
 
 from __future__ import annotations

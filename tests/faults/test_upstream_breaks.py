@@ -1,4 +1,4 @@
-"""fault 3-4, 8, 10-12: the engine's connection dies, stalls or talks nonsense half way."""
+"""Faults 3, 4, 8, 10, 11 and 12: the engine's connection dies, stalls or talks nonsense half way."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.faults.scenes import dies
 from tests.flow.harness import Running, gateway_with
 from tests.pace import Watch
 
-# What the one attempt makes of it; that others follow is told by the tests of issue 2's rows.
+# What the one attempt makes of it; that others follow is shown by the tests of the attempts.
 ONCE = {"retry": "off"}
 EVENTS = Said(("one", "zwei ü", "three")).events()
 MESSAGES = [

@@ -1,4 +1,4 @@
-"""fault 32-34: some fail, much or little; the others, and other models, are none the worse for it."""
+"""Faults 32 to 34: some fail, much or little; the others, and other models, are none the worse for it."""
 
 from __future__ import annotations
 

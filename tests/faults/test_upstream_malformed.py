@@ -1,4 +1,4 @@
-"""fault 13-18, 24, 27: what the engine says is not the HTTP that we can stand behind."""
+"""Faults 13 to 18, 24 and 27: what the engine says is not the HTTP that we can stand behind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.flow.harness import gateway_with
 
 FILES = {"routes": [{"path": "/files/*", "methods": ["GET", "HEAD", "POST"], "pool": "pool"}]}
 
-# What the one attempt makes of it; that others follow is told by the tests of issue 2's rows.
+# What the one attempt makes of it; that others follow is shown by the tests of the attempts.
 ONCE = {"retry": "off"}
 
 # -- rows 13 and 14: bytes that belong to no answer

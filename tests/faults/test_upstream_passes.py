@@ -1,4 +1,4 @@
-"""fault 19-22, 23, 25, 26, 83: unusual answers that are none of our business to change."""
+"""Faults 19, 22, 23, 25, 26 and 83: unusual answers that are none of our business to change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""fault 20-21: the engine says that it has too much to do, and perhaps when to come again."""
+"""Faults 20 and 21: the engine says that it has too much to do, and perhaps when to come again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""fault 6-7 and 9: the engine has taken the request, and says nothing, or too little."""
+"""Faults 6, 7 and 9: the engine has taken the request, and says nothing, or too little."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Point 3 of issue 1: kill -9 of one of two simulator workers under load."""
+"""Kill -9 of one of two simulator workers under load."""
 
 from __future__ import annotations
 

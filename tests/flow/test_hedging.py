@@ -1,4 +1,4 @@
-"""Point 4 of issue 5, in short: a pool of which one endpoint is now and then ten times as slow. `python -m
+"""Hedging in short: a pool of which one endpoint is now and then ten times as slow. `python -m
 tests.bench.hedge` is the long version."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tokens through the whole gateway: hostile ones (fault 74-77), unknown keys by the thousand (78), an issuer that
+"""Tokens through the whole gateway: hostile ones (faults 74 to 77), unknown keys by the thousand (78), an issuer that
 is down, slow or strange, and one that changes its keys (79)."""
 
 from __future__ import annotations

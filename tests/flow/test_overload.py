@@ -1,4 +1,4 @@
-"""Point 1 of issue 5 in short; `python -m tests.bench.overload` is the whole of it."""
+"""Overload in short: `python -m tests.bench.overload` is the full measurement."""
 
 from __future__ import annotations
 

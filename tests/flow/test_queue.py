@@ -180,7 +180,7 @@ async def test_client_that_leaves_while_it_waits_leaves_the_queue(backend: Backe
 
 @pytest.mark.timeout(120)
 async def test_of_many_clients_that_leave_while_they_wait_nothing_is_left(backend: Backend) -> None:
-    """Point 5 of issue 5."""
+    """Ten thousand clients leave while they wait for a slot."""
     held = Held(backend)
     async with gateway_with(backend, policy=pool(1, size=400, wait="10m")) as gw:
         async with asyncio.TaskGroup() as group:

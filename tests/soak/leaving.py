@@ -1,4 +1,4 @@
-"""Ten thousand clients that leave while they wait for a slot (point 5 of issue 5): nothing of them may be left.
+"""Ten thousand clients that leave while they wait for a slot: nothing of them may be left.
 
 .venv/bin/python -m tests.soak.leaving [--waves 10] [--clients 1000]
 """

@@ -1,4 +1,4 @@
-"""Keys fetched in the background, from a real server: fault 78-79 below the gateway."""
+"""Keys fetched in the background, from a real server: faults 78 and 79 below the gateway."""
 
 from __future__ import annotations
 

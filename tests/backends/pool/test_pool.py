@@ -303,7 +303,7 @@ def test_one_that_says_503_has_next_to_nothing_after_a_second_and_its_share_once
 
 
 def test_half_of_the_answers_failing_costs_the_pool_less_than_one_in_a_hundred() -> None:
-    """The issue's point 3: 50% 500s, which are not retried."""
+    """50% 500s, which are not retried."""
     rig = Rig("a", "b", "c", "d")
     rng = random.Random(7)
     shares(rig, requests=12000, bad="a", fails=0.5, rng=rng)

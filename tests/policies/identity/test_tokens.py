@@ -1,4 +1,4 @@
-"""Tokens of issuers: who is let in, and a table of hostile ones (fault 74-77), each of which is 401 without a
+"""Tokens of issuers: who is let in, and a table of hostile ones (faults 74 to 77), each of which is 401 without a
 fetch and without a file being opened."""
 
 from __future__ import annotations
