@@ -268,7 +268,10 @@ class Pipeline:
         if pool.gated:
             pool = await self._admission.enter(exchange, pool)
         pool.budget.request(exchange.attempt.ready_at)
-        await self._attempts.run(exchange, pool, match)
+        wait = await self._attempts.make(exchange, pool, match)
+        while wait is not None:
+            await self._attempts.rest(exchange, wait)
+            wait = await self._attempts.make(exchange, pool, match)
 
     def _fail(self, exchange: Exchange, error: errors.GatewayError) -> None:
         """Answer with an error: as a status while no byte was sent, else by breaking the stream off (DESIGN rule 5)."""

@@ -1,6 +1,6 @@
 """Attempts of a request, one after another, until an answer is the client's (DESIGN rules 1, 3 and 4).
 
-`Attempts.run` is the only loop of a request: choose an endpoint, take its slot and its breaker's permit, send, wait for
+`Attempts.make` is one attempt: choose an endpoint, take its slot and its breaker's permit, send, wait for
 the first content, relay, record the outcome. `gateway.upstream.judge` decides whether another attempt follows. Once a
 byte may have gone to the client there is none. A route with hedges makes each attempt in `gateway.upstream.hedging`.
 """
@@ -26,6 +26,7 @@ from gateway.upstream.hedging import HedgedAttempts
 from gateway.upstream.judge import AttemptJudge
 from policies.request.routing import RouteMatch
 from policies.resilience import outcome as outcomes
+from policies.resilience.breaker import BreakerPermit
 
 
 class Attempts:
@@ -43,18 +44,12 @@ class Attempts:
         self._judge = AttemptJudge(metrics=metrics, clock=clock, wall=wall, rng=rng)
         self._hedged = HedgedAttempts(self._judge, dispatch=dispatch, metrics=metrics, clock=clock)
 
-    async def run(self, exchange: Exchange, pool: Pool, route: RouteMatch) -> None:
-        """Make attempts until the request is answered. Raises GatewayError where no engine's answer can be passed on,
-        ClientGone."""
-        make = self._make if route.route.hedge is None else self._hedged.make
-        wait = await make(exchange, pool, route)
-        while wait is not None:
-            await self._rest(exchange, wait)
-            wait = await make(exchange, pool, route)
-
-    async def _make(self, exchange: Exchange, pool: Pool, route: RouteMatch) -> float | None:
+    async def make(self, exchange: Exchange, pool: Pool, route: RouteMatch) -> float | None:
         """Make one attempt and record its outcome once, at its end. Return None where the request is answered, else the
-        seconds to rest before the next attempt."""
+        seconds to `rest` before the next attempt. Raises GatewayError where no engine's answer can be passed on,
+        ClientGone."""
+        if route.route.hedge is not None:
+            return await self._hedged.make(exchange, pool, route)
         judge, dispatch, attempt = self._judge, self._dispatch, exchange.attempt
         endpoint = judge.choose(exchange, pool)
         permit = endpoint.permit(exchange.model, attempt.began_at)
@@ -77,9 +72,7 @@ class Attempts:
                     await divert_to_fallback_if_needed(exchange, route, failed.outcome, relay)
                 dispatch.release(exchange, endpoint, relay)
                 if not relay.over:
-                    if permit is not None and failed is None:
-                        endpoint.began(exchange.model, permit, relay.last_at)
-                    await relay.change()
+                    await self._rest_of(relay, exchange, endpoint, permit if failed is None else None)
                 outcome = outcome_of(relay)
         except ClientGone as gone:
             outcome = outcome_of_leaving(attempt.relay, gone)
@@ -103,6 +96,12 @@ class Attempts:
                 judge.record(exchange, failed, outcome, now)
         return None
 
+    def _rest_of(self, relay: Relay, exchange: Exchange, endpoint: Endpoint, permit: BreakerPermit | None) -> Signal:
+        """Return the signal of the answer's end; the first content is proof enough for a half-open breaker."""
+        if permit is not None:
+            endpoint.began(exchange.model, permit, relay.last_at)
+        return relay.change()
+
     async def _repeat(self, exchange: Exchange, endpoint: Endpoint, route: RouteMatch, relay: Relay) -> Relay:
         """Send once more where a kept connection had died before a byte of the answer. Raises UpstreamError where there
         is no answer."""
@@ -116,7 +115,7 @@ class Attempts:
             raise relay.error
         return relay
 
-    async def _rest(self, exchange: Exchange, seconds: float) -> None:
+    async def rest(self, exchange: Exchange, seconds: float) -> None:
         """Wait between two attempts; a client that leaves and the deadline end the wait."""
         exchange.attempt.next_attempt(Phase.RETRY)
         if seconds:

@@ -1,6 +1,6 @@
 """Hedged attempts: a second attempt beside a slow first one (policy key `hedge`), for routes that have it.
 
-The loop stands beside `Attempts._make` and follows it step by step. A shared loop would run every plain attempt through
+The loop stands beside `Attempts.make` and follows it step by step. A shared loop would run every plain attempt through
 a `Race`: 18.7 us of processor time in place of 4.3 us, of the 55 us of a plain request (a race, its leg, their signals,
 two checks of the timeouts and the extra coroutines; best of 31 interleaved runs of 2,000 attempts, both loops over an
 endpoint that answers at once, Python 3.11). So a route without hedges keeps a loop of its own.
@@ -45,7 +45,7 @@ class HedgedAttempts:
 
     async def make(self, exchange: Exchange, pool: Pool, route_match: RouteMatch) -> float | None:
         """Make one attempt, or two beside each other; the outcome of each is recorded once, at its end. Return as
-        `Attempts._make`."""
+        `Attempts.make`."""
         judge = self._judge
         endpoint = judge.choose(exchange, pool)
         race = Race(exchange, pool, route_match, dispatch=self._dispatch, clock=self._clock)
