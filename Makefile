@@ -4,7 +4,7 @@
 #   make test-long     the same with every exhaustive test in full size, coverage, and a soak of ten minutes
 #   make coverage      make test with the coverage of gateway, backends and policies (twice the time)
 #   make test-engines  the tests marked `engine`, against a real vLLM on the CPU
-#   make check         ruff, mypy --strict, import contracts, generated docs
+#   make check         ruff, mypy --strict, import contracts, generated docs, rules of the house (tests/house.py)
 #   make fix           what ruff can mend, and the generated parts of the README
 #   make bench         direct against through: CPU a request and an event
 #   make soak          random faults for ten minutes (SECONDS=, SEED=): nothing lost, held or grown
@@ -89,6 +89,7 @@ check: $(DEV_STAMP)
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
 	@$(PY) -m tests.docs --check
+	@$(PY) -m tests.house
 
 fix: $(DEV_STAMP)
 	@$(VENV)/bin/ruff check --fix .

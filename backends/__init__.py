@@ -1,1 +1,1 @@
-"""What we call and look after: connections, endpoints, pools, engines, workers."""
+"""Upstream side of the gateway: connections, endpoints, pools, engines, workers, stores."""

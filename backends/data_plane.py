@@ -34,7 +34,7 @@ TICK = 0.25
 
 
 class DataPlaneMeters(Protocol):
-    """Where the data plane counts."""
+    """Meters of the data plane."""
 
     def pool(self, name: str) -> PoolMeter: ...
     def endpoint(self, pool: str, endpoint: str) -> EndpointMeter: ...
@@ -126,7 +126,7 @@ class DataPlane:
             endpoint.close()
 
     def tell(self, verdict: ProbeVerdict) -> None:
-        """What the probes of an endpoint have come to; of one that has left the table it is ignored."""
+        """Apply the probes' verdict; ignore one on an endpoint that has left the table."""
         for spec, endpoint in self._endpoints.items():
             if (spec.pool, spec.name, spec.incarnation) == (verdict.pool, verdict.endpoint, verdict.incarnation):
                 endpoint.health.apply_verdict(verdict, self._clock())
@@ -136,7 +136,7 @@ class DataPlane:
         return [endpoint for endpoint in self._all() if (endpoint.spec.pool, endpoint.name) == (pool, name)]
 
     def busy(self, name: str) -> bool:
-        """Whether an attempt is under way on the endpoint of this name, also on one that left the table."""
+        """Return whether an attempt is in flight on the endpoint of this name, also on one that left the table."""
         return any(endpoint.in_flight for endpoint in self._all() if endpoint.name == name)
 
     def without_candidate(self) -> list[str]:
@@ -145,7 +145,7 @@ class DataPlane:
         return [] if view is None else [name for name, pool in view.pools.items() if not pool.available(now)]
 
     def yielded_since(self, name: str, moment: float) -> bool:
-        """Whether bytes of an answer came from the endpoint of this name since a moment of `clock`."""
+        """Return whether bytes of an answer came from the endpoint of this name since a time of `clock`."""
         return any(endpoint.yielded_since(moment) for endpoint in self._all() if endpoint.name == name)
 
     def close(self) -> None:
@@ -156,7 +156,8 @@ class DataPlane:
             endpoint.close()
 
     def _verifier(self, table: Table) -> TokenChecker | None:
-        """Who verifies tokens. The same while issuers, keys and plans are, so that it keeps what it has verified."""
+        """Return the token verifier; the same object while issuers, keys and plans stay, so that it keeps verified
+        tokens."""
         before = self.view.table if self.view is not None else None
         if before is not None and (before.issuers, before.plans) == (table.issuers, table.plans):
             return self._tokens
@@ -186,7 +187,7 @@ class DataPlane:
         self.emit(event)
 
     def _wake(self) -> None:
-        """Something will expire: from now on it is looked for, also while nobody chooses."""
+        """Start the tick that refreshes pools in which something will expire, also without a choice."""
         if self._ticking is None:
             self._ticking = self._wheel.arm(TICK, self._tick)
 

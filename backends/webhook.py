@@ -17,7 +17,7 @@ TIMEOUT: Final = 5.0
 WAITS: Final = (1.0, 4.0, 16.0)
 """Seconds before it is tried again."""
 MOST: Final = 16
-"""How many may be on their way at once; what is told beyond them is dropped, and the log says so."""
+"""Number of notifications under way at a time; further ones are dropped and logged."""
 
 
 class Webhooks:
@@ -75,7 +75,7 @@ class Webhooks:
         self._say("webhook_failed", {"route": route, "tries": tries, "reason": why})
 
     async def _post(self, url: str, headers: Mapping[str, str], body: bytes) -> str:
-        """What is wrong; nothing where the hook has taken it."""
+        """Post once; return the fault, empty where the receiver has accepted."""
         if self._http is None:
             self._http = HttpClient()
         try:

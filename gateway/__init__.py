@@ -1,3 +1,3 @@
-"""What a client meets: HTTP in, the order of policies, HTTP out, and what we tell about it."""
+"""Client side of the gateway: HTTP, the pipeline of a request, the control plane, observability."""
 
 __version__ = "0.1.0"

@@ -25,7 +25,7 @@ _HEADER: Final = 180
 
 
 class CacheMiss(Enum):
-    """Why nothing was found."""
+    """Reason for which a lookup found no answer."""
 
     MISS = "miss"
     DOWN = "down"

@@ -24,7 +24,7 @@ class MemoryCache:
         return len(self._kept)
 
     def get(self, key: bytes) -> Found:
-        """As `Cache.get`; 0.3 us."""
+        """Implement `AnswerStore.get`; 0.3 us."""
         found = self._kept.get(key)
         if found is None:
             return CacheMiss.MISS
@@ -35,7 +35,8 @@ class MemoryCache:
         return found[0]
 
     def put(self, answer: CachedAnswer, lifetime: float) -> None:
-        """As `Cache.put`. What is too old leaves when it is asked for, or when it is the one used longest ago."""
+        """Implement `AnswerStore.put`. An expired answer is dropped when it is looked up, or as the least recently
+        used one."""
         size = answer.size
         if answer.key in self._kept:
             self._drop(answer.key)
@@ -48,10 +49,10 @@ class MemoryCache:
             self.size -= oldest.size
 
     async def start(self) -> None:
-        """Nothing to begin."""
+        """Do nothing: memory needs no start."""
 
     async def stop(self) -> None:
-        """Nothing to end."""
+        """Do nothing: memory needs no stop."""
 
     def _drop(self, key: bytes) -> None:
         self.size -= self._kept.pop(key)[0].size

@@ -30,7 +30,7 @@ _PING: Final = packed(("PING",))
 
 
 class CacheFailures(Protocol):
-    """Where failures are counted."""
+    """Counters of the cache's failures."""
 
     def store_error(self, kind: str) -> None: ...
 
@@ -43,19 +43,19 @@ class RedisCache:
         self._prefix = prefix
 
     def get(self, key: bytes) -> Found | asyncio.Future[Found]:
-        """As `Cache.get`."""
+        """Implement `AnswerStore.get`."""
         return self._part(key).get(key, self._name(key))
 
     def put(self, answer: CachedAnswer, lifetime: float) -> None:
-        """As `Cache.put`."""
+        """Implement `AnswerStore.put`."""
         self._part(answer.key).put(self._name(answer.key), answer, lifetime)
 
     async def start(self) -> None:
-        """As `Cache.start`."""
+        """Implement `AnswerStore.start`."""
         await asyncio.gather(*(part.start() for part in self._parts))
 
     async def stop(self) -> None:
-        """As `Cache.stop`."""
+        """Implement `AnswerStore.stop`."""
         await asyncio.gather(*(part.stop() for part in self._parts))
 
     def _part(self, key: bytes) -> CachePart:
@@ -66,7 +66,7 @@ class RedisCache:
 
 
 def part_name(prefix: str, number: int) -> str:
-    """What the keys of one of the PARTS begin with."""
+    """Return the prefix of the keys of one of the PARTS."""
     return f"{prefix}:cache:v1:{{{number}}}:"
 
 
@@ -82,7 +82,7 @@ class CachePart:
         say: told when it is lost and when it is back
         """
         self.lost: StoreLostError | None = None
-        """Why nobody is asked now."""
+        """Error for which the cache is not used now; None while it works."""
         self._channel = RedisChannel(opens, timeout, _greet, lambda: (), stopwatch)
         self._probe = packed(("SET", f"{name}probe", "", "PX", 1000))
         self._clock = stopwatch.clock

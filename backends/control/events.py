@@ -1,4 +1,4 @@
-"""What the data plane tells of its endpoints, and what the probes tell it."""
+"""Events that the data plane emits about its endpoints, and verdicts that the probes send to it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -37,7 +37,7 @@ class EndpointEvent:
 
 @dataclass(frozen=True, slots=True)
 class ProbeVerdict:
-    """What the probes of one endpoint have come to.
+    """Verdict of the probes of one endpoint.
 
     `suspect` changes nothing but what is shown; `readmit` ends an ejection early and lets an open breaker go half
     open: it answered a real request.
@@ -53,7 +53,7 @@ class ProbeVerdict:
 
 @dataclass(frozen=True, slots=True)
 class NoCandidate:
-    """Why no endpoint of a pool can be chosen, and in how many seconds that may be otherwise."""
+    """Reason for which a pool has no candidate, and the seconds until it may have one."""
 
     reason: Literal["empty", "down", "drained", "paused", "breaker"]
     retry_after: float

@@ -1,4 +1,4 @@
-"""How pools and endpoints count, without knowing where to: `gateway.observe.member_metrics` fits these."""
+"""Interfaces of the meters of pools, endpoints and stores; `gateway.observe.member_metrics` implements them."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -11,14 +11,14 @@ class Gauge(Protocol):
 
 
 class PoolMeter(Protocol):
-    """What is counted of one pool in the data plane."""
+    """Meter of one pool."""
 
     @property
     def panics(self) -> Gauge: ...
 
 
 class EndpointMeter(Protocol):
-    """What is counted of one endpoint in the data plane."""
+    """Meter of one endpoint."""
 
     @property
     def in_flight(self) -> Gauge: ...
@@ -37,7 +37,7 @@ class EndpointMeter(Protocol):
 
 
 class StoreMeter(Protocol):
-    """What is counted of the store of limits."""
+    """Meter of the store of limits."""
 
     @property
     def store_seconds(self) -> Callable[[float], None]:

@@ -1,4 +1,4 @@
-"""What the control side hands to the data plane: finished, frozen values that can be pickled, so that the two may
+"""Table: the frozen values that the control plane passes to the data plane. They can be pickled, so that the two may
 live in different processes.
 
 A `Table` is the whole of what the data plane knows. It is never changed, only replaced: one reference is swapped, and
@@ -29,7 +29,7 @@ class EndpointSpec:
     host: str
     port: int
     base_path: str = ""
-    """What stands before the client's path, without a slash at its end."""
+    """Prefix of the client's path, without a slash at its end."""
     tls: bool = False
     ca: str | None = None
     """A file of certificate authorities; None is the system's."""
@@ -40,7 +40,7 @@ class EndpointSpec:
     keep_alive: float = 4.0
     """Seconds that an idle connection is kept."""
     incarnation: int = 0
-    """Which start of a worker this is: a restarted worker is another endpoint behind the same name."""
+    """Number of the worker's start: a restarted worker is another endpoint behind the same name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class PoolSpec:
     forced: Mapping[str, Forced] = field(default_factory=dict)
     """By name, the state in which the operator holds an endpoint's breakers."""
     version: str = "1"
-    """Of its model: answers of another version are other answers."""
+    """Version of the model: answers of another version are other answers."""
     max_context: int | None = None
     """Most tokens of a prompt."""
     max_in_flight: int | Literal["auto"] | None = None
@@ -70,11 +70,11 @@ class PoolSpec:
     """By name, the most attempts at a time of the endpoints that have a bound of their own."""
     queue: QueueSettings | None = None
     coming: bool = False
-    """Whether a worker that is not ready is on its way."""
+    """True while a worker is starting."""
 
     @property
     def bounded(self) -> bool:
-        """Whether more may come than it takes at a time."""
+        """True if the pool bounds its requests in flight."""
         return self.max_in_flight is not None or bool(self.most)
 
 
@@ -92,8 +92,8 @@ class Table:
     trusted_proxies: tuple[str, ...]
     plans: Mapping[str, PlanSettings] = field(default_factory=dict)
     on_outage: Outage = "local"
-    """What holds while the store of limits is away, for limits that say nothing."""
+    """Outage policy of limits that set none of their own."""
     issuers: tuple[Issuer, ...] = ()
-    """Who issues tokens, each with the keys that hold now."""
+    """Issuers of tokens, each with its present keys."""
     keys_known: bool = True
-    """Whether `keys` could be read: while not, one that is not among them may be good."""
+    """False while `keys` could not be read: then a key that is not among them may be good."""

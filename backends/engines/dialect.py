@@ -1,4 +1,4 @@
-"""What most engines share: OpenAI's completions, their answer, and the list of models."""
+"""Requests and answers that most engines share: OpenAI's completions and the list of models."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def chat(model: str | None) -> TokenRequest | None:
 
 
 def read(status: int, body: bytes) -> Told:
-    """What the answer to `completions` or `chat` says."""
+    """Classify the answer to a `completions` or `chat` request for one token."""
     if status != 200:
         return told_by_status(status)
     answer = json_object(body)

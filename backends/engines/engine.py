@@ -1,4 +1,4 @@
-"""What we know of one kind of engine: where it says that it is well, and how it is asked for a single token.
+"""Description of one kind of engine: its health path, and its request for a single token.
 
 An engine that hangs still says 200 on its health path (vLLM does, as long as its process lives), so health alone is
 not believed for ever: now and then it is asked for one token, which nothing but a working engine can give.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Told = Literal["token", "full", "failed", "unaskable"]
-"""What the answer to a one-token request says.
+"""Classification of the answer to a one-token request.
 
 token      the engine has generated
 full       it answers, and takes no more work now (429, 503)
@@ -22,7 +22,7 @@ unaskable  it can't be asked so: it does not know the path or the model, or want
 
 @dataclass(frozen=True, slots=True)
 class HealthEndpoint:
-    """Where an engine says that it is well. No path: an open port is enough."""
+    """Health path of an engine. No path: an open port is enough."""
 
     path: str | None = "/health"
     well: Collection[int] = (200,)
@@ -38,7 +38,7 @@ class TokenRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenAnswer:
-    """Where an engine counts the tokens that it has generated for anybody: a counter of a Prometheus page. An engine
+    """Counter of all generated tokens on the engine's Prometheus page. An engine
     that is busy with others' requests lets ours wait, and must not be taken for one that hangs."""
 
     metric: str
@@ -63,13 +63,13 @@ class Engine:
     ask: Callable[[str | None], TokenRequest | None]
     """The one-token request for a model; None where the engine can't be asked, or not without a model's name."""
     read: Callable[[int, bytes], Told]
-    """What status and body of its answer say. The body may be cut off at a limit; nothing is raised."""
+    """Classifier of status and body of the answer. The body may be cut off at a limit; nothing is raised."""
     models: str | None = None
-    """Where it lists its models in OpenAI's shape (`{"data": [{"id": ...}]}`); None: it does not."""
+    """Path of the list of models in OpenAI's shape (`{"data": [{"id": ...}]}`); None: it does not."""
     asks_while_well: bool = True
-    """Whether a token may be asked for when nothing is wrong. Not of what may be paid by the token."""
+    """False where a token is requested only while something seems wrong: the token may cost money."""
     produced: TokenAnswer | None = None
-    """How it shows that it works for others; None: it does not, or not that we know."""
+    """Counter that shows work for other clients; None where the engine has none."""
 
 
 def _is_number(text: bytes) -> bool:
@@ -81,12 +81,12 @@ def _is_number(text: bytes) -> bool:
 
 
 def told_by_status(status: int) -> Told:
-    """What a status other than 200 says of an engine that was asked for a token."""
+    """Classify a status other than 200 of a one-token request."""
     if status in (429, 503):
         return "full"
     return "failed" if status >= 500 else "unaskable"
 
 
 def never(_model: str | None) -> TokenRequest | None:
-    """Of an engine that nobody knows how to ask."""
+    """Return None: this kind of engine has no known request for a token."""
     return None

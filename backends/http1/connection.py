@@ -73,7 +73,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._told = False
         self._quiet = 0
         self.reused = False
-        """Whether it has served an exchange before."""
+        """True once the connection has served an exchange."""
         self.framed = True
         """From `on_head` on: whether the body's end can be told from a broken connection; by EOF alone it can't."""
         self.idle_until = 0.0
@@ -101,7 +101,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._reserved = sink
 
     def reserved_by(self, sink: Sink) -> bool:
-        """Whether it is still this sink's: `abort` has ended that otherwise."""
+        """Return whether the connection still belongs to this sink; `abort` ends that."""
         return self._reserved is sink
 
     def send(self, head: bytes, body: bytes, sink: Sink, *, head_request: bool = False) -> None:
@@ -194,7 +194,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._gone(exc)
 
     def _judge(self, reader: ResponseReader, error: HttpParserError, data: memoryview) -> str | None:
-        """What is wrong with what the parser has refused, if anything."""
+        """Return the fault in data that the parser refused; None where it is harmless."""
         if not reader.complete:
             return str(error.__context__ or error)
         # The response is whole, and something follows it; after the head that answers HEAD, perhaps nothing does.
@@ -206,7 +206,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         return None
 
     def _without_body(self, reader: ResponseReader, nbytes: int) -> str | None:
-        """What is wrong with a read that brought no body byte, if anything."""
+        """Return the fault in a read that brought no body byte; None where there is none."""
         self._quiet += nbytes
         if self._quiet > HEAD_LIMIT and not reader.complete:
             return f"more than {HEAD_LIMIT} bytes of head or framing"

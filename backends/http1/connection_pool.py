@@ -70,7 +70,7 @@ class ConnectionPool:
         return len(self._idle)
 
     def yielded_since(self, moment: float) -> bool:
-        """Whether the sink of a connection in use has had bytes of an answer since."""
+        """Return whether a connection in use has received bytes of an answer since `moment`."""
         return any(connection.yielded_at > moment for connection in self._active)
 
     def take(self) -> UpstreamConnection | None:
@@ -201,8 +201,8 @@ def _of_os_error(error: OSError, origin: Origin) -> UpstreamError:
 
 
 def _out_of_descriptors(error: OSError) -> bool:
-    """Whether it was our own lack of descriptors. A resolver that can't open its socket or its files says only that it
-    knows no address, so that we look ourselves."""
+    """Return whether the gateway itself lacked descriptors. A resolver that can't open its socket or its files says
+    only that it knows no address, so that we look ourselves."""
     if not isinstance(error, socket.gaierror):
         return error.errno in _DESCRIPTORS
     try:

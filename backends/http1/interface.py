@@ -12,7 +12,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class UpstreamError(Exception):
-    """Why an exchange with an endpoint failed; `detail` is for logs alone, it may name addresses.
+    """Failure of an exchange with an endpoint; `detail` is for logs alone, it may name addresses.
 
     refused connect_timeout tls dns  no connection: nothing was sent
     no_descriptor                    the same, for want of a file descriptor of ours: not the endpoint's fault
@@ -27,11 +27,11 @@ class UpstreamError(Exception):
         self.kind: Final[Kind] = kind
         self.detail: Final = detail
         self.begun: Final = begun
-        """Whether the head had been delivered."""
+        """True if the head had been delivered."""
 
 
 class Sink(Protocol):
-    """Who receives a response. All calls come from the event loop; the last is `on_end` or `on_error`, and comes once.
+    """Receiver of a response. All calls come from the event loop; the last is `on_end` or `on_error`, and comes once.
 
     From then on, as after `Connection.abort()`, the connection belongs to somebody else: let go of it.
     """
@@ -55,7 +55,7 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an endpoint listens: scheme, host and port of its URL."""
+    """Origin of an endpoint: scheme, host and port of its URL."""
 
     host: str
     """A name or an address, IPv6 without brackets."""

@@ -1,4 +1,4 @@
-"""What a response must look like beyond what llhttp checks, and what the connection needs to know of it.
+"""Checks of a response beyond llhttp's, and the facts of it that the connection needs.
 
 llhttp accepts, and this refuses: a Transfer-Encoding other than `chunked` (taking off the framing would lose the
 coding), or one in HTTP/1.0; versions other than 1.0 and 1.1; a status below 100 or above 599; an unasked 101; interim
@@ -65,15 +65,15 @@ class ResponseReader:
         self.bodiless = bodiless
         self.headers: Headers = []
         self.status = 0
-        """Of the final response, once its head is complete."""
+        """Status of the final response, once its head is complete."""
         self.interim = 0
         self.complete = False
         self.chunked = False
         self.length: bytes | None = None
         self.framed = True
-        """Whether the body ends by length, chunk or status, and not with the connection."""
+        """True if the body ends by length, chunk or status, and not with the connection."""
         self.keep = False
-        """Whether the server keeps the connection."""
+        """True if the server keeps the connection open."""
         self.idle_limit: float | None = None
         """Seconds for which the server lets the connection idle, where it says so."""
 

@@ -15,7 +15,7 @@ STALLED: Final = 4
 
 
 class LoopTimers(Protocol):
-    """What the wheel needs of an event loop."""
+    """Part of an event loop that the wheel uses."""
 
     def time(self) -> float: ...
     def call_at(self, when: float, callback: Callable[[], object], /) -> asyncio.TimerHandle: ...

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class TlsSettings:
-    """How an endpoint with an https URL proves who it is."""
+    """Settings by which an https endpoint is verified."""
 
     ca: str | None = None
     """Path of a PEM file whose authorities alone are trusted; None: those of the system."""

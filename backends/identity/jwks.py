@@ -35,13 +35,14 @@ _FIRST_PAUSE: Final = 1.0
 _JITTER: Final = 0.1
 
 Answer = Literal["newest", "unknown"]
-"""What can be said of an issuer's keys: they are what it publishes, or nobody knows, since it cannot be asked."""
+"""State of an issuer's keys: `newest`, as published; `unknown`, the issuer cannot be reached."""
 Event = Literal["issuer_keys", "issuer_lost", "issuer_back", "issuer_forgotten"]
 
 
 @dataclass(frozen=True, slots=True)
 class KeySourceContext:
-    """What all issuers share. `clock` is monotonic, in seconds; `changed` is called when keys are other ones."""
+    """Dependencies that all issuers share. `clock` is monotonic, in seconds; `changed` is called when keys are other
+    ones."""
 
     http: HttpClient
     clock: Callable[[], float]
@@ -112,7 +113,7 @@ class KeySource:
         return self._fetch
 
     async def _rest(self) -> None:
-        """Until the next fetch is due or wanted; keys that grow too old meanwhile are forgotten."""
+        """Wait until the next fetch is due or requested; drop keys that grow too old meanwhile."""
         clock = self._around.clock
         due = clock() + self._pause()
         while (left := due - clock()) > 0:

@@ -9,7 +9,8 @@ from policies.config.settings.pools import BreakerSettings
 from policies.resilience.breaker import BreakerPermit, CircuitBreaker, State
 
 MODELS: Final = 64
-"""So many models have a breaker of their own; further ones share one. A route with a glob lets clients choose names."""
+"""Number of models with a breaker of their own; further ones share one. A route with a glob lets clients choose
+names."""
 REST: Final = "(others)"
 
 _WORST: Final[Mapping[State, int]] = {"closed": 0, "half_open": 1, "open": 2}
@@ -35,21 +36,21 @@ class Breakers:
 
     @property
     def matter(self) -> bool:
-        """Whether one of them may keep an attempt away."""
+        """True if a breaker may refuse an attempt."""
         return bool(self._shown)
 
     def closed(self, model: str | None, now: float) -> bool:
-        """Whether the one for this model is closed."""
+        """Return whether the breaker of this model is closed."""
         breaker = self._of(model)
         return self.forced != "open" and (breaker is None or breaker.state(now) == "closed")
 
     def probing(self, model: str | None, now: float) -> bool:
-        """Whether the one for this model is half open."""
+        """Return whether the breaker of this model is half open."""
         breaker = self._of(model)
         return breaker is not None and breaker.state(now) == "half_open"
 
     def lets(self, model: str | None, now: float) -> bool:
-        """Whether an attempt may be sent."""
+        """Return whether an attempt may be sent."""
         breaker = self._by_model.get(model, self._rest)
         return self.forced != "open" and (breaker is None or breaker.available(now))
 
@@ -99,7 +100,7 @@ class Breakers:
             self._rest = None
 
     def steps(self, now: float) -> list[tuple[str, State, float]]:
-        """What has changed since the last call: model, new state, seconds until it asks again."""
+        """Return the changes since the last call: model, new state, seconds until the next probe."""
         steps = []
         for model, breaker in self._all():
             state = breaker.state(now)

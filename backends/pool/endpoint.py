@@ -87,7 +87,7 @@ class Endpoint:
         self.origin = f"{'https' if spec.tls else 'http'}://{host}:{spec.port}".encode()
         """Scheme, host and port, which no client may learn."""
         self.reply_headers = ((b"x-sluice-pool", spec.pool.encode()), (b"x-sluice-endpoint", spec.name.encode()))
-        """What a reply says of where it came from: names, never an address."""
+        """Headers of a reply that name pool and endpoint, never an address."""
 
     @property
     def active(self) -> int:
@@ -165,7 +165,7 @@ class Endpoint:
         health.record_outcome(outcome, now, model, permit, retry_after, excused)
 
     def yielded_since(self, moment: float) -> bool:
-        """Whether bytes of any answer have come since: one that does is busy, and not dead."""
+        """Return whether bytes of any answer have come since: such an endpoint is busy, not dead."""
         return self._yielded_at > moment or self._connections.yielded_since(moment)
 
     def close(self) -> None:

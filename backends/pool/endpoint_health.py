@@ -53,7 +53,7 @@ class EndpointHealth:
 
     @property
     def down(self) -> bool:
-        """Whether the probes find the endpoint down."""
+        """True if the probes find the endpoint down."""
         return self.probes == "down"
 
     @property
@@ -74,17 +74,17 @@ class EndpointHealth:
 
     @property
     def paused_by_engine(self) -> bool:
-        """Whether the engine itself set the length of the pause."""
+        """True if the engine itself set the length of the pause."""
         return self._pause.by_engine
 
     @property
     def available(self) -> bool:
-        """Whether the endpoint is a candidate, save for its breakers."""
+        """True if the endpoint is a candidate, save for its breakers."""
         return not (self.drained or self.ejected or self.paused or self.down or self.breakers.forced == "open")
 
     @property
     def guarded(self) -> bool:
-        """Whether `lets` must be called before an attempt."""
+        """True if `lets` must be called before an attempt."""
         return self.breakers.matter or self._pause.on_trial
 
     def lets(self, model: str | None, now: float) -> bool:

@@ -83,17 +83,17 @@ class PauseGuard:
 
     @property
     def active(self) -> bool:
-        """Whether a pause lasts, or no attempt has succeeded since one."""
+        """True while a pause lasts, or no attempt has succeeded since."""
         return self._pause is not None
 
     @property
     def on_trial(self) -> bool:
-        """Whether the pause is over and no attempt has succeeded since."""
+        """True while the pause is over and no attempt has succeeded since."""
         return self._pause is not None and not self.paused
 
     @property
     def by_engine(self) -> bool:
-        """Whether the engine itself set the length of the pause (Retry-After)."""
+        """True if the engine itself set the length of the pause (Retry-After)."""
         return self.paused and self._pause is not None and self._pause.told
 
     @property

@@ -22,7 +22,7 @@ SOON = 1.0
 
 
 class PoolStrategy(Protocol):
-    """How a pool chooses among candidates; whether they are available was settled before."""
+    """Strategy of a pool: it chooses among candidates, all of which are available."""
 
     def choose(self, candidates: Sequence[Endpoint], request: RequestView) -> Endpoint: ...
 
@@ -62,7 +62,7 @@ class Pool:
 
     @property
     def hedges(self) -> HedgeBudget:
-        """What the pool's hedges may cost; it lives on over tables."""
+        """Budget of the pool's hedges; it outlives the tables."""
         return self._state.hedges
 
     def choose(
@@ -94,7 +94,8 @@ class Pool:
         return self.strategy.choose(usual, request)
 
     def fresh(self, now: float, model: str | None, tried: Sequence[Endpoint], *, absent: bool = False) -> bool:
-        """Whether a candidate is there that was not tried yet; where those are `absent`, one of the last resort too."""
+        """Return whether a candidate is left that was not tried yet; with `absent` one of the last resort counts
+        too."""
         if any(one not in tried for one in self.available(now) if one.health.breakers.lets(model, now)):
             return True
         return absent and any(one not in tried for one in self._last_resorts(now, model))
@@ -107,12 +108,12 @@ class Pool:
         return self._usual
 
     def lacking(self, now: float, model: str | None) -> NoCandidate | None:
-        """What `nobody` says, where `choose` would give nobody now; else None."""
+        """Return the reason where `choose` would return None now; else None."""
         self._state.refresh(now)
         return None if self._last_resorts(now, model) else self.nobody(now, model)
 
     def nobody(self, now: float, model: str | None) -> NoCandidate:
-        """Why `choose` gave None. Of several reasons it is that of the endpoint that is back first."""
+        """Return the reason for which `choose` returned None; of several the one of the endpoint that is back first."""
         if not self.candidates:
             return NoCandidate("down" if self._known else "empty", SOON)
         there = [one.health for one in self.candidates if not one.health.drained]
@@ -132,8 +133,9 @@ class Pool:
         return self._state.version
 
     def room(self, now: float) -> float:
-        """How many attempts those that may be tried take at a time: 0 while none is there yet or all are paused by
-        their own word, so that waiting helps; inf where nothing bounds them, or where only an answer at once helps."""
+        """Return the number of attempts that the available endpoints take at a time: 0 while there is none yet or
+        all are paused by their own word, so that waiting helps; inf where nothing bounds them, or where only an
+        answer at once helps."""
         if not self.candidates:
             return 0.0 if self.spec.coming else inf
         usual = [one for one in self.available(now) if one.health.breakers.worst(now) == "closed"]
@@ -143,8 +145,9 @@ class Pool:
         return 0.0 if self.nobody(now, None).reason == "paused" else inf
 
     def _let(self, usual: Sequence[Endpoint], model: str | None, now: float) -> Sequence[Endpoint]:
-        """Those that may be sent an attempt for this model now; a trial is no reason to panic. Where all are full, one
-        of them gets more than its bound: admission counts slots, so that is a retry, or they have become fewer."""
+        """Return the endpoints that may get an attempt for this model now; a trial is no reason to panic. Where all
+        are full, one of them gets more than its bound: admission counts slots, so that is a retry, or they have
+        become fewer."""
         let = usual
         if self._doubtful:
             let = [one for one in usual if one.health.lets(model, now)] or self._past_trials(model, now)
@@ -161,7 +164,7 @@ class Pool:
         self._guarded = self._doubtful or bool(self.spec.most)
 
     def _last_resorts(self, now: float, model: str | None) -> list[Endpoint]:
-        """Who may be tried at all."""
+        """Return the endpoints that may be tried at all."""
         return [
             one for one in self.candidates
             if not one.health.drained and not one.health.paused_by_engine and one.health.breakers.lets(model, now)
@@ -183,6 +186,6 @@ _TROUBLES = ("none", "paused", "ejected", "down")
 
 
 def _trouble(endpoint: Endpoint) -> int:
-    """What keeps it out, the worst of all: an index into _TROUBLES."""
+    """Return the worst obstacle of an endpoint, as an index into _TROUBLES."""
     health = endpoint.health
     return 3 if health.down else 2 if health.ejected else 1 if health.paused else 0

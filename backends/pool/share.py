@@ -1,4 +1,4 @@
-"""How much of its share an endpoint gets: all of it, save for a while after it came back or has failed."""
+"""Share of the traffic that an endpoint gets: all of it, except for a while after a return or a failure."""
 
 from math import inf
 from typing import Final, Protocol
@@ -6,7 +6,7 @@ from typing import Final, Protocol
 from policies.resilience.slow_start import factor
 
 STEP: Final = 0.25
-"""How often a growing share is looked at, in seconds."""
+"""Seconds between two updates of a growing share."""
 FAILING: Final = 0.1
 """For so many seconds after a failure an endpoint gains nothing by having few requests in flight. It answers fast, and
 strategies that go by load would send it more and more (fault 34). Not longer: many a 500 is the input's fault, and
@@ -14,7 +14,7 @@ one in a thousand must not take the balance away from a busy pool."""
 
 
 class ShareOwner(Protocol):
-    """Whose share it is: what the strategies read (`policies.balancing.Candidate`)."""
+    """Owner of a share: the fields that the strategies read (`policies.balancing.Candidate`)."""
 
     weight: float
     warmth: float
@@ -34,18 +34,18 @@ class TrafficShare:
         self._failing_until = -inf
 
     def begin(self, now: float, length: float | None) -> None:
-        """It is back, and starts slowly."""
+        """Begin the slow start of an endpoint that is back; `length` in seconds, None for none."""
         if length is not None:
             self._returned_at = now
             self.refresh(now, length)
 
     def failed(self, now: float) -> None:
-        """It has failed just now."""
+        """Note a failure."""
         self._failing_until = now + FAILING
         self._owner.failing, self._owner.usual = True, False
 
     def whole(self) -> None:
-        """Nothing is held back any more."""
+        """Give the endpoint its whole share."""
         self._returned_at, self._failing_until = None, -inf
         self._write(1.0, False)
 
@@ -59,7 +59,7 @@ class TrafficShare:
         self._write(warmth, now < self._failing_until)
 
     def due(self, now: float, length: float | None) -> float:
-        """When to look again; inf while nothing is held back."""
+        """Return the time of the next update; inf while the share is whole."""
         moment = self._failing_until if self._owner.failing else inf
         if self._returned_at is not None and length is not None:
             moment = min(moment, now + min(STEP, length / 20))

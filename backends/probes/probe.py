@@ -36,14 +36,14 @@ class ProbedPlane(Protocol):
     """The data plane as far as probes need it (`plane.DataPlane`)."""
 
     def busy(self, name: str, /) -> bool:
-        """Whether an attempt is under way on the endpoint of this name."""
+        """Return whether an attempt is in flight on the endpoint of this name."""
 
     def yielded_since(self, name: str, moment: float, /) -> bool:
-        """Whether bytes came from it on any request since this moment of the clock."""
+        """Return whether the endpoint has sent bytes on any request since `moment`."""
 
 
 class ProbeMeter(Protocol):
-    """Where the probes of one endpoint are counted."""
+    """Meter of the probes of one endpoint."""
 
     def probed(self, ok: bool, /) -> None: ...
 
@@ -56,7 +56,7 @@ class ProbeMeters(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ProbeContext:
-    """What every watch shares. `clock` is monotonic and that of the data plane, in seconds."""
+    """Dependencies that all probes share. `clock` is monotonic and that of the data plane, in seconds."""
 
     plane: ProbedPlane
     meters: ProbeMeters
@@ -89,10 +89,10 @@ class EndpointProbe:
         self.record: Final = HealthRecord(health)
         self.task: asyncio.Task[None] | None = None
         self.latest: tuple[float, ProbeFinding] | None = None
-        """When the last probe was over, and what it found."""
+        """Time of the last probe's end, and its finding; None before the first."""
 
     def change(self, engine: str, health: HealthSettings, model: str | None) -> None:
-        """What a new table says of it."""
+        """Adopt the settings of a new table."""
         if model != self._model:
             self.record.ask_again()
         if health.every < self.record.settings.every:
@@ -132,7 +132,8 @@ class EndpointProbe:
             await self._pause()
 
     async def _pause(self) -> None:
-        """Until the next probe is due; sooner when it is heard of meanwhile, but never sooner than `suspect_every`."""
+        """Wait until the next probe is due; an event of the endpoint makes it due earlier, but never before
+        `suspect_every`."""
         around = self._around
         stretch = 1.0 + around.rng.uniform(-JITTER, JITTER)
         self._sooner.clear()
@@ -158,7 +159,7 @@ class EndpointProbe:
     async def _measured(
         self, probe: Coroutine[object, object, ProbeFinding | None], judge: _ProbeJudge
     ) -> ProbeFinding | None:
-        """What a probe finds, counted and judged; None where it could not be made."""
+        """Run a probe, count and judge its finding; return None where the probe could not be made."""
         around, spec = self._around, self._spec
         began = around.clock()
         found = await probe
@@ -241,7 +242,7 @@ class EndpointProbe:
 
 
 def _no_answer(error: UpstreamError | OSError) -> ProbeFinding | None:
-    """What it says of the endpoint that there was no answer; an OSError is that of reading `tls.ca`."""
+    """Return the finding of a probe without an answer; an OSError comes from reading `tls.ca`."""
     if isinstance(error, OSError):
         return None if error.errno in _OUR_OWN_LACK else ProbeFinding("refused", f"tls.ca: {error.strerror or error}")
     return None if error.kind == "no_descriptor" else ProbeFinding(_KINDS.get(error.kind, "silent"), str(error))

@@ -50,7 +50,7 @@ class Prober:
 
     @property
     def round_over(self) -> bool:
-        """Whether every endpoint that is to be probed was, at least once; true for good once it was."""
+        """True once every endpoint was probed at least once."""
         if not self._round_over:
             self._round_over = all(watch.record.probed for watch in self._watched.values())
         return self._round_over
@@ -88,7 +88,7 @@ class Prober:
             watch.heard(event)
 
     def latest(self, pool: str, endpoint: str) -> tuple[float, ProbeFinding] | None:
-        """When the last probe of an endpoint was over, by the clock, and what it found; None without one."""
+        """Return the time of the last probe's end and its finding; None without one."""
         watch = self._by_name.get((pool, endpoint))
         return watch.latest if watch is not None else None
 
@@ -108,7 +108,7 @@ class Prober:
             self._telling = False
 
     async def _asker(self, spec: EndpointSpec, port: int | None) -> OneShotClient:
-        """Who asks this endpoint. Raises OSError where its `tls.ca` can't be loaded."""
+        """Return the client that probes this endpoint. Raises OSError where its `tls.ca` can't be loaded."""
         context = await self._context(spec) if spec.tls else None
         return OneShotClient(
             spec, port=port, agent=self._agent, wheel=self._wheel, buffer=self._buffer, context=context,
@@ -136,7 +136,7 @@ class Prober:
 
 
 def _no_longer_probed(spec: EndpointSpec, table: Table, pools: Mapping[str, PoolSettings]) -> bool:
-    """Whether this endpoint is still there and its pool is not probed any more."""
+    """Return whether this endpoint is still in the table and its pool is not probed any more."""
     pool = table.pools.get(spec.pool)
     return pool is not None and spec in pool.endpoints and pools[spec.pool].health is None
 

@@ -1,4 +1,4 @@
-"""What a request asks for, read as vLLM reads it: the same words accepted, the same complaints in the same order."""
+"""Parser of a request, as vLLM parses it: the same fields accepted, the same errors in the same order."""
 
 from __future__ import annotations
 

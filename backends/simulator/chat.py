@@ -92,7 +92,7 @@ def _tool(given: Any) -> tuple[str, Any] | None:
 
 
 def _top_logprobs(body: Body) -> int | None:
-    """How many alternatives are wanted beside the chosen token; None: no logprobs."""
+    """Return the number of alternatives beside the chosen token; None: no logprobs."""
     top = body.get("top_logprobs")
     if body.get("logprobs"):
         return top or 0

@@ -1,6 +1,5 @@
-"""What every dialect needs to write an answer: names, ids, limits; and what it hands back: the work that the engine
-is to do.
-"""
+"""Context that every dialect needs to write an answer (names, ids, limits), and the work that it returns to the
+engine to do."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ _EPOCH = 1_750_000_000
 
 @dataclass(frozen=True, slots=True)
 class GenerationWork:
-    """What the engine does for one request: a stream's `steps`, or `build` at the end. Counts are tokens; `weight`
+    """Work of the engine for one request: a stream's `steps`, or `build` at the end. Counts are tokens; `weight`
     sequences.
     """
 
@@ -62,7 +61,8 @@ class AnswerContext:
         return self.settings.models[0]
 
     def base_id(self, prompt: str) -> str:
-        """As vLLM: the x-request-id, else the body's request_id, else chance. Fixed ids come from the prompt alone."""
+        """Return the base id as vLLM does: the x-request-id, else the body's request_id, else a random one. Fixed
+        ids come from the prompt alone."""
         if self.settings.fixed_ids:
             return f"{words.hashed(prompt):08x}{words.hashed(prompt, 1):08x}"
         given = self.headers.get("x-request-id") or self.body.get("request_id")

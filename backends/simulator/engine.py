@@ -86,7 +86,7 @@ class SimulatedEngine:
         return seconds * (1 + self._chance.uniform(-jitter, jitter)) if jitter else seconds
 
     def freeze(self) -> None:
-        """Nothing is generated any more; requests come in and hang, /health knows nothing of it."""
+        """Stop generating: requests come in and hang, /health still answers 200."""
         self._frozen = True
 
     def thaw(self) -> None:

@@ -1,4 +1,4 @@
-"""What can be made to go wrong, and when: a list of faults that is consulted for each request.
+"""Faults that the simulator can be told to make: a list that is consulted for each request.
 
     kind            fields (default)                         what a request meets
     reset_before    after (0)                                RST instead of an answer
@@ -65,7 +65,7 @@ class Fault:
 
     @property
     def at_once(self) -> bool:
-        """It befalls the whole server rather than a request."""
+        """True if the fault applies to the whole server and not to a request."""
         return self.kind in ("refuse", "freeze")
 
     def applies(self, path: str) -> bool:
@@ -87,7 +87,7 @@ class Fault:
         return None if value is None else str(value)
 
     def shown(self) -> dict[str, object]:
-        """As GET /simulator/faults shows it."""
+        """Return the fault as GET /simulator/faults shows it."""
         row: dict[str, object] = {"id": self.id, "kind": self.kind, **self.options}
         if not self.at_once:
             row |= {"match": self.match, "times": self.times, "probability": self.probability, "seed": self.seed}

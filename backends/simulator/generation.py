@@ -53,7 +53,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class GenerationLimits:
-    """What bounds an answer: the settings' natural length and the context."""
+    """Bounds of an answer: the settings' natural length and the context."""
 
     natural: int
     context: int

@@ -1,4 +1,4 @@
-"""What runs on the pretended GPU: an answer in one piece or in events, and how it goes on from token to token."""
+"""Jobs on the simulated GPU: an answer in one piece or in events, advanced token by token."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def messages(desk: AnswerContext) -> GenerationWork:
 
 
 def count_tokens(desk: AnswerContext) -> GenerationWork:
-    """How many tokens the messages have."""
+    """Count the tokens of the messages."""
     body = desk.body
     check(body, _FIELDS, ("model", "messages"))
     desk.model()

@@ -1,4 +1,4 @@
-"""What a pooling model answers (embeddings, rerank, score, classify, pooling), and the tokenizer's and the audio paths.
+"""Answers of a pooling model (embeddings, rerank, score, classify, pooling), and of the tokenizer and the audio paths.
 
 A real vLLM worker serves one kind of model and has no route for the others; the simulator serves them all, on the same
 slots.

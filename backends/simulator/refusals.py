@@ -1,4 +1,4 @@
-"""What vLLM says when it does not like a request: statuses and bodies as a vLLM 0.32.0 was recorded to write them."""
+"""Refusals of vLLM: statuses and bodies as recorded from vLLM 0.32.0."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Refusal(Exception):
 
     @classmethod
     def invalid(cls, errors: list[dict[str, object]]) -> Refusal:
-        """What pydantic found wrong, as vLLM's validation handler words it."""
+        """Return pydantic's errors in the words of vLLM's validation handler."""
         label = "error" if len(errors) == 1 else "errors"
         message = f"{len(errors)} validation {label}:\n" + "\n".join(f"  {error}" for error in errors[:10])
         if len(errors) > 10:

@@ -58,7 +58,7 @@ def respond(desk: AnswerContext) -> GenerationWork:
 
 
 def unknown(identity: str) -> Refusal:
-    """What vLLM says of a response that it does not hold."""
+    """Return vLLM's refusal of a response id that it does not hold."""
     return Refusal(404, f"Response with id '{identity}' not found.", "invalid_request_error", "response_id")
 
 
@@ -110,7 +110,8 @@ class _ResponseAnswer:
         return encode(self._response(done=True))
 
     def steps(self) -> Iterator[list[bytes]]:
-        """What opens the answer comes with the first token, what closes it with the last."""
+        """Yield the events of each token; the opening ones come with the first token, the closing ones with the
+        last."""
         response = self._response(done=False)
         events = [self._event(kind, {"response": response}) for kind in ("response.created", "response.in_progress")]
         events.append(self._event("response.output_item.added", {"item": self._item("in_progress"), "output_index": 0}))

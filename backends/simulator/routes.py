@@ -55,7 +55,7 @@ class SimulatorRoutes:
         self.faults = Faults()
         self.received = 0
         self.seen: list[SimulatorRequest] | None = None
-        """Where to keep the requests to inference paths; None: nowhere."""
+        """Record of the requests to inference paths; None: none is kept."""
         self.wire: SimulatorWire | None = None
         self._refuse = refuse
         self._own: dict[int, Fault] = {}

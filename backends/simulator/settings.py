@@ -1,4 +1,4 @@
-"""What a simulator can be told, and how durations are written."""
+"""Settings of a simulator, and the form of durations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def duration(text: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class SimulatorSettings:
-    """How one simulator behaves. Times are seconds; without a word it answers at once, which is what most tests
+    """Behaviour of one simulator. Times are seconds; without a word it answers at once, which is what most tests
     want.
     """
 
@@ -29,7 +29,7 @@ class SimulatorSettings:
     models: tuple[str, ...] = ("simulator",)
     """The served name first, then its aliases, as vLLM's --served-model-name."""
     tokens: int = 16
-    """How long an answer is unless the request's max_tokens, stop, ignore_eos or min_tokens say otherwise."""
+    """Length of an answer unless the request's max_tokens, stop, ignore_eos or min_tokens set another; tokens."""
     first_byte: float = 0.0
     """From the start of a request in its slot to its first token (prefill)."""
     prompt_token: float = 0.0
@@ -49,7 +49,7 @@ class SimulatorSettings:
     api_keys: tuple[str, ...] = ()
     """Any of these as a bearer token; none: no key is asked for."""
     keep_alive: float = 5.0
-    """How long an idle connection is kept; 5 s is what vLLM's uvicorn does."""
+    """Seconds for which an idle connection is kept; vLLM's uvicorn has 5 s."""
     fixed_ids: bool = False
     """Ids and `created` from the prompt alone, so that two answers are equal byte for byte; else as vLLM makes them."""
     ping: bool = False

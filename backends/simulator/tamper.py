@@ -1,4 +1,4 @@
-"""How an answer goes wrong on the wire: each fault is an Exchange whose head, body and end pass through it.
+"""Faults of an answer on the wire: each fault is an exchange whose head, body and end pass through it.
 
 A fault that keeps bytes back says that it is not `writable`; what makes the answer then waits as it would for a client
 that does not read, and its slot stays taken. So a stalled request looks to /metrics as one of a hung engine does:
@@ -174,7 +174,7 @@ class Drip(Tampered):
         super().__init__(connection, request, fault)
         self._waiting = bytearray()
         self._slow = 0
-        """How many bytes of `_waiting` are not dripped but follow at once."""
+        """Number of bytes of `_waiting` that follow at once instead of dripping."""
         self._started = False
         self._finish = False
 

@@ -11,7 +11,7 @@ RESOLUTION = 0.001
 
 
 class TickerEntry:
-    """Something that is due; `cancel` is one assignment, so that a client who leaves costs nothing."""
+    """Due call; `cancel` is one assignment, so that a client that leaves costs nothing."""
 
     __slots__ = ("callback",)
 
@@ -52,7 +52,7 @@ class Ticker:
         return self.at(self._loop.time() + delay, callback)
 
     def close(self) -> None:
-        """Nothing is called any more."""
+        """Cancel every call."""
         if self._timer is not None:
             self._timer.cancel()
         self._due.clear()

@@ -51,17 +51,17 @@ _PHRASES = {
 
 
 class Handler(Protocol):
-    """Who answers."""
+    """Handler of requests."""
 
     def exchange(self, connection: SimulatorConnection, request: SimulatorRequest) -> SimulatorExchange:
-        """What the answer to this request will go through."""
+        """Return the exchange through which the answer to this request goes."""
 
     def handle(self, exchange: SimulatorExchange) -> None:
         """Answer `exchange.request`, now or later."""
 
 
 class SimulatorWire:
-    """What all connections of one simulator share: who answers, the timer, and the connections themselves."""
+    """State that all connections of one simulator share: the handler, the timer, and the connections themselves."""
 
     def __init__(self, handler: Handler, ticker: Ticker, keep_alive: float) -> None:
         self.handler = handler

@@ -50,7 +50,7 @@ def hashed_bytes(data: bytes) -> int:
 
 
 def count(text: str) -> int:
-    """How many tokens a prompt has, at least one."""
+    """Return the number of tokens of a prompt, at least one."""
     return max(1, -(-len(text.encode("utf-8", "surrogatepass")) // PROMPT_TOKEN))
 
 
@@ -61,7 +61,7 @@ def tokenize(text: str) -> list[int]:
 
 
 def token_bytes(token: int) -> bytes:
-    """What a token id stands for; an id that is none of ours stands for its decimal digits."""
+    """Return the bytes of a token id; an unknown id stands for its decimal digits."""
     data = token.to_bytes(max(1, (token.bit_length() + 7) // 8), "big")
     return data[1:] if data[:1] == b"\1" and 1 < len(data) <= PROMPT_TOKEN + 1 else b"%d" % token
 

@@ -45,8 +45,8 @@ class LimitStore(Protocol):
         """
 
     async def seen(self, demands: Sequence[Demand]) -> tuple[LimitLevel, ...]:
-        """Where the buckets stand, in the demands' order; nothing is taken, and amounts do not matter. Of a bucket that
-        nobody counts now (its store is away) there is none."""
+        """Return the levels of the buckets, in the demands' order; nothing is taken, and amounts do not matter. Of a
+        bucket that nobody counts now (its store is away) there is none."""
 
     async def start(self) -> None:
         """Begin what goes on in the background. Returns though the store is away."""

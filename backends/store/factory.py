@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StoreContext:
-    """What a store needs of the process around it.
+    """Dependencies of a store.
 
     clock: monotonic seconds, such as time.monotonic
     epoch: what makes Unix time of them, read once

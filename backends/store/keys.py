@@ -108,7 +108,7 @@ async def open_keys(url: str, password: str | None, prefix: str) -> AsyncIterato
 
 
 def _read(reply: Sequence[bytes]) -> StoredKeySet:
-    """Of names and values in turn."""
+    """Parse a reply of alternating names and values."""
     fields = dict(zip(reply[::2], reply[1::2], strict=True))
     version = fields.pop(_VERSION, None)
     entries = []

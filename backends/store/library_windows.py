@@ -51,7 +51,7 @@ class LibraryWindows:
         }
 
     async def read(self, demand: Demand) -> WindowReading:
-        """As `Windows.read`."""
+        """Implement `WindowCounter.read`."""
         rule = demand.rule
         key = _item(rule).key_for(demand.bucket)
         try:
@@ -63,7 +63,7 @@ class LibraryWindows:
             raise WindowsLostError(str(error)) from error
 
     async def hit(self, demand: Demand) -> bool:
-        """As `Windows.hit`."""
+        """Implement `WindowCounter.hit`."""
         try:
             return await self._limiters[demand.rule.strategy].hit(_item(demand.rule), demand.bucket)
         except StorageError as error:
@@ -126,13 +126,13 @@ def redis_storage(client: Any, prefix: str, clock: Callable[[], float]) -> Stora
             bridge.connection_getter = lambda readonly: client
 
         async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-            """As the library's, which says time.time() where this says `clock()`."""
+            """Do as the library does, with `clock()` in place of time.time()."""
             scripts = self._scripts()
             values = [clock(), limit, expiry, amount]
             return bool(await scripts.lua_acquire_moving_window([scripts.prefixed_key(key)], values))
 
         async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
-            """As the library's, which says time.time() where this says `clock()`."""
+            """Do as the library does, with `clock()` in place of time.time()."""
             scripts, now = self._scripts(), clock()
             found = await scripts.lua_moving_window([scripts.prefixed_key(key)], [now - expiry, limit])
             return (float(found[0]), found[1]) if found else (now, 0)
@@ -178,7 +178,7 @@ class WindowMemory(Storage, MovingWindowSupport, SlidingWindowCounterSupport):
         return True
 
     async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
-        """(when the oldest in the window came, how many are in it)"""
+        """Return the time of the oldest entry in the window, and the number of entries."""
         now = self._clock()
         entries = self._left(key, now, expiry)
         return (entries[0], len(entries)) if entries else (now, 0)
@@ -224,7 +224,7 @@ class WindowMemory(Storage, MovingWindowSupport, SlidingWindowCounterSupport):
 
     @property
     def base_exceptions(self) -> type[Exception]:
-        """Nothing that goes wrong here is to be expected."""
+        """Return an exception type that nothing raises: no error here is expected."""
         return StorageError
 
     def _left(self, key: str, now: float, expiry: int) -> deque[float]:

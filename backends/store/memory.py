@@ -29,7 +29,7 @@ _MICROSECONDS: Final = 1_000_000
 
 
 class _MemoryArithmetic(Protocol):
-    """What a module of `policies.limits` knows of a strategy."""
+    """Arithmetic of one strategy: a module of `policies.limits`."""
 
     def wait(self, rule: LimitRule, state: State, amount: int, now: int) -> int | None: ...
     def changed(self, rule: LimitRule, state: State, amount: int) -> State: ...
@@ -37,7 +37,7 @@ class _MemoryArithmetic(Protocol):
 
 
 class _MemoryBucket(_MemoryArithmetic, Protocol):
-    """Of one whose state is kept as it is."""
+    """Bucket whose state is kept as it is."""
 
     def current(self, rule: LimitRule, state: State | None, now: int) -> State: ...
     def refunded(self, rule: LimitRule, state: State, amount: int, taken: int, now: int) -> State: ...
@@ -69,11 +69,11 @@ class MemoryStore:
         self._holders: dict[str, set[str]] = {}
 
     def __len__(self) -> int:
-        """How many buckets it knows."""
+        """Return the number of buckets."""
         return len(self._states) + len(self._holders)
 
     def take(self, demands: Sequence[Demand], lease: str) -> Granted | LimitRefused:
-        """As `Store.take`."""
+        """Implement `LimitStore.take`."""
         now = self._now()
         if self._order:
             self._forget(1, now)
@@ -93,7 +93,7 @@ class MemoryStore:
         return Granted(_levels(demands, states, now), at=now, lease=lease, slots=held)
 
     def refund(self, granted: Granted, changes: Sequence[Change] = ()) -> None:
-        """As `LimitStore.refund`."""
+        """Implement `LimitStore.refund`."""
         now = self._now()
         for bucket in granted.slots:
             self._give_back(bucket, granted.lease)
@@ -109,15 +109,15 @@ class MemoryStore:
                     self._come(demand, state, now)
 
     async def seen(self, demands: Sequence[Demand]) -> tuple[LimitLevel, ...]:
-        """As `Store.seen`."""
+        """Implement `LimitStore.seen`."""
         now = self._now()
         return _levels(demands, [self._look(demand, "", now) for demand in demands], now)
 
     async def start(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     async def stop(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def _now(self) -> int:
         return round((self._clock() + self._epoch) * _MICROSECONDS)

@@ -1,4 +1,4 @@
-"""What holds while the store is away, and who notices that it is back.
+"""Outage of the store: the answers meanwhile, and the detection of its return.
 
 Three failures in a row and nobody waits for the store any more: each limit's `on_outage` decides. Meanwhile the
 background asks anew four times a second, over a new connection, and once that works all is as before.
@@ -33,7 +33,7 @@ Say = Callable[[Event, Mapping[str, object]], None]
 
 
 class StoreOutage:
-    """Whether the store is away, and the answers of that time."""
+    """State of an outage, and the answers while it lasts."""
 
     def __init__(
         self, local: WindowedStore, word: Word, meter: StoreMeter, say: Say, clock: Callable[[], float]
@@ -78,7 +78,7 @@ class StoreOutage:
             self.lost.set()
 
     def end(self) -> None:
-        """It is back."""
+        """End the outage: the store is back."""
         self._failures = 0
         if self.open:
             self.open = False
@@ -87,7 +87,7 @@ class StoreOutage:
             self._say("store_back", {"after_s": round(self._clock() - self._since, 3)})
 
     def answer(self, demands: Sequence[Demand], lease: str) -> Answer:
-        """What holds for a request."""
+        """Answer a request by the outage policy of each rule."""
         asked = []
         for demand in demands:
             if demand.rule.on_outage == "closed":
@@ -105,7 +105,7 @@ class StoreOutage:
         return replace(answer, levels=levels, mode="local")
 
     def refund(self, granted: Granted, changes: Sequence[Change]) -> None:
-        """What `answer` granted is over."""
+        """Give back amounts that `answer` has granted."""
         if granted.mode == "local":
             mine = [change for change in changes if change[0].rule.on_outage == "local"]
             shared = self._shared([demand for demand, _ in mine])
@@ -114,7 +114,7 @@ class StoreOutage:
             self._local.refund(granted, [(one, much - one.amount) for one, much in zip(shared, used, strict=True)])
 
     async def seen(self, demands: Sequence[Demand]) -> tuple[LimitLevel, ...]:
-        """Where this process's shares stand; of rules that it does not count (open, closed) nothing is known."""
+        """Return the levels of this process's shares; rules with the policy open or closed have none."""
         counted = [demand for demand in demands if demand.rule.on_outage == "local"]
         levels = await self._local.seen(self._shared(counted))
         return tuple([replace(level, rule=demand.rule) for level, demand in zip(levels, counted, strict=True)])
@@ -180,20 +180,20 @@ class GuardedStore:
         self._task: asyncio.Task[None] | None = None
 
     def take(self, demands: Sequence[Demand], lease: str) -> "Answer | asyncio.Future[Answer]":
-        """As `Store.take`."""
+        """Implement `LimitStore.take`."""
         if self._outage.open:
             return self._outage.answer(demands, lease)
         return self._remote.take(demands, lease)
 
     def refund(self, granted: Granted, changes: Sequence[Change] = ()) -> None:
-        """As `LimitStore.refund`."""
+        """Implement `LimitStore.refund`."""
         if granted.mode == "store":
             self._remote.refund(granted, changes)
         else:
             self._outage.refund(granted, changes)
 
     async def seen(self, demands: Sequence[Demand]) -> tuple[LimitLevel, ...]:
-        """As `Store.seen`; while the store is away, of this process's shares."""
+        """Implement `LimitStore.seen`; during an outage the levels are those of this process's shares."""
         if not self._outage.open:
             try:
                 return await self._remote.seen(demands)
@@ -202,10 +202,8 @@ class GuardedStore:
         return await self._outage.seen(demands)
 
     async def start(self) -> None:
-        """As `Store.start`: returns when the store is there, or is known to be away and was said to be, once.
-
-        Nobody has asked for anything yet, so it may take what connecting takes, and not what a request would wait.
-        """
+        """Implement `LimitStore.start`: return when the store is there, or is known and logged to be away. No
+        request has asked for anything yet, so it may take what connecting takes, and not what a request would wait."""
         try:
             async with asyncio.timeout(_START_FOR):
                 await self._connect()
@@ -214,7 +212,7 @@ class GuardedStore:
         self._task = asyncio.get_running_loop().create_task(self._tend(), name="store")
 
     async def stop(self) -> None:
-        """As `Store.stop`."""
+        """Implement `LimitStore.stop`."""
         await ended(self._task)
         await self._remote.stop(self._stop_for)
 

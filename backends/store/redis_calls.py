@@ -1,4 +1,4 @@
-"""What is asked of the store, one call each, and how its replies are read."""
+"""Calls to the Redis store, and the parsing of their replies."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class OutageRules(Protocol):
     """Told how the store does; answers in its place."""
 
     live: int
-    """How many processes share the store, as it said last."""
+    """Number of processes that share the store, by its last reply."""
     open: bool
-    """Whether the store is taken for away."""
+    """True during an outage of the store."""
 
     def worked(self) -> None: ...
     def failed(self, kind: Kind, reason: str) -> None: ...
@@ -70,7 +70,7 @@ _LEVELS: Final = {strategy: arithmetic.level for strategy, arithmetic in _ARITHM
 
 
 class TakeCall:
-    """What one request asks."""
+    """Call that takes the amounts of one request."""
 
     __slots__ = ("_nonce", "_store", "demands", "future", "lease", "whole")
 
@@ -226,7 +226,7 @@ def states(demands: Sequence[Demand], reply: Sequence[Any]) -> list[State]:
 
 
 def levels(demands: Sequence[Demand], found: Sequence[State], now: int) -> tuple[LimitLevel, ...]:
-    """Where the buckets stand."""
+    """Return the levels of the buckets."""
     return tuple(
         [
             _LEVELS[(rule := demand.rule).strategy](rule, state, now)

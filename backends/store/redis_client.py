@@ -92,7 +92,7 @@ class RedisClient:
         return (SSLConnection if target.tls else Connection)(host=host, port=port, **options)
 
     async def _master(self) -> tuple[str, int]:
-        """Whom the Sentinels take for the primary."""
+        """Return the address of the primary, by the Sentinels."""
 
         async def ask(host: str, port: int) -> tuple[str, int]:
             # Sentinels have no password of the store's, and none of their own here.
@@ -106,7 +106,7 @@ class RedisClient:
         return await _first(self._target.nodes, ask)
 
     async def _owner(self) -> tuple[str, int]:
-        """Who holds the slot, as the nodes of the Cluster say."""
+        """Return the address of the slot's owner, by the nodes of the Cluster."""
         return await _first(self._cluster, self._ask)
 
     async def _ask(self, host: str, port: int) -> tuple[str, int]:
@@ -140,7 +140,7 @@ class RedisClient:
 async def _first(
     nodes: Sequence[tuple[str, int]], ask: Callable[[str, int], Coroutine[Any, Any, tuple[str, int]]]
 ) -> tuple[str, int]:
-    """What the first says that knows; nobody waits for one that is frozen. Raises StoreLostError."""
+    """Return the first answer of any node; a frozen node delays none. Raises StoreLostError."""
     loop = asyncio.get_running_loop()
     asking = [loop.create_task(ask(*node), name="who holds our keys") for node in nodes]
     waiting, failure = set(asking), StoreLostError("connection", "nobody says who holds our keys")
@@ -185,7 +185,7 @@ def _opened(connection: AbstractConnection) -> OpenedConnection:
 
 @asynccontextmanager
 async def _foreign() -> Any:
-    """What redis-py and sockets raise, in our words."""
+    """Convert the errors of redis-py and of sockets."""
     try:
         yield
     except StoreLostError:

@@ -1,4 +1,4 @@
-"""What can go wrong with the store, in our words."""
+"""Errors of the store."""
 
 from collections.abc import Mapping
 from typing import Final, Literal
@@ -29,7 +29,7 @@ class StoreLostError(Exception):
 
 
 class ReplyError(Exception):
-    """What a server says instead of an answer: its words, unchanged."""
+    """Error reply of a server, with its text unchanged."""
 
     @property
     def kind(self) -> Kind:
@@ -50,4 +50,4 @@ class GarbageError(Exception):
 
 
 UNFINISHED: Final = object()
-"""What `Reader.gets` says while a reply is not whole."""
+"""Result of `ReplyParser.gets` while a reply is not whole."""

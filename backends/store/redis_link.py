@@ -26,7 +26,7 @@ class PendingCall(Protocol):
     """A command."""
 
     def pack(self) -> bytes | None:
-        """Its bytes, made when they are sent; None where nobody wants it any more."""
+        """Return the bytes of the call, made when they are sent; None where no caller waits any more."""
 
     def replied(self, reply: Any) -> None:
         """The reply, a ReplyError among them; raises DesyncError where it is not that of this call. It may come after

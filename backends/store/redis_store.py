@@ -45,7 +45,7 @@ class CommandPacker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StoreIdentity:
-    """What all of a store's users agree on, and what tells them apart.
+    """Identity of a store and of this process in it.
 
     prefix: policy key `store.prefix`
     timeout: seconds that a call may take
@@ -58,7 +58,7 @@ class StoreIdentity:
 
     @property
     def keys(self) -> str:
-        """What every key of limits begins with. On a Cluster one node has them all: they are asked for together."""
+        """Prefix of every key of limits. On a Cluster one node holds them all, since one call reads several."""
         return f"{{{self.prefix}:limits:v1}}:"
 
 
@@ -87,13 +87,13 @@ class RedisStore:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def take(self, demands: Sequence[Demand], lease: str) -> "asyncio.Future[Answer]":
-        """As `Store.take`, without windows."""
+        """Implement `LimitStore.take`, without windows."""
         call = TakeCall(self, demands, lease, asyncio.get_running_loop().create_future())
         self.channel.send(call)
         return call.future
 
     def refund(self, granted: Granted, changes: Sequence[Used] = ()) -> None:
-        """As `LimitStore.refund`."""
+        """Implement `LimitStore.refund`."""
         for bucket in granted.slots:
             self._drop_slot(bucket, granted.lease)
         for demand, amount in changes:
@@ -102,7 +102,7 @@ class RedisStore:
         self.channel.soon()
 
     async def seen(self, demands: Sequence[Demand]) -> tuple[LimitLevel, ...]:
-        """As `Store.seen`. Raises StoreLostError."""
+        """Implement `LimitStore.seen`. Raises StoreLostError."""
         reply = await self.ask(lambda nonce, whole=False: self.wire.take(nonce, demands, "", looks=True, whole=whole))
         return levels(demands, states(demands, reply), reply[2])
 
@@ -126,7 +126,7 @@ class RedisStore:
         await self.channel.connected()
 
     async def probe(self) -> None:
-        """Whether the store works, over a new connection that then serves all. Raises StoreLostError."""
+        """Check the store over a new connection, which then serves all calls. Raises StoreLostError."""
         self.abandon("asked anew")
         await self.connect()
 
@@ -137,7 +137,7 @@ class RedisStore:
 
     @property
     def knows_time(self) -> bool:
-        """Whether the server has ever said what time it is."""
+        """True once the server has sent its time."""
         return self._offset is not None
 
     def time(self) -> float:
@@ -167,7 +167,7 @@ class RedisStore:
         return self._nonce
 
     def granted(self, demands: Sequence[Demand], lease: str, found: Sequence[State], now: int) -> Granted:
-        """What a request was given; its slots are renewed from now on."""
+        """Return the granted amounts of a request; its slots are renewed from now on."""
         slots: tuple[str, ...] = ()
         for demand in demands:
             if demand.rule.strategy == "slots":
@@ -179,7 +179,7 @@ class RedisStore:
         return Granted(levels(demands, found, now), "store", now, lease, slots)
 
     def give_back(self, demands: Sequence[Demand], lease: str, at: int) -> None:
-        """Nobody waited for what was granted."""
+        """Give back amounts that were granted to a request that no longer waits."""
         self.release(demands, lease)
         for demand in demands:
             if demand.rule.strategy != "slots":
@@ -187,7 +187,7 @@ class RedisStore:
         self.channel.soon()
 
     def release(self, demands: Sequence[Demand], lease: str) -> None:
-        """Whether it holds slots or not: it does not any more."""
+        """Release the slots of a lease, held or not."""
         for demand in demands:
             if demand.rule.strategy == "slots":
                 self._drop_slot(demand.bucket, lease)
@@ -212,7 +212,7 @@ class RedisStore:
     # -- the background
 
     async def _greet(self, link: RedisLink) -> None:
-        """What decides whether a connection is good: it must be quick, know the scripts and let us write."""
+        """Check a new connection: it must be quick, know the scripts and allow writes."""
         held = self._leases()
         loading = [StoreCall(partial(_same, text)) for text in self.wire.load()]
         beat = StoreCall(self._beating(held[:_BATCH], LIFETIME), self.number())
@@ -243,7 +243,7 @@ class RedisStore:
         self._offset = reply[1] - self._clock() * 1e6
 
     def _settlings(self) -> Iterator[RefundCall]:
-        """What is left to refund. It goes before what is taken: a slot that was given back is free."""
+        """Yield the refunds that are left. They are sent before takes: a slot given back is free."""
         while self._settles:
             yield RefundCall(self, [self._settles.popleft() for _ in range(min(_BATCH, len(self._settles)))])
 

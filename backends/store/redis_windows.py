@@ -27,7 +27,7 @@ class RedisWindows:
         self._outage: OutageRules = store.outage
 
     async def read(self, demand: Demand) -> WindowReading:
-        """As `WindowCounter.read`."""
+        """Implement `WindowCounter.read`."""
         try:
             await self._check()
             return await self._windows.read(demand)
@@ -35,7 +35,7 @@ class RedisWindows:
             raise self._lost(error) from error
 
     async def hit(self, demand: Demand) -> bool:
-        """As `WindowCounter.hit`."""
+        """Implement `WindowCounter.hit`."""
         try:
             await self._check()
             return await self._windows.hit(demand)
@@ -54,13 +54,13 @@ class RedisWindows:
 
 
 class ScriptClient:
-    """As much of redis-py's client as the library uses for windows."""
+    """Part of redis-py's client that the library uses for windows."""
 
     def __init__(self, store: RedisStore) -> None:
         self._store = store
 
     def register_script(self, text: bytes) -> Callable[[Sequence[Any], Sequence[Any]], Awaitable[Any]]:
-        """What runs the script, with its keys and arguments. It raises StoreLostError."""
+        """Return a function that runs the script with keys and arguments. The function raises StoreLostError."""
         # Its answer says which question it answers, as those of our own scripts do.
         lua = f"local function answer()\n{text.decode()}\nend\nreturn {{tonumber(ARGV[#ARGV]), answer()}}\n"
         pack = packed_script(lua)

@@ -25,7 +25,7 @@ class Scripts:
 
     @staticmethod
     def shipped() -> "Scripts":
-        """Those of this release, from the files beside this one."""
+        """Return the scripts of this release, from the files beside this one."""
         folder = Path(__file__).parent
         return Scripts({name: (folder / f"{name}.lua").read_text() for name in NAMES})
 
@@ -133,7 +133,7 @@ Change = tuple[LimitRule | None, str, str, int]
 
 
 def packed_script(text: str) -> Callable[[Sequence[str], Sequence[str], bool], bytes]:
-    """What packs a call of a script, by its keys and values, and `whole` with the script itself."""
+    """Return a function that packs a call of a script by keys and values; `whole` sends the script itself."""
     sha = bulk(sha1(text.encode()).hexdigest())
 
     def pack(keys: Sequence[str], values: Sequence[str], whole: bool) -> bytes:

@@ -31,7 +31,7 @@ class WindowsLostError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class WindowReading:
-    """Where a window stands.
+    """Level of a window.
 
     wait: seconds until one more request fits: 0 now, inf never
     after: the level with one more request in it
@@ -46,10 +46,10 @@ class WindowCounter(Protocol):
     """Counts of requests in windows. `read` and `hit` raise WindowsLostError."""
 
     at_once: bool
-    """Whether it never really waits."""
+    """True if the counter never waits for a server."""
 
     async def read(self, demand: Demand) -> WindowReading:
-        """Nothing is counted."""
+        """Read the window without counting."""
 
     async def hit(self, demand: Demand) -> bool:
         """Count one request, if it fits."""
@@ -79,7 +79,7 @@ class WindowedStore:
             self._windows = self._open()
 
     def take(self, demands: Sequence[Demand], lease: str) -> "Answer | asyncio.Future[Answer]":
-        """As `LimitStore.take`."""
+        """Implement `LimitStore.take`."""
         # `ready` was called for every rule: until it has opened windows, no demand is of one.
         if self._windows is None or not any([demand.rule.strategy in WINDOWS for demand in demands]):
             return self._store.take(demands, lease)
@@ -89,13 +89,13 @@ class WindowedStore:
         return asyncio.get_running_loop().create_task(work, name="windows of a request")
 
     def refund(self, granted: Granted, changes: Sequence[Change] = ()) -> None:
-        """As `LimitStore.refund`."""
+        """Implement `LimitStore.refund`."""
         if self._windows is not None:
             changes = [change for change in changes if change[0].rule.strategy not in WINDOWS]
         self._store.refund(granted, changes)
 
     async def seen(self, demands: Sequence[Demand]) -> tuple[LimitLevel, ...]:
-        """As `LimitStore.seen`."""
+        """Implement `LimitStore.seen`."""
         windowed = [demand for demand in demands if demand.rule.strategy in WINDOWS]
         own = [demand for demand in demands if demand.rule.strategy not in WINDOWS]
         levels = list(await self._store.seen(own)) if own else []
@@ -107,11 +107,11 @@ class WindowedStore:
         return _in_order(demands, levels)
 
     async def start(self) -> None:
-        """As `LimitStore.start`."""
+        """Implement `LimitStore.start`."""
         await self._store.start()
 
     async def stop(self) -> None:
-        """As `LimitStore.stop`."""
+        """Implement `LimitStore.stop`."""
         await self._store.stop()
 
     async def _take(self, windows: WindowCounter, demands: Sequence[Demand], lease: str) -> Answer:

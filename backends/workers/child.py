@@ -29,7 +29,7 @@ KILLED = 10.0
 
 @dataclass(frozen=True, slots=True)
 class ChildCallbacks:
-    """Whom a child tells; all called from the loop. `exited` comes once, with the reason; then `gone`, once."""
+    """Callbacks of a child, called from the loop. `exited` comes once, with the reason; then `gone`, once."""
 
     exited: Callable[[str], None]
     gone: Callable[[], None]
@@ -66,11 +66,11 @@ class ChildProcess:
 
     @property
     def url(self) -> str:
-        """Where its engine will answer."""
+        """URL of the child's engine."""
         return f"http://{HOST}:{self.ports[0]}"
 
     async def listener(self) -> groups.PortListener:
-        """Whose socket gets what is sent to the child's port."""
+        """Return the owner of the socket on the child's port."""
         return await asyncio.to_thread(groups.listener, HOST, self.ports[0], self.pid)
 
     def terminate(self) -> None:

@@ -22,12 +22,12 @@ def complete_command(argv: Sequence[str], model: str | None) -> tuple[str, ...]:
 
 
 def names_port(argv: Sequence[str]) -> bool:
-    """Whether the words are a template of a whole command line rather than its beginning."""
+    """Return whether the words are a template of a whole command line rather than its beginning."""
     return any(found[1] == "port" for word in argv for found in PLACEHOLDER.finditer(word))
 
 
 def ports_wanted(argv: Sequence[str]) -> int:
-    """How many ports the words name; at least the one that the endpoint is on."""
+    """Return the number of ports in the words; at least one, the endpoint's."""
     named = {found[1] for word in argv for found in PLACEHOLDER.finditer(word)}
     return max((PORTS.index(each) + 1 for each in PORTS if each in named), default=1)
 

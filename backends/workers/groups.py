@@ -1,4 +1,4 @@
-"""Who is in a process group and who listens on a port, read from Linux's /proc (proc(5)).
+"""Members of a process group and listeners on a port, read from Linux's /proc (proc(5)).
 
 Everything here blocks for some milliseconds on a machine with many processes or sockets: call it in a thread.
 """
@@ -17,7 +17,7 @@ TRACKER = b"multiprocessing.resource_tracker"
 
 
 class PortListener(Enum):
-    """Whose listening socket gets the connections to an address."""
+    """Owner of the listening socket of an address."""
 
     OURS = "a process of the group"
     STRANGER = "a process outside the group"
@@ -31,8 +31,7 @@ def members(group: int) -> list[int]:
 
 
 def is_tracker(pid: int) -> bool:
-    """Whether it is Python's resource tracker, which unlinks shared memory once all who use it have died.
-
+    """Return whether a process is Python's resource tracker, which unlinks shared memory once its users have died.
     It ends by itself then. Killed together with an engine it leaves the engine's segments in /dev/shm, for vLLM some
     hundred MB a time.
     """
@@ -43,7 +42,7 @@ def is_tracker(pid: int) -> bool:
 
 
 def listener(host: str, port: int, group: int) -> PortListener:
-    """Whether connections to an IPv4 address and port reach a process of the group."""
+    """Return the owner of the socket on an IPv4 address and port: a process of the group, another one, or none."""
     sockets = _listening(socket.inet_aton(host), port)
     if not sockets:
         return PortListener.NOBODY

@@ -24,7 +24,7 @@ def read(pid: str, what: str) -> bytes:
 
 
 def ours(pid: str, mark: bytes, groups: set[int]) -> bool:
-    """Whether a live process is in a group of the book or bears the mark."""
+    """Return whether a live process is in a recorded group or bears the mark."""
     stat = read(pid, "stat").rpartition(b")")[2].split()
     if not stat or stat[0] in (b"Z", b"X"):
         return False

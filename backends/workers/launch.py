@@ -31,7 +31,7 @@ class LaunchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LaunchOrder:
-    """What to start. `argv` holds placeholders (`command.fill`)."""
+    """Order to start a worker. `argv` holds placeholders (`command.fill`)."""
 
     name: str
     argv: tuple[str, ...]

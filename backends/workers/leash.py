@@ -1,4 +1,4 @@
-"""What a worker's process is before its engine: asks the kernel to kill it when the gateway dies, then becomes it.
+"""Start of a worker's process: the script asks the kernel to kill it when the gateway dies, then executes the engine.
 
 Run as a script (`python -I -S leash.py PARENT COMMAND...`, 9 ms) rather than as a preexec_fn, which would fork a
 process that has threads. A second line behind `guard_process.py`: it holds for the engine's first process only, but

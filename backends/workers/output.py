@@ -1,4 +1,4 @@
-"""What a worker prints, cut into lines of bounded length and number."""
+"""Output of a worker, cut into lines of bounded length and number."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ FORGIVEN = 10.0
 
 
 class WorkerState(StrEnum):
-    """Where a worker stands; the words of `sluice_worker_state`."""
+    """State of a worker; the values of `sluice_worker_state`."""
 
     STARTING = "starting"
     READY = "ready"
@@ -30,7 +30,7 @@ class WorkerState(StrEnum):
 
 
 class WorkerAction(Enum):
-    """What the machine asks of whoever runs it."""
+    """Action that the state machine requests from its caller."""
 
     START = "start the child"
     DRAIN = "wait until it has no open request, then say `drained`"
@@ -39,7 +39,7 @@ class WorkerAction(Enum):
 
 
 class StopTimes(Enum):
-    """How far a stop has gone."""
+    """Times of a stop under way."""
 
     NOT = 0
     DRAINING = 1
@@ -49,7 +49,7 @@ class StopTimes(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RestartRules:
-    """How a worker is looked after; lengths in seconds. May change while it runs."""
+    """Rules of a worker's restarts and stops; lengths in seconds. May change while it runs."""
 
     start_timeout: float = 600.0
     backoff: float = 1.0
@@ -80,7 +80,7 @@ class WorkerProcess:
 
     @property
     def due(self) -> float | None:
-        """When `tick` wants to be called; None: only an event moves it."""
+        """Time of the next call of `tick`; None where only an event changes the state."""
         # A new child waits for the last one's group: they would share a GPU.
         return None if self.state is WorkerState.BACKING_OFF and self._alive else self._due
 
@@ -109,7 +109,7 @@ class WorkerProcess:
         return ()
 
     def unfit(self, now: float, reason: str) -> tuple[WorkerAction, ...]:
-        """It may run, but it must not take traffic (another process has its port)."""
+        """Mark the worker as unfit: it may run, but gets no traffic (another process has its port)."""
         if self.state is not WorkerState.STARTING:
             return ()
         self._fall(now, reason)
@@ -122,7 +122,7 @@ class WorkerProcess:
         return ()
 
     def gone(self, now: float) -> tuple[WorkerAction, ...]:
-        """Nothing is left of the child and its group."""
+        """Apply the end of the child and its whole group."""
         self._alive = False
         if self.state is WorkerState.STOPPING:
             self._rest()

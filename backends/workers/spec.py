@@ -26,7 +26,7 @@ class WorkerSpec:
     care: RestartRules
 
     def runs_like(self, other: WorkerSpec) -> bool:
-        """Whether a child of the one is as good as a child of the other."""
+        """Return whether a child of one spec serves for the other."""
         return (self.argv, dict(self.env)) == (other.argv, dict(other.env))
 
 

@@ -19,7 +19,7 @@ def command(
 
 
 def environment(keep_alive: float, api_key: str | None) -> dict[str, str]:
-    """What the operator's own `env` is laid over.
+    """Return the environment that the operator's own `env` is merged into.
 
     vLLM closes an idle connection after 5 s unless told otherwise, and we keep ours for `keep_alive` seconds: it must
     never be the first, or a request is sent into a closing socket. Its key comes from the environment, since everyone

@@ -18,7 +18,7 @@ Kind = Literal["starting", "ready", "died", "stopping", "stopped"]
 
 @dataclass(frozen=True, slots=True)
 class WorkerEvent:
-    """Something that happened to a worker, for logs and metrics.
+    """Event of a worker, for logs and metrics.
 
     `seconds` is how long the start took (ready) or how long until the next one (died).
     """
@@ -44,7 +44,7 @@ class WorkerView:
     """Children so far: two views with one number are the same child."""
     restarts: int
     reason: str
-    """Why it is not ready; "" when it is, or was never otherwise."""
+    """Reason for which the worker is not ready; empty when it is, or always was."""
     started_in: float | None
     """Seconds from the start of the child to its first good answer."""
 
@@ -63,7 +63,7 @@ class StartedChild(Protocol):
 
 
 class ChildLauncher(Protocol):
-    """What starts children (`launch.Launcher`)."""
+    """Starter of children (`launch.WorkerLauncher`)."""
 
     def start(self) -> None: ...
     def spawn(self, order: LaunchOrder, calls: ChildCallbacks) -> StartedChild: ...
