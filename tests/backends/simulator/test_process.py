@@ -64,7 +64,8 @@ async def test_it_is_small_and_quick() -> None:
         memory = resident(process.pid)
         process.terminate()
         await process.wait()
-    assert memory < 25 * 1024
+    # Python itself needs 2 MiB more from 3.12 on.
+    assert memory < (25 if sys.version_info < (3, 12) else 28) * 1024
     # 0.1 s where nothing else runs; the machine may be busy.
     assert min(times) < 1.0
 
