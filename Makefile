@@ -7,11 +7,12 @@
 #   make check         ruff, mypy --strict, import contracts, generated docs, rules of the house (tests/house.py)
 #   make fix           what ruff can mend, and the generated parts of the README
 #   make bench         direct against through: CPU a request and an event
+#   make mutants       mutation tests of the riskiest policies (COUNT= of each module, MODULES=)
 #   make soak          random faults for ten minutes (SECONDS=, SEED=): nothing lost, held or grown
 #   make lock          new lock files from pyproject.toml
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run services test test-long coverage test-engines engines check fix docs bench soak lock env dev clean
+.PHONY: help run mutants services test test-long coverage test-engines engines check fix docs bench soak lock env dev clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -74,6 +75,9 @@ coverage: $(DEV_STAMP) services
 test-long: $(DEV_STAMP) services
 	@SLUICE_LONG=1 $(PY) -m pytest -m "not engine" $(PARALLEL) $(COVERAGE) $(PYTEST)
 	@$(PY) -m tests.soak --seconds 600
+
+mutants: $(DEV_STAMP)
+	@$(PY) -m tests.mutation $(if $(COUNT),--count $(COUNT)) $(MODULES)
 
 # Made from the registries into a cache outside the tree, keyed by versions: seconds when it is there.
 engines: $(DEV_STAMP)
