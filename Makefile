@@ -3,6 +3,7 @@
 #   make test          everything that needs no GPU and no engine download, in parallel; exhaustive tests as a sample
 #   make test-long     the same with every exhaustive test in full size, coverage, and a soak of ten minutes
 #   make coverage      make test with the coverage of gateway, backends and policies (twice the time)
+#   make test-pythons  the fast part on Python 3.12 and 3.13, where they are on the machine
 #   make test-engines  the tests marked `engine`, against a real vLLM on the CPU
 #   make check         ruff, mypy --strict, import contracts, generated docs, rules of the house (tests/house.py)
 #   make fix           what ruff can mend, and the generated parts of the README
@@ -12,7 +13,7 @@
 #   make lock          new lock files from pyproject.toml
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run mutants services test test-long coverage test-engines engines check fix docs bench soak lock env dev clean
+.PHONY: help run test-pythons mutants services test test-long coverage test-engines engines check fix docs bench soak lock env dev clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -75,6 +76,9 @@ coverage: $(DEV_STAMP) services
 test-long: $(DEV_STAMP) services
 	@SLUICE_LONG=1 $(PY) -m pytest -m "not engine" $(PARALLEL) $(COVERAGE) $(PYTEST)
 	@$(PY) -m tests.soak --seconds 600
+
+test-pythons: $(DEV_STAMP)
+	@$(PY) -m tests.pythons $(PYTHONS)
 
 mutants: $(DEV_STAMP)
 	@$(PY) -m tests.mutation $(if $(COUNT),--count $(COUNT)) $(MODULES)
