@@ -10,6 +10,9 @@ import pytest
 import uvloop
 
 from tests.fakes import redis_servers
+from tests.fakes.redis_fixtures import proxy, servers
+
+__all__ = ["proxy", "pytest_asyncio_loop_factories", "redis", "servers"]
 
 
 def pytest_asyncio_loop_factories(

@@ -23,7 +23,7 @@ from policies.identity.keyring import created
 from tests.fakes.backend import LAST_CHUNK, Backend
 from tests.fakes.client import Answer
 from tests.fakes.redis_servers import Server, server
-from tests.fakes.store_proxy import StoreProxy, store_proxy
+from tests.fakes.store_proxy import StoreProxy
 from tests.flow.harness import Running, eventually, gateway_with, resident
 from tests.pace import Watch
 
@@ -183,13 +183,6 @@ async def test_two_gateways_share_a_redis(backend: Backend, redis: Server) -> No
             headers, second = await head_and_body(other, request(other))
             assert (second, headers["x-sluice-cache"]) == (first, "hit")
             assert backend.attempts == 1
-
-
-@pytest.fixture
-async def proxy(redis: Server) -> AsyncIterator[StoreProxy]:
-    redis.ask("FLUSHALL")
-    async with store_proxy(redis.port) as one:
-        yield one
 
 
 async def test_a_slow_redis_costs_its_timeout_once_and_everything_is_a_miss(

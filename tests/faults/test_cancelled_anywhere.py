@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, cast
@@ -47,15 +47,6 @@ WINDOW = LimitSettings(requests=RateValue(100_000, MONTH), strategy="moving_wind
 PLANS = {"own": PlanSettings(limits=OWN), "windows": PlanSettings(limits=(*OWN, WINDOW))}
 WHO = Principal(key="k", tenant="t", plan="own")
 ASKS = DescribedRequest(model="m", stream=True, prompt_bytes=400, max_tokens=300, answers=1)
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[Servers]:
-    started = Servers()
-    try:
-        yield started
-    finally:
-        started.close()
 
 
 class Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from uuid import uuid4
@@ -21,15 +21,6 @@ PROCESSES = size(4, 16)
 REQUESTS = size(400, 200)
 # A hit is atomic, so no window admits more than its limit; between reading and hitting some may be refused for nothing.
 WINDOW_BOUND = 16 * PROCESSES
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[Servers]:
-    started = Servers()
-    try:
-        yield started
-    finally:
-        started.close()
 
 
 def admitted(url: str, strategies: Sequence[str]) -> dict[str, list[int]]:

@@ -20,7 +20,7 @@ from backends.store.factory import StoreContext
 from policies.config.settings.server import StoreSettings
 from tests.fakes.redis_servers import Server, server
 from tests.fakes.store import SpyMeter
-from tests.fakes.store_proxy import StoreProxy, store_proxy
+from tests.fakes.store_proxy import StoreProxy
 from tests.flow.harness import eventually
 from tests.pace import Watch
 
@@ -63,13 +63,6 @@ async def opened(url: str, prefix: str = "t") -> AsyncIterator[Opened]:
         yield Opened(cache, meter, said)
     finally:
         await cache.stop()
-
-
-@pytest.fixture
-async def proxy(redis: Server) -> AsyncIterator[StoreProxy]:
-    redis.ask("FLUSHALL")
-    async with store_proxy(redis.port) as one:
-        yield one
 
 
 async def test_slow_costs_one_wait_of_the_timeout_and_no_more_until_it_is_back(proxy: StoreProxy) -> None:

@@ -598,7 +598,8 @@ async def test_tls_is_verified_by_the_endpoints_own_authority_and_name(house: Ho
         for name in ("b", "c"):
             verdict = await house.told("suspect", "down", name=name)
             assert "tls" in verdict.reason
-        assert backend.asked == []
+        # Only "a" can reach it, which is asked for a token once it is suspect: on a busy machine that may be by now.
+        assert backend.asked == [] or house.states() != ["up"]
         house.hears("suspect")
         await eventually(lambda: bool(backend.asked), "it was never asked for a token over TLS")
 

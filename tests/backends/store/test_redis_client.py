@@ -30,16 +30,6 @@ def redis() -> Iterator[Server]:
         yield started
 
 
-@pytest.fixture(scope="module")
-def servers() -> Iterator[Servers]:
-    """For tests that leave them as they were."""
-    started = Servers()
-    try:
-        yield started
-    finally:
-        started.close()
-
-
 async def closed() -> None:
     """Transports that were aborted end in a later turn of the loop."""
     await asyncio.sleep(0.05)
