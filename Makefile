@@ -6,7 +6,7 @@
 #   make test-pythons  the fast part on Python 3.12 and 3.13, where they are on the machine
 #   make test-engines  the tests marked `engine`, against a real vLLM on the CPU
 #   make check         ruff, mypy --strict, import contracts, generated docs, rules of the house (tests/house.py)
-#   make fix           what ruff can mend, and the generated parts of the README
+#   make fix           what ruff can mend, and the generated parts of the documents
 #   make bench         direct against through: CPU a request and an event
 #   make mutants       mutation tests of the riskiest policies (COUNT= of each module, MODULES=)
 #   make soak          random faults for ten minutes (SECONDS=, SEED=): nothing lost, held or grown
