@@ -274,3 +274,10 @@ def test_redis_and_tornado_are_not_loaded_and_can_be_later() -> None:
 def test_a_redis_that_is_loaded_stays_loaded() -> None:
     code = "import redis, sys, policies.resilience.breaker; print(sys.modules['redis'] is redis)"
     assert loaded_by(code) == "True"
+
+
+def test_a_last_closed_breaker_that_is_forgiven_opens_for_one_second_again() -> None:
+    breaker = opened(last_closed=True)
+    closed_by_probes(breaker, 1.0)
+    trip(breaker, SETTINGS, 1000.0, last_closed=True)
+    assert breaker.retry_in(1000.0) == 1.0

@@ -352,3 +352,40 @@ def test_from_any_state_good_probes_make_it_well(kinds: list[Kind]) -> None:
 
 def _every_third() -> Iterator[bool]:
     return (number % 3 == 2 for number in count())
+
+
+def rounds_until_calm(probed: Probed) -> int:
+    for number in range(1, 20):
+        probed.round()
+        if probed.record.pause == 5.0:
+            return number
+    raise AssertionError("never calm again")
+
+
+def test_a_new_doubt_needs_its_whole_proof_anew(well: Probed) -> None:
+    well.record.doubted(slow=True)
+    whole = rounds_until_calm(well)
+    well.record.doubted()
+    well.round()
+    # A request that was too slow is news: the good round before it does not count.
+    assert well.record.doubted(slow=True)
+    assert rounds_until_calm(well) == whole
+
+
+def test_a_doubt_that_is_no_news_takes_no_proof_away(well: Probed) -> None:
+    well.record.doubted(slow=True)
+    whole = rounds_until_calm(well)
+    well.record.doubted(slow=True)
+    well.round()
+    assert rounds_until_calm(well) == whole - 1
+
+
+def test_an_endpoint_that_is_kept_out_for_what_probes_cannot_see_is_probed_slowly_once_they_had_their_row(
+    well: Probed,
+) -> None:
+    shut_out(well, seen=False)
+    pauses = []
+    for _ in range(4):
+        well.round()
+        pauses.append(well.record.pause)
+    assert pauses == [0.25, 5.0, 5.0, 5.0]

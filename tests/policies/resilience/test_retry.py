@@ -227,3 +227,9 @@ def test_no_request_is_attempted_more_often_than_its_cap(
             break
         attempts += 1
     assert attempts <= settings.retries + 1
+
+
+def test_attempts_that_are_kept_for_the_fallback_pools_are_not_for_this_one() -> None:
+    assert verdict(outcome.NOT_SENT, attempts=2, kept=1).again
+    assert verdict(outcome.NOT_SENT, attempts=3, kept=1) == RetryVerdict(False, 0.0, "spent")
+    assert verdict(outcome.NOT_SENT, attempts=3, kept=0).again

@@ -124,3 +124,10 @@ def test_a_request_pays_next_to_nothing() -> None:
 
     # 0.1 us where nothing else runs; the bound is for coverage's tracer and a machine that runs nine other things.
     assert min(timeit.repeat(count, number=1, repeat=5, timer=time.process_time)) / len(moments) < 10e-6
+
+
+def test_all_requests_so_far_are_counted_for_hedges() -> None:
+    budget = RetryBudget()
+    for now in (0.0, 1.0, 100.0):
+        budget.request(now)
+    assert budget.requests == 3
