@@ -193,3 +193,22 @@ def test_nothing_has_no_place_where_there_are_none() -> None:
 def test_drain_rate_is_told() -> None:
     assert busy().drain_rate is None
     assert abs((busy(slots=4, held=2.0).drain_rate or 0) - 2.0) < 1e-6
+
+
+def test_retry_after_is_the_expected_wait() -> None:
+    queue = busy(held=10.0)
+    assert queue.retry_after(ticket(), 0.0) == 10
+    for _ in range(2):
+        assert queue.offer(ticket(priority=5, wait=inf), 0.0) == WaitingTicket()
+    # Two of a higher priority go first, and none of its own waits.
+    assert queue.retry_after(ticket(), 0.0) == 30
+    assert queue.retry_after(ticket(priority=9), 0.0) == 10
+
+
+def test_ten_places_have_one_for_a_priority_that_has_none() -> None:
+    queue = busy(size=10)
+    for _ in range(10):
+        assert queue.offer(ticket(priority=5), 0.0) == WaitingTicket()
+    offered = queue.offer(ticket(), 0.0)
+    assert isinstance(offered, WaitingTicket) and offered.pushed_out is not None
+    assert isinstance(queue.offer(ticket(), 0.0), AdmissionRefused)

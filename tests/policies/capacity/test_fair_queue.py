@@ -105,3 +105,23 @@ def test_what_left_is_not_kept() -> None:
         queue.push(f"t{number}", 1.0, number)
         assert queue.remove(f"t{number}", number)
     assert len(queue._heap) < 100 and len(queue._flows) < 100
+
+
+def test_the_longest_queue_is_by_weight() -> None:
+    queue: FairQueue[int] = FairQueue()
+    for number in range(3):
+        queue.push("light", 1.0, number)
+    for number in range(4):
+        queue.push("heavy", 4.0, 10 + number)
+    assert queue.longest() == ("light", 3.0)
+
+
+def test_a_tenants_own_weight_is_not_among_the_others() -> None:
+    queue: FairQueue[int] = FairQueue()
+    for number in range(2):
+        queue.push("a", 1.0, number)
+    for number in range(5):
+        queue.push("b", 1.0, 10 + number)
+    # Two of its own, and for each of three turns one of the other.
+    assert queue.ahead("a", 1.0) == 5
+    assert queue.ahead("new", 1.0) == 2
