@@ -18,6 +18,11 @@ from typing import Final
 from tests.mutation.mutants import Mutant, mutants
 
 ROOT: Final = Path(__file__).resolve().parents[2]
+_MEMORY_STORE: Final = (
+    "../contracts/test_limit_stores.py", "../backends/store/test_memory.py",
+    "-k", "not redis and not single and not sentinel and not cluster",
+)  # fmt: skip
+"""Contract of the limit stores, on memory alone: it runs the arithmetic of the strategies."""
 TESTS: Final = {
     "policies/resilience/retry.py": ["resilience/test_retry.py", "resilience/test_retry_after.py"],
     "policies/resilience/retry_budget.py": ["resilience/test_retry_budget.py", "resilience/test_retry_outage.py"],
@@ -27,8 +32,8 @@ TESTS: Final = {
     "policies/resilience/health.py": ["resilience/test_health.py"],
     "policies/capacity/admission.py": ["capacity/test_admission.py", "capacity/test_admission_machine.py"],
     "policies/capacity/fair_queue.py": ["capacity/test_fair_queue.py"],
-    "policies/limits/token_bucket.py": ["limits/test_arithmetic.py"],
-    "policies/limits/fixed_window.py": ["limits/test_arithmetic.py"],
+    "policies/limits/token_bucket.py": ["limits/test_arithmetic.py", *_MEMORY_STORE],
+    "policies/limits/fixed_window.py": ["limits/test_arithmetic.py", *_MEMORY_STORE],
     "policies/request/routing.py": ["request/test_routing.py"],
     "policies/request/first_content.py": ["request/test_first_content.py"],
 }
@@ -40,7 +45,7 @@ def survives(place: Path, module: str, mutant: Mutant) -> bool:
     """Run the module's tests against one mutant in the tree at `place`; a mutant that hangs is killed."""
     (place / module).write_text(mutant.source)
     shutil.rmtree(place / Path(module).parent / "__pycache__", ignore_errors=True)
-    tests = [f"tests/policies/{name}" for name in TESTS[module]]
+    tests = [f"tests/policies/{name}" if name.endswith(".py") else name for name in TESTS[module]]
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "SLUICE_SEED": "1"}
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -89,3 +90,60 @@ def test_windows_begin_with_the_hour_the_day_and_every_thirty_days_of_the_epoch(
         assert fixed_window.number_of(window(1, seconds), midnight - 1) == number - 1
     assert fixed_window.number_of(window(1, 30 * 86400), 30 * 86400 * SECOND) == 1
     assert fixed_window.number_of(window(1, 30 * 86400), 30 * 86400 * SECOND - 1) == 0
+
+
+def test_a_bucket_shows_its_level_and_when_it_is_full() -> None:
+    rule = bucket(60, 60, 20)
+    empty_for_a_second = (5 * MICRO, 0, 0)
+    shown = token_bucket.level(rule, empty_for_a_second, 0)
+    assert (shown.limit, shown.remaining, shown.reset) == (20, 5, 15.0)
+    assert token_bucket.level(rule, (20 * MICRO, 0, 0), 0).reset == 0.0
+    assert token_bucket.level(rule, (-3 * MICRO, 0, 0), 0).remaining == 0
+    assert token_bucket.level(bucket(0, 60, 0), (0, 0, 0), 0).reset == 0.0
+
+
+@pytest.mark.parametrize(
+    ("level", "amount", "after"),
+    [(5, 3, (2, 7)), (5, -3, (8, 7)), (19, -5, (20, 0)), (-19, 5, (-20, 0)), (0, 1, (-1, 7)), (5, 30, (-20, 0))],
+)
+def test_a_bucket_changes_within_its_bounds(level: int, amount: int, after: tuple[int, int]) -> None:
+    changed = token_bucket.changed(bucket(60, 60, 20), (level * MICRO, 7, 99), amount)
+    assert changed == (after[0] * MICRO, after[1], 99)
+
+
+def test_a_full_bucket_may_be_forgotten() -> None:
+    rule = bucket(60, 60, 20)
+    assert token_bucket.idle(rule, (20 * MICRO, 0, 0), 0)
+    assert token_bucket.idle(rule, (15 * MICRO, 0, 0), 5_000_000)
+    assert not token_bucket.idle(rule, (15 * MICRO, 0, 0), 4_000_000)
+
+
+def test_a_fixed_window_shows_what_is_left_and_ends_with_its_number() -> None:
+    (rule,) = rules_of("p", [LimitSettings(requests=RateValue(10, 60), strategy="fixed_window")], "local")
+    now = 3 * 60_000_000 + 20_000_000
+    assert fixed_window.number_of(rule, now) == 3
+    assert fixed_window.current(rule, None, now) == (3, 0)
+    assert fixed_window.current(rule, (3, 4 * MICRO), now) == (3, 4 * MICRO)
+    assert fixed_window.current(rule, (2, 4 * MICRO), now) == (3, 0)
+    assert fixed_window.current(rule, (4, 4 * MICRO), now) == (4, 4 * MICRO)
+    assert fixed_window.current(rule, (5, 4 * MICRO), now) == (3, 0)
+    shown = fixed_window.level(rule, (3, 4 * MICRO), now)
+    assert (shown.limit, shown.remaining, shown.reset) == (10, 6, 40.0)
+    assert fixed_window.level(rule, (3, 15 * MICRO), now).remaining == 0
+    assert fixed_window.wait(rule, (3, 4 * MICRO), 6, now) == 0
+    assert fixed_window.wait(rule, (3, 4 * MICRO), 7, now) == 40_000_000
+    assert fixed_window.wait(rule, (3, 4 * MICRO), 10, now) == 40_000_000
+    assert fixed_window.wait(rule, (3, 4 * MICRO), 11, now) is None
+    assert fixed_window.idle(rule, (2, 4 * MICRO), now)
+    assert not fixed_window.idle(rule, (3, 1), now)
+
+
+def test_a_fixed_window_changes_within_its_bounds_and_gives_nothing_back_of_another_one() -> None:
+    (rule,) = rules_of("p", [LimitSettings(requests=RateValue(10, 60), strategy="fixed_window")], "local")
+    state, taken = (3, 4 * MICRO), 3 * 60_000_000
+    assert fixed_window.changed(rule, state, 3) == (3, 7 * MICRO)
+    assert fixed_window.changed(rule, state, -9) == (3, 0)
+    assert fixed_window.changed(rule, state, 99) == (3, 20 * MICRO)
+    assert fixed_window.refunded(rule, state, -3, taken, taken) == (3, 1 * MICRO)
+    assert fixed_window.refunded(rule, state, -3, taken - 1, taken) == state
+    assert fixed_window.refunded(rule, state, 3, taken - 1, taken) == (3, 7 * MICRO)
