@@ -41,9 +41,10 @@ TESTS: Final = {
 SECONDS: Final = 120
 
 
-def survives(place: Path, module: str, mutant: Mutant) -> bool:
-    """Run the module's tests against one mutant in the tree at `place`; a mutant that hangs is killed."""
-    (place / module).write_text(mutant.source)
+def passes(place: Path, module: str, source: str) -> bool:
+    """Run the module's tests against one source in the tree at `place`; a source that hangs does not pass. Raises
+    RuntimeError where pytest itself failed: that is no verdict."""
+    (place / module).write_text(source)
     shutil.rmtree(place / Path(module).parent / "__pycache__", ignore_errors=True)
     tests = [f"tests/policies/{name}" if name.endswith(".py") else name for name in TESTS[module]]
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]
@@ -54,6 +55,8 @@ def survives(place: Path, module: str, mutant: Mutant) -> bool:
         )
     except subprocess.TimeoutExpired:
         return False
+    if done.returncode not in (0, 1, 2):
+        raise RuntimeError(f"{module}: pytest ended with {done.returncode}\n{done.stdout.decode()[-2000:]}")
     return done.returncode == 0
 
 
@@ -69,7 +72,9 @@ def examine(module: str, count: int | None, seed: int) -> tuple[int, list[Mutant
         for folder in ("gateway", "backends", "policies", "tests"):
             shutil.copytree(ROOT / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", place)
-        return len(every), [mutant for mutant in every if survives(place, module, mutant)]
+        if not passes(place, module, source):
+            raise RuntimeError(f"{module}: its tests do not pass as it is")
+        return len(every), [mutant for mutant in every if passes(place, module, mutant.source)]
 
 
 def main() -> int:
