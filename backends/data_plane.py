@@ -125,7 +125,7 @@ class DataPlane:
         for endpoint in gone:
             endpoint.close()
 
-    def tell(self, verdict: ProbeVerdict) -> None:
+    def apply_verdict(self, verdict: ProbeVerdict) -> None:
         """Apply the probes' verdict; ignore one on an endpoint that has left the table."""
         for spec, endpoint in self._endpoints.items():
             if (spec.pool, spec.name, spec.incarnation) == (verdict.pool, verdict.endpoint, verdict.incarnation):
@@ -181,9 +181,9 @@ class DataPlane:
                 self._endpoints[one].most = spec.most.get(one.name, inf)
 
     def _state(self, name: str) -> PoolState:
-        return PoolState(name, self._meters.pool(name), emit=self._tell, alarm=self._wake)
+        return PoolState(name, self._meters.pool(name), emit=self._emit_event, alarm=self._wake)
 
-    def _tell(self, event: EndpointEvent) -> None:
+    def _emit_event(self, event: EndpointEvent) -> None:
         self.emit(event)
 
     def _wake(self) -> None:

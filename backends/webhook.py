@@ -36,7 +36,7 @@ class Webhooks:
         self._http: HttpClient | None = None
         self._telling: set[asyncio.Task[None]] = set()
 
-    def tell(self, url: str, token: str | None, route: str, what: Mapping[str, Any]) -> bool:
+    def notify(self, url: str, token: str | None, route: str, what: Mapping[str, Any]) -> bool:
         """POST `what` in the background. False where too many are on their way already."""
         if len(self._telling) >= self._most:
             self._say("webhook_dropped", {"route": route, "waiting": len(self._telling)})

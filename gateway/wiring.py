@@ -59,7 +59,12 @@ class Wiring:
     def __init__(self, control: ControlPlane, access: AccessLog | None, inputs: WiringInputs) -> None:
         metrics, wheel, clock, rng = inputs.metrics, inputs.wheel, inputs.clock, inputs.rng
         self.plane = DataPlane(
-            loop=asyncio.get_running_loop(), wheel=wheel, meters=metrics, rng=rng, now=inputs.wall, emit=control.heard
+            loop=asyncio.get_running_loop(),
+            wheel=wheel,
+            meters=metrics,
+            rng=rng,
+            now=inputs.wall,
+            emit=control.on_event,
         )
         self.authentication = SlowAuthentication(
             self.plane, control.issuers, GuessingLimiter(clock), metrics.auth_failed

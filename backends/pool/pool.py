@@ -68,7 +68,7 @@ class Pool:
     def choose(
         self, now: float, request: RequestView, tried: Sequence[Endpoint] = (), *, absent: bool = False
     ) -> Endpoint | None:
-        """The endpoint for the next attempt, or None: `nobody` says why. `absent`: those that were tried are not there
+        """The endpoint for the next attempt, or None: `why_no_candidate` has the reason. `absent`: those that were tried are not there
         at all, so that anybody else is better.
 
         Who was not tried yet comes first. Where there is no candidate it looks past ejection, probes and pauses that
@@ -110,9 +110,9 @@ class Pool:
     def lacking(self, now: float, model: str | None) -> NoCandidate | None:
         """Return the reason where `choose` would return None now; else None."""
         self._state.refresh(now)
-        return None if self._last_resorts(now, model) else self.nobody(now, model)
+        return None if self._last_resorts(now, model) else self.why_no_candidate(now, model)
 
-    def nobody(self, now: float, model: str | None) -> NoCandidate:
+    def why_no_candidate(self, now: float, model: str | None) -> NoCandidate:
         """Return the reason for which `choose` returned None; of several the one of the endpoint that is back first."""
         if not self.candidates:
             return NoCandidate("down" if self._known else "empty", SOON)
@@ -142,7 +142,7 @@ class Pool:
         there = usual or self._last_resorts(now, None)
         if there:
             return sum(one.most for one in there)
-        return 0.0 if self.nobody(now, None).reason == "paused" else inf
+        return 0.0 if self.why_no_candidate(now, None).reason == "paused" else inf
 
     def _let(self, usual: Sequence[Endpoint], model: str | None, now: float) -> Sequence[Endpoint]:
         """Return the endpoints that may get an attempt for this model now; a trial is no reason to panic. Where all

@@ -105,7 +105,7 @@ class EndpointProbe:
         if self.task is not None:
             self.task.cancel()
 
-    def heard(self, event: EndpointEvent) -> None:
+    def on_event(self, event: EndpointEvent) -> None:
         record, now = self.record, self._around.clock()
         news = False
         if event.kind in ("failed", "suspect"):

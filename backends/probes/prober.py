@@ -1,4 +1,4 @@
-"""The prober: looks at every endpoint of the table in force, and tells the data plane what it has found.
+"""The prober: looks at every endpoint of the table in force, and reports to the data plane what it has found.
 
 `policies/resilience/health.py` decides, `backends/probes/probe.py` asks; here are the tasks, one an endpoint. What
 is asked is not traffic: it has connections of its own, is counted in `probes_total` alone and never in the access log.
@@ -27,16 +27,16 @@ from policies.resilience.health import HealthChange, ProbeFinding
 class Prober:
     """`follow` a table, `heard` of events, `stop`. All of it belongs to the event loop's thread.
 
-    `tell` is called at every change of what is known. `clock` is monotonic and that of the data plane, in seconds;
+    `report` is called at every change of what is known. `clock` is monotonic and that of the data plane, in seconds;
     `agent` is the User-Agent of the probes.
     """
 
     def __init__(
-        self, *, plane: ProbedPlane, tell: Callable[[ProbeVerdict], None], meters: ProbeMeters, wheel: TimerWheel,
+        self, *, plane: ProbedPlane, report: Callable[[ProbeVerdict], None], meters: ProbeMeters, wheel: TimerWheel,
         clock: Callable[[], float], rng: random.Random, agent: str, resolve: Resolve | None = None,
     ) -> None:  # fmt: skip
         self._around = ProbeContext(plane, meters, clock, rng, self._say, self._asker)
-        self._tell = tell
+        self._report = report
         self._wheel = wheel
         self._agent = agent
         self._resolve = Resolver(wheel.time).resolve if resolve is None else resolve
@@ -46,7 +46,7 @@ class Prober:
         self._contexts: dict[str | None, ssl.SSLContext] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._round_over = False
-        self._telling = False
+        self._reporting = False
 
     @property
     def round_over(self) -> bool:
@@ -80,12 +80,12 @@ class Prober:
         kept = {spec.ca for spec in watched if spec.tls}
         self._contexts = {ca: context for ca, context in self._contexts.items() if ca in kept}
 
-    def heard(self, event: EndpointEvent) -> None:
-        """The data plane tells of an endpoint: what fails is looked at soon and often."""
+    def on_event(self, event: EndpointEvent) -> None:
+        """Take an event of the data plane about an endpoint: what fails is looked at soon and often."""
         watch = self._by_name.get((event.pool, event.endpoint))
         # What comes of our own word is no news of the endpoint.
-        if watch is not None and not self._telling:
-            watch.heard(event)
+        if watch is not None and not self._reporting:
+            watch.on_event(event)
 
     def latest(self, pool: str, endpoint: str) -> tuple[float, ProbeFinding] | None:
         """Return the time of the last probe's end and its finding; None without one."""
@@ -101,11 +101,11 @@ class Prober:
 
     def _say(self, spec: EndpointSpec, change: HealthChange) -> None:
         """Tell of a change."""
-        self._telling = True
+        self._reporting = True
         try:
-            self._tell(ProbeVerdict(spec.pool, spec.name, spec.incarnation, change.state, change.why, change.readmit))
+            self._report(ProbeVerdict(spec.pool, spec.name, spec.incarnation, change.state, change.why, change.readmit))
         finally:
-            self._telling = False
+            self._reporting = False
 
     async def _asker(self, spec: EndpointSpec, port: int | None) -> OneShotClient:
         """Return the client that probes this endpoint. Raises OSError where its `tls.ca` can't be loaded."""

@@ -227,7 +227,7 @@ class PoolQueue:
         now = self._clock()
         self._meter.queue_refused("timeout")
         if not self.queue.slots:
-            why = self.pool.nobody(now, exchange.model)
+            why = self.pool.why_no_candidate(now, exchange.model)
             return self._no_endpoint(why.reason, why.retry_after)
         seconds = self.queue.retry_after(ticket, now)
         return errors.QueueTimeout(

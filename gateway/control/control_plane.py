@@ -3,7 +3,7 @@ data plane finished tables.
 
 A changed file or SIGHUP builds a whole new table and swaps one reference; a broken, truncated or vanished file keeps
 the last good one and says so (log line, metric). It meets the data plane through `DataPlane.install`, the probes'
-`DataPlane.tell`, and the events that it emits.
+`DataPlane.apply_verdict`, and the events that it emits.
 """
 
 import asyncio
@@ -177,10 +177,10 @@ class ControlPlane:
 
     # -- events in
 
-    def heard(self, event: EndpointEvent) -> None:
+    def on_event(self, event: EndpointEvent) -> None:
         """Handle an event of an endpoint from the data plane."""
         if self._prober is not None:
-            self._prober.heard(event)
+            self._prober.on_event(event)
         if event.endpoint and event.kind != "failed":
             self.news[event.endpoint] = event
         events.log_endpoint_event(event)

@@ -37,7 +37,7 @@ class FallbackNotifier:
         if hook is None or not self._incidents.degraded(route_match.label, place, self._clock()):
             return
         token = hook.token.value if hook.token is not None else None
-        self._webhooks.tell(hook.url, token, route_match.label, self._payload(exchange, route_match, label, why))
+        self._webhooks.notify(hook.url, token, route_match.label, self._payload(exchange, route_match, label, why))
 
     def _payload(self, exchange: Exchange, route_match: RouteMatch, label: str, why: str) -> dict[str, Any]:
         """Return the webhook's payload: names, never addresses."""

@@ -46,23 +46,23 @@ REQUESTS = Metric(
     "requests_total",
     "counter",
     ("route", "model", "pool", "tenant", "stream", "code"),
-    "Client requests that are over, by the HTTP status they got (499: the client left).",
+    "Finished client requests, by HTTP status (499: the client left).",
 )
 REQUEST_SECONDS = Metric(
     "request_seconds",
     "histogram",
     ("model", "pool", "stream"),
-    "From the request's first byte in to the answer's last byte out, of requests that reached a pool.",
+    "Time from the request's first byte to the answer's last byte, for requests that reached a pool.",
     _SECONDS,
 )
 FIRST_BYTE = Metric(
     "first_byte_seconds",
     "histogram",
     ("model", "pool"),
-    "Streams: from the dispatch to the engine to its first content.",
+    "Streams: time from dispatch to the first content (time to first token).",
     _FIRST_BYTE,
 )
-GAP = Metric("gap_seconds", "histogram", ("model", "pool"), "Streams: between two reads from the engine.", _GAP)
+GAP = Metric("gap_seconds", "histogram", ("model", "pool"), "Streams: time between two reads from the engine.", _GAP)
 OUTPUT_TOKEN = Metric(
     "output_token_seconds",
     "histogram",
@@ -70,28 +70,31 @@ OUTPUT_TOKEN = Metric(
     "Streams: time after the first content, divided by the completion tokens after the first.",
     _GAP,
 )
-OVERHEAD = Metric("overhead_seconds", "histogram", (), "What the gateway itself adds to a request.", _OVERHEAD)
+OVERHEAD = Metric("overhead_seconds", "histogram", (), "Time that the gateway itself adds to a request.", _OVERHEAD)
 QUEUE_SECONDS = Metric(
-    "queue_seconds", "histogram", ("pool",), "How long requests waited for a slot, of those that had to wait.", _SECONDS
+    "queue_seconds", "histogram", ("pool",), "Time that requests waited for a slot, for those that waited.", _SECONDS
 )
 QUEUE_DEPTH = Metric("queue_depth", "gauge", ("pool",), "Requests that wait for a slot.")
 QUEUE_REFUSED = Metric(
     "queue_refused_total",
     "counter",
     ("pool", "reason"),
-    "Requests that got no slot: " + ", ".join(QUEUE_REASONS) + ".",
+    "Requests that got no slot, by reason: " + ", ".join(QUEUE_REASONS) + ".",
 )
-OPEN_STREAMS = Metric("open_streams", "gauge", (), "Streamed answers that are being relayed now.")
+OPEN_STREAMS = Metric("open_streams", "gauge", (), "Streamed answers under way.")
 TOKENS = Metric(
-    "tokens_total", "counter", ("model", "tenant", "kind"), "Tokens by the engines' own usage: prompt, completion."
+    "tokens_total",
+    "counter",
+    ("model", "tenant", "kind"),
+    "Tokens, by the usage that engines report: prompt, completion.",
 )
 ATTEMPTS = Metric(
     "attempts_total",
     "counter",
     ("pool", "endpoint", "outcome"),
-    "Attempts that are over, by outcome: " + ", ".join(OUTCOMES) + " or a status.",
+    "Finished attempts, by outcome: " + ", ".join(OUTCOMES) + " or a status.",
 )
-ENDPOINT_IN_FLIGHT = Metric("endpoint_in_flight", "gauge", ("pool", "endpoint"), "Attempts under way.")
+ENDPOINT_IN_FLIGHT = Metric("endpoint_in_flight", "gauge", ("pool", "endpoint"), "Attempts in flight.")
 ENDPOINT_STATE = Metric(
     "endpoint_state",
     "gauge",
@@ -108,79 +111,81 @@ EJECTIONS = Metric(
     "ejections_total",
     "counter",
     ("pool", "endpoint", "reason"),
-    "Times it was left out for its failures: " + ", ".join(EJECTION_REASONS) + ".",
+    "Ejections of the endpoint, by reason: " + ", ".join(EJECTION_REASONS) + ".",
 )
-PROBES = Metric("probes_total", "counter", ("pool", "endpoint", "result"), "Health probes that are over: ok, failed.")
+PROBES = Metric("probes_total", "counter", ("pool", "endpoint", "result"), "Finished health probes: ok, failed.")
 RETRIES = Metric(
     "retries_total",
     "counter",
     ("pool", "reason"),
-    "Attempts after the first, by the outcome of the one before: a word or a status.",
+    "Retries, by the outcome of the attempt before: a word or a status.",
 )
 RETRY_BUDGET_EXHAUSTED = Metric(
-    "retry_budget_exhausted_total", "counter", ("pool",), "Retries that were not made because the budget was spent."
+    "retry_budget_exhausted_total", "counter", ("pool",), "Retries that the retry budget refused."
 )
-HEDGES = Metric(
-    "hedges_total", "counter", ("pool",), "Second attempts that were made beside a slow first one (`routes[].hedge`)."
-)
+HEDGES = Metric("hedges_total", "counter", ("pool",), "Second attempts beside a slow first one (`routes[].hedge`).")
 FALLBACKS = Metric(
     "fallbacks_total",
     "counter",
     ("route", "kind"),
-    "Answers of a step of `routes[].fallback`, by what `x-sluice-degraded` says: cache, message or a pool's label.",
+    "Answers by a step of `routes[].fallback`, by the value of `x-sluice-degraded`: cache, message or a pool's label.",
 )
 PANICS = Metric(
-    "panics_total", "counter", ("pool",), "Choices that looked past ejection, pauses and probes: nobody else was there."
+    "panics_total",
+    "counter",
+    ("pool",),
+    "Choices that ignored ejection, pauses and probes, because no candidate was left.",
 )
 TIMEOUTS = Metric(
-    "timeouts_total", "counter", ("kind",), "Timeouts that have passed: " + ", ".join(TIMEOUT_KINDS) + "."
+    "timeouts_total", "counter", ("kind",), "Expired timeouts, by kind: " + ", ".join(TIMEOUT_KINDS) + "."
 )
 WORKER_STATE = Metric(
     "worker_state", "gauge", ("pool", "worker", "state"), "1 for the state it is in: " + ", ".join(WORKER_STATES) + "."
 )
-WORKER_RESTARTS = Metric("worker_restarts_total", "counter", ("pool", "worker"), "Times a worker was started again.")
+WORKER_RESTARTS = Metric("worker_restarts_total", "counter", ("pool", "worker"), "Restarts of a worker.")
 WORKER_START = Metric(
-    "worker_start_seconds", "histogram", ("pool",), "From a worker's start to its first good health check.", _START
+    "worker_start_seconds", "histogram", ("pool",), "Time from a worker's start to its first good health check.", _START
 )
-POLICY_GENERATION = Metric("policy_generation", "gauge", (), "How many policies have been in force since the start.")
+POLICY_GENERATION = Metric(
+    "policy_generation", "gauge", (), "Number of policies that have been in force since the start."
+)
 POLICY_RELOAD_FAILURES = Metric(
-    "policy_reload_failures_total", "counter", (), "Changed policy files that were refused; the last good one stayed."
+    "policy_reload_failures_total",
+    "counter",
+    (),
+    "Changed policy files that were refused; the last good policy stays in force.",
 )
-LOOP_LAG = Metric("loop_lag_seconds", "histogram", (), "How late the event loop ran a timer.", _LAG)
+LOOP_LAG = Metric("loop_lag_seconds", "histogram", (), "Delay with which the event loop ran a timer.", _LAG)
 CLIENT_GONE = Metric(
     "client_gone_total",
     "counter",
     ("phase",),
-    "Clients that left before the end: " + ", ".join(CLIENT_GONE_PHASES) + ".",
+    "Clients that left before the end, by phase: " + ", ".join(CLIENT_GONE_PHASES) + ".",
 )
 STREAMS_BROKEN = Metric(
-    "streams_broken_total", "counter", ("pool", "endpoint"), "Answers that the engine broke off after the first byte."
+    "streams_broken_total", "counter", ("pool", "endpoint"), "Answers that broke off after the first byte."
 )
 UNFRAMED_ENDS = Metric(
     "unframed_ends_total",
     "counter",
     ("pool", "endpoint"),
-    "Answers whose end was the closing of the connection, so that a cut can't be told from the end.",
+    "Answers that ended with their connection, so that a cut cannot be told from the end.",
 )
 LOG_DROPPED = Metric(
-    "access_log_dropped_total", "counter", (), "Access log lines lost to a full disk or a reader that stalls."
+    "access_log_dropped_total", "counter", (), "Access log lines lost to a full disk or a stalled reader."
 )
 AUTH_FAILURES = Metric(
     "auth_failures_total",
     "counter",
     ("reason",),
-    "Requests without a good credential: " + ", ".join(AUTH_REASONS) + ".",
+    "Requests without a valid credential, by reason: " + ", ".join(AUTH_REASONS) + ".",
 )
-STORE_SECONDS = Metric(
-    "store_seconds", "histogram", (), "From a question to the store (limits, kept answers) to its answer.", _STORE
-)
+STORE_SECONDS = Metric("store_seconds", "histogram", (), "Time of one call to the store (limits, cache).", _STORE)
 STORE_ERRORS = Metric(
     "store_errors_total",
     "counter",
     ("kind",),
-    "Questions of limits and of keys that the store did not answer, or with an error: "
-    + ", ".join(STORE_ERROR_KINDS)
-    + ".",
+    "Failed calls to the store (limits, keys), by kind: " + ", ".join(STORE_ERROR_KINDS) + ".",
 )
 LIMIT_MODE = Metric(
     "limit_mode",
@@ -197,7 +202,7 @@ CACHE = Metric(
     "cache_total",
     "counter",
     ("result",),
-    "Requests of routes with a cache, by what came of it: " + ", ".join(CACHE_RESULTS) + ".",
+    "Requests of routes with a cache, by result: " + ", ".join(CACHE_RESULTS) + ".",
 )
 BUILD_INFO = Metric("build_info", "info", ("version",), "The gateway's version.")
 

@@ -172,8 +172,8 @@ class Gateway:
 
     def _make_prober(self) -> Prober:
         return Prober(
-            plane=self.plane, tell=self.plane.tell, meters=self.metrics, wheel=self.wheel, clock=time.monotonic,
-            rng=random.Random(), agent=f"sluice-probe/{__version__}",
+            plane=self.plane, report=self.plane.apply_verdict, meters=self.metrics, wheel=self.wheel,
+            clock=time.monotonic, rng=random.Random(), agent=f"sluice-probe/{__version__}",
         )  # fmt: skip
 
     def _supervisor(

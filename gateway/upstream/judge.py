@@ -50,7 +50,7 @@ class AttemptJudge:
             now = attempt.ready_at
             endpoint = pool.choose(now, exchange)
         if endpoint is None:
-            lacking = pool.nobody(now, exchange.model)
+            lacking = pool.why_no_candidate(now, exchange.model)
             raise errors.no_endpoint(pool.name, lacking.reason, max(1, math.ceil(lacking.retry_after)))
         attempt.count += 1
         attempt.began_at = now

@@ -180,4 +180,4 @@ class Rig:
     def probed(self, name: str, state: str, *, reason: str = "probes", readmit: bool = False) -> None:
         """The probes of an endpoint come to this."""
         incarnation = self[name].spec.incarnation
-        self.plane.tell(ProbeVerdict("pool", name, incarnation, cast(Any, state), reason, readmit))
+        self.plane.apply_verdict(ProbeVerdict("pool", name, incarnation, cast(Any, state), reason, readmit))

@@ -302,7 +302,7 @@ async def test_close_ends_idle_connections_now_and_those_in_use_with_their_excha
 
 async def test_a_verdict_of_the_probes_reaches_its_endpoint(plane: DataPlane, meters: Meters) -> None:
     plane.install(table(spec("a"), spec("b"), spec("a", pool="other")))
-    plane.tell(ProbeVerdict("pool", "a", 0, "down", "/health says 500"))
+    plane.apply_verdict(ProbeVerdict("pool", "a", 0, "down", "/health says 500"))
     assert set(chosen(plane, 20)) == {"b"}
     assert chosen(plane, 1, "other") == ["a"]
     assert meters.of["pool", "a"].states[-1] == "down"

@@ -29,7 +29,7 @@ def hooks(said: Said, *, timeout: float = 5.0, waits: tuple[float, ...] = (0.01,
 async def test_it_posts_json_with_the_token_as_a_bearer(backend: Backend, said: Said) -> None:
     backend.answers(204, b"")
     webhooks = hooks(said)
-    assert webhooks.tell(f"{backend.url}/hook?x=1", "s3cret", "m", {"event": "degraded", "why": "503"})
+    assert webhooks.notify(f"{backend.url}/hook?x=1", "s3cret", "m", {"event": "degraded", "why": "503"})
     request = await backend.requested()
     await eventually(lambda: bool(said), "never told")
     assert request.line == "POST /hook?x=1 HTTP/1.1"
@@ -44,7 +44,7 @@ async def test_it_posts_json_with_the_token_as_a_bearer(backend: Backend, said: 
 async def test_without_a_token_there_is_no_authorization(backend: Backend, said: Said) -> None:
     backend.answers(200)
     webhooks = hooks(said)
-    webhooks.tell(backend.url, None, "m", {})
+    webhooks.notify(backend.url, None, "m", {})
     assert (await backend.requested()).header("authorization") is None
     await webhooks.stop()
 
@@ -53,7 +53,7 @@ async def test_without_a_token_there_is_no_authorization(backend: Backend, said:
 async def test_what_may_pass_is_tried_again(backend: Backend, said: Said, status: int) -> None:
     backend.answers(status).then.answers(200)
     webhooks = hooks(said)
-    webhooks.tell(backend.url, None, "m", {})
+    webhooks.notify(backend.url, None, "m", {})
     await eventually(lambda: bool(said), "never told")
     assert said == [("webhook_told", {"route": "m", "tries": 2})]
     await webhooks.stop()
@@ -63,7 +63,7 @@ async def test_what_may_pass_is_tried_again(backend: Backend, said: Said, status
 async def test_what_another_try_would_not_change_is_told_in_the_log(backend: Backend, said: Said, status: int) -> None:
     backend.answers(status)
     webhooks = hooks(said)
-    webhooks.tell(backend.url, None, "m", {})
+    webhooks.notify(backend.url, None, "m", {})
     await eventually(lambda: bool(said), "never told")
     assert said == [("webhook_failed", {"route": "m", "tries": 1, "reason": f"status {status}"})]
     await webhooks.stop()
@@ -71,7 +71,7 @@ async def test_what_another_try_would_not_change_is_told_in_the_log(backend: Bac
 
 async def test_a_hook_that_is_away_is_given_up_and_its_address_is_in_no_log(said: Said) -> None:
     webhooks = hooks(said)
-    webhooks.tell("http://127.0.0.1:1/hook?secret=1", None, "m", {})
+    webhooks.notify("http://127.0.0.1:1/hook?secret=1", None, "m", {})
     await eventually(lambda: bool(said), "never told", timeout=10.0)
     assert said == [("webhook_failed", {"route": "m", "tries": 3, "reason": "no answer"})]
     await webhooks.stop()
@@ -80,7 +80,7 @@ async def test_a_hook_that_is_away_is_given_up_and_its_address_is_in_no_log(said
 async def test_one_that_hangs_is_left_after_its_timeout(backend: Backend, said: Said) -> None:
     backend.raw(b"", stall=True)
     webhooks = hooks(said, timeout=0.2, waits=())
-    webhooks.tell(backend.url, None, "m", {})
+    webhooks.notify(backend.url, None, "m", {})
     await eventually(lambda: bool(said), "never told", timeout=10.0)
     assert said == [("webhook_failed", {"route": "m", "tries": 1, "reason": "no answer in time"})]
     await webhooks.stop()
@@ -91,7 +91,7 @@ async def test_no_more_than_so_many_are_on_their_way_and_the_end_waits_for_none_
 ) -> None:
     backend.raw(b"", stall=True)
     webhooks = hooks(said, most=2)
-    told = [webhooks.tell(backend.url, None, "m", {}) for _ in range(5)]
+    told = [webhooks.notify(backend.url, None, "m", {}) for _ in range(5)]
     assert told == [True, True, False, False, False]
     assert [event for event, _ in said] == ["webhook_dropped"] * 3
     await backend.requested(2)

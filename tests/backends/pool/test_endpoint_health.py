@@ -402,8 +402,8 @@ def test_who_is_down_when_its_ejection_ends_has_not_returned() -> None:
 
 def test_a_verdict_on_another_incarnation_is_ignored() -> None:
     rig = Rig(spec("w", incarnation=2))
-    rig.plane.tell(ProbeVerdict("pool", "w", 1, "down"))
-    rig.plane.tell(ProbeVerdict("pool", "x", 2, "down"))
+    rig.plane.apply_verdict(ProbeVerdict("pool", "w", 1, "down"))
+    rig.plane.apply_verdict(ProbeVerdict("pool", "x", 2, "down"))
     assert rig.shown("w") == "up"
 
 

@@ -37,7 +37,7 @@ def test_a_healthy_pool_is_used_evenly() -> None:
 def test_a_pool_without_endpoints_chooses_nobody_and_says_so() -> None:
     rig = Rig()
     assert rig.choose() is None
-    assert rig.pool.nobody(rig.now, MODEL).reason == "empty"
+    assert rig.pool.why_no_candidate(rig.now, MODEL).reason == "empty"
     assert not rig.pool.fresh(rig.now, MODEL, ())
 
 
@@ -173,7 +173,7 @@ def test_panic_never_looks_past_a_pause_that_the_engine_asked_for() -> None:
     rig.ends("a", of_status(429), retry_after=20.0)
     rig.ends("b", of_status(503), retry_after=7.0)
     assert rig.choose() is None
-    nobody = rig.pool.nobody(rig.now, MODEL)
+    nobody = rig.pool.why_no_candidate(rig.now, MODEL)
     assert (nobody.reason, nobody.retry_after) == ("paused", 7.0)
     rig.passes(7.1)
     assert rig.choose() == "b"
@@ -191,22 +191,24 @@ def test_nothing_looks_past_an_open_breaker() -> None:
     rig = Rig("a", "b", ejection=None)
     broken(rig, "a", "b")
     assert rig.choose() is None
-    nobody = rig.pool.nobody(rig.now, MODEL)
+    nobody = rig.pool.why_no_candidate(rig.now, MODEL)
     assert (nobody.reason, nobody.retry_after) == ("breaker", 1.0)
-    assert rig.pool.nobody(rig.now, "another").reason == "breaker", "of a model that anybody lets, nobody would ask"
+    assert rig.pool.why_no_candidate(rig.now, "another").reason == "breaker", (
+        "of a model that anybody lets, nobody would ask"
+    )
     assert rig.chosen(model="another") == {"a", "b"}
 
 
 def test_nothing_looks_past_a_drain() -> None:
     rig = Rig("a", "b", drained=frozenset({"a", "b"}))
     assert rig.choose() is None
-    assert rig.pool.nobody(rig.now, MODEL).reason == "drained"
+    assert rig.pool.why_no_candidate(rig.now, MODEL).reason == "drained"
 
 
 def test_held_open_by_the_operator_there_is_somebody_again_when_he_says_so() -> None:
     rig = Rig("a", forced={"a": "open"})
     assert rig.choose() is None
-    nobody = rig.pool.nobody(rig.now, MODEL)
+    nobody = rig.pool.why_no_candidate(rig.now, MODEL)
     assert (nobody.reason, nobody.retry_after) == ("breaker", 1.0)
 
 
@@ -216,7 +218,7 @@ def test_the_reason_is_that_of_whoever_is_back_first() -> None:
     rig.ends("b", of_status(429), retry_after=30.0)
     rig.ends("c", of_status(429), retry_after=25.0)
     assert rig.choose() is None
-    assert rig.pool.nobody(rig.now, MODEL).reason == "breaker"
+    assert rig.pool.why_no_candidate(rig.now, MODEL).reason == "breaker"
     rig.passes(10.3)
     assert rig.chosen() == {"a"}
 
@@ -227,7 +229,7 @@ def test_probes_of_a_half_open_breaker_that_are_all_under_way_leave_nobody() -> 
     rig.passes(1.3)
     assert [rig["a"].permit(MODEL, rig.now) is None for _ in range(3)] == [False, False, True]
     assert rig.choose() is None
-    assert rig.pool.nobody(rig.now, MODEL).retry_after == 0.0
+    assert rig.pool.why_no_candidate(rig.now, MODEL).retry_after == 0.0
 
 
 def test_after_a_pause_one_request_tries_before_all_come() -> None:
@@ -359,7 +361,7 @@ class PoolMachine(RuleBasedStateMachine):
         endpoints = [one for one in rig.pool.candidates if one.name in tried]
         chosen = rig.pool.choose(rig.now, FakeRequest(model), endpoints)
         if chosen is None:
-            assert rig.pool.nobody(rig.now, model).retry_after >= 0.0
+            assert rig.pool.why_no_candidate(rig.now, model).retry_after >= 0.0
             assert not rig.pool.fresh(rig.now, model, endpoints)
             return
         standing = chosen.health

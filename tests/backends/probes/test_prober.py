@@ -67,7 +67,7 @@ class House:
         self.prober.follow(table, {"pool": pool})
 
     def hears(self, kind: Kind, name: str = "a", reason: str = "") -> None:
-        self.prober.heard(EndpointEvent("pool", name, kind, reason))
+        self.prober.on_event(EndpointEvent("pool", name, kind, reason))
 
     def states(self, name: str = "a") -> list[str]:
         """What was told of it, one after another."""
@@ -108,7 +108,7 @@ async def prober() -> AsyncIterator[House]:
         lambda _, context: house.lost.append(f"{context['message']} {context.get('exception')!r}")
     )
     house.prober = Prober(
-        plane=house, tell=house.verdicts.append, meters=house, wheel=TimerWheel(loop), clock=time.monotonic,
+        plane=house, report=house.verdicts.append, meters=house, wheel=TimerWheel(loop), clock=time.monotonic,
         rng=random.Random(1), agent=AGENT,
     )  # fmt: skip
     try:
@@ -454,7 +454,7 @@ async def test_events_that_its_own_word_brings_about_are_no_news(backend: Backen
             house.hears("returned", reason="no news")
 
         house.prober = Prober(
-            plane=house, tell=tell, meters=house, wheel=TimerWheel(asyncio.get_running_loop()), clock=time.monotonic,
+            plane=house, report=tell, meters=house, wheel=TimerWheel(asyncio.get_running_loop()), clock=time.monotonic,
             rng=random.Random(1), agent=AGENT,
         )  # fmt: skip
         house.follow(spec(backend), health=replace(FAST, every=60.0))
@@ -639,7 +639,7 @@ async def test_our_own_lack_of_descriptors_says_nothing_of_an_endpoint(backend: 
             return [(host, port)]
 
         house.prober = Prober(
-            plane=house, tell=house.verdicts.append, meters=house, wheel=TimerWheel(asyncio.get_running_loop()),
+            plane=house, report=house.verdicts.append, meters=house, wheel=TimerWheel(asyncio.get_running_loop()),
             clock=time.monotonic, rng=random.Random(1), agent=AGENT, resolve=resolve,
         )  # fmt: skip
         house.follow(spec(backend))
