@@ -68,8 +68,8 @@ class Pool:
     def choose(
         self, now: float, request: RequestView, tried: Sequence[Endpoint] = (), *, absent: bool = False
     ) -> Endpoint | None:
-        """The endpoint for the next attempt, or None: `why_no_candidate` has the reason. `absent`: those that were tried are not there
-        at all, so that anybody else is better.
+        """Return the endpoint for the next attempt, or None: `why_no_candidate` has the reason. `absent`: the tried
+        endpoints accept no connection, so any other one is better.
 
         Who was not tried yet comes first. Where there is no candidate it looks past ejection, probes and pauses that
         the engine did not ask for (panic), never past an open breaker, a drain or an engine's own Retry-After.
