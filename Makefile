@@ -121,4 +121,4 @@ lock: $(DEV_STAMP)
 		pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock $(UPGRADE)
 
 clean:
-	@rm -rf $(VENV) dist build .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) .venv-3.* dist build .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
