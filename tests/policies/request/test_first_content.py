@@ -93,3 +93,22 @@ def test_every_cut_finds_the_same_first_content(end: bytes) -> None:
         assert not early or cut > token_at + len(TOKEN)
         assert early or first.feed(stream[cut:])
         assert first.error is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        ("BadRequestError", 400), ("invalid_request_error", 400), ("authentication_error", 401),
+        ("permission_error", 403), ("NotFoundError", 404), ("not_found_error", 404), ("rate_limit_error", 429),
+        ("NotImplementedError", 501), ("ServiceUnavailableError", 503), ("overloaded_error", 503),
+        ("unavailable_error", 503), ("another", 500),
+    ],
+)  # fmt: skip
+def test_the_type_of_an_error_event_stands_for_a_status(kind: str, status: int) -> None:
+    block = b'data: {"error": {"type": "%b", "message": "m"}}' % kind.encode()
+    assert error_status(ContentEvent.parse(block)) == status
+
+
+@pytest.mark.parametrize(("code", "status"), [(399, 500), (400, 400), (599, 599), (600, 500)])
+def test_a_code_is_a_status_only_in_its_range(code: int, status: int) -> None:
+    assert error_status(ContentEvent.parse(b'data: {"error": {"code": %d}}' % code)) == status
